@@ -22,7 +22,7 @@ from harness.concepts.space_methods import SPACES, Evidence
 from harness.config import parse_config
 from harness.randomness import generator
 from harness.stages.engine import one_thread
-from harness.stages.space import evidence_of
+from harness.stages.space import read_evidence
 
 METHODS = ("sgns", "sgns_full")
 
@@ -48,7 +48,7 @@ def main(
     """Print both methods' means over seeds, and their paired difference with a 95 % t interval."""
     opened = Run(run)
     config = parse_config(opened.manifest()["configuration"])
-    evidence, concepts = evidence_of(opened, config), opened.tables("concepts")
+    evidence, concepts = read_evidence(opened, config), opened.tables("concepts")
     base = config.base_checkpoint()
     rows = []
     with one_thread():

@@ -100,7 +100,7 @@ def recording(of: Subject, repeats: int) -> list[str]:
     rows = seen[torch.randint(count, (SEEN,), generator=draw)]
     rows += seen.std(dim=0) * torch.randn(rows.shape, generator=draw)
     recorded._top.update(rows, torch.zeros_like(rows, dtype=torch.int64), torch.arange(SEEN))
-    recorded._least = recorded._top.least()
+    recorded._thresholds = recorded._top.kth_largest()
 
     def ours() -> None:
         with ActivationRecorder(model, layers, recorded.keep) as record:

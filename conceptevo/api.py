@@ -65,7 +65,7 @@ def probe(
         space=SpaceSection(methods=tuple(fitting)),
         probe=ProbeParameters(k=k, responsive=responsive, activations=activations),
     )
-    opening = session.opening(check.steps(session.plan, [check.probe_images]))
+    opening = session.opening(check.steps(session.plan, [check.check_probe_images]))
     session.do(chain(opening, probe_steps(session.plan)), progress)
     return Probed(session.run, session)
 
@@ -97,7 +97,7 @@ def space(
     session = Session.temporary(Config(**{**dict(config), **changes}), probed.run)
     for source in config.series:
         for epoch in source.epochs():
-            session.plan.give(Artifact("stimuli", (source.name, epoch)), lambda: "probed")
+            session.plan.declare(Artifact("stimuli", (source.name, epoch)), lambda: "probed")
     session.do([("semantic space", [PlaceNeurons(method, session.config)])], progress)
     return Space(session.run, session, method=method)
 
@@ -143,7 +143,7 @@ def importance(
         revert=ReversionParameters(heldout_images=heldout_images),
         bench=BenchParameters(methods=names),
     )
-    session.do(session.opening(check.steps(session.plan, [check.class_images])), progress)
+    session.do(session.opening(check.steps(session.plan, [check.check_class_images])), progress)
     session.do(score_steps(bench_study(session.plan, Coverage())), progress)
     return Scores(session.run, session, methods=names)
 

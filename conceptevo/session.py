@@ -17,7 +17,7 @@ from rich.console import Console
 from harness.artifacts import Run
 from harness.config import Config
 from harness.stages import images
-from harness.stages.checkpoints import give_checkpoints
+from harness.stages.checkpoints import declare_checkpoints
 from harness.stages.engine import Engine
 from harness.stages.probe import FindLayers
 from harness.stages.run import write_manifest
@@ -70,7 +70,7 @@ class Session:
     def plan(self) -> Plan:
         """The plan of the run, in which everything is declared that `opening` makes."""
         plan = Plan(self.config, self.run)
-        give_checkpoints(plan)
+        declare_checkpoints(plan)
         plan.add([*images.image_works(self.config), *map(FindLayers, self.config.series)])
         return plan
 

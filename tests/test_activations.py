@@ -253,7 +253,7 @@ def test_cells_at_the_cut_count_but_for_a_sparse_neuron_s_zeros(seed, size):
     layer = Layer("a", 3, 3, 3, False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(naming, "TOP_SHARE", 0.1)
-        cuts = naming._Cuts({"a": naming.top_cells(layer, 6)})
+        cuts = naming._Thresholds({"a": naming.top_cells(layer, 6)})
     before = maps.copy()
     for start in range(0, 6, size):
         cuts.keep(torch.from_numpy(maps[start : start + size]), layer)

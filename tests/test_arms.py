@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.evolutions import arms
-from harness.evolutions.arms import ArmParameters, Ranked
+from harness.evolutions.arms import ArmParameters, Ranking
 from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.layers import find_layers
@@ -34,7 +34,7 @@ def ranked(sizes, seed=0, pair=("vgg", 1, 4), **numbers):
     def draws(purpose, draw):
         return generator(seed, purpose, *pair, draw)
 
-    return Ranked(ArmParameters(**numbers), order, scores_of, other, draws)
+    return Ranking(ArmParameters(**numbers), order, scores_of, other, draws)
 
 
 def sets_of(ranking, control=False):
@@ -79,7 +79,7 @@ def test_sets_that_coincide_are_run_once_and_recorded_for_each():
     ranking = ranked({layer.name: layer.channels for layer in layers})
     families = (arms.FAMILIES.get("quarters"), arms.FAMILIES.get("cumulative"))
     sets = {key: value for f in families for key, value in f.sets(ranking).items()}
-    run = arms.arms_of(sets, "mine", {"q1", "q2", "q3", "q4"}, layers, untouched=False)
+    run = arms.make_arms(sets, "mine", {"q1", "q2", "q3", "q4"}, layers, untouched=False)
     joint = [arm for arm in run if arm.layer == JOINT]
     assert sum(len(arm.labels) for arm in joint) == 4 + 2 * 7
     assert [("mine", "q1", 0), ("mine", "most", 2)] in [list(arm.labels) for arm in joint]
@@ -154,7 +154,7 @@ def test_only_the_controls_of_the_reversion_study_leave_the_network_alone(method
     model = build("small_vgg", 6, seed=0)
     layers = find_layers(model, View(32, 32))[:1]
     sets = {("all", 0): {layers[0].name: np.arange(3)}}
-    run = arms.arms_of(sets, method, {"all"}, layers, untouched=method == CONTROLS)
+    run = arms.make_arms(sets, method, {"all"}, layers, untouched=method == CONTROLS)
     assert sum(not arm.channels for arm in run) == 2 * (method == CONTROLS)
 
 

@@ -25,7 +25,7 @@ from harness.results import REVERSION, read_results
 from harness.stages.benchmark import Coverage, bench_config, bench_study
 from harness.stages.engine import Engine
 from harness.stages.run import STAGES, run_until, write_manifest
-from harness.stages.sample import arms_a_class
+from harness.stages.sample import count_arms
 from harness.stages.stage import Plan
 
 ROOT = Path(__file__).parent.parent
@@ -127,7 +127,7 @@ def test_a_record_is_an_image_and_arm(benched):
     study, layers = bench_study(plan, Coverage()), records["layer"].nunique() - 1
     one = records[(records["class_id"] == records["class_id"][0]) & (records["arm"] != "none")]
     for method, rows in one[one["ablation"] == "zero"].groupby("method"):
-        counts = [arms_a_class(study, method, kind, layers) for kind in study.arm_kinds]
+        counts = [count_arms(study, method, kind, layers) for kind in study.arm_kinds]
         assert len(rows.drop_duplicates(["layer", "arm", "draw"])) == np.sum(counts), method
     untouched = records[records["arm"] == "none"]
     assert (untouched["probability_before"] == untouched["probability_after"]).all()

@@ -29,7 +29,7 @@ from harness.images.sets import (
     open_images,
 )
 from harness.stages.engine import Engine
-from harness.stages.images import shared_images, steps
+from harness.stages.images import note_shared_images, steps
 from harness.stages.stage import Plan
 
 
@@ -413,8 +413,8 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     alone = config.model_copy(
         update={"images": config.images.model_copy(update={"test": config.images.probe})}
     )
-    assert "images.probe and images.test are the same images" in " ".join(shared_images(alone))
-    assert not list(shared_images(config))
+    assert "images.probe and images.test are the same images" in " ".join(note_shared_images(alone))
+    assert not list(note_shared_images(config))
     (tmp_path / "probe" / "b" / "2.png").write_bytes(b"")
     (tmp_path / "probe" / "b" / "3.png").write_bytes(b"rubbish, no image")
     plan = Plan(config, Run(tmp_path / "run"))

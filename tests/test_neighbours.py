@@ -12,8 +12,8 @@ from scipy import sparse
 
 from harness.artifacts import Run
 from harness.concepts import neighbours, sketch
-from harness.concepts.neighbours import by_cosine, by_overlap, largest
-from harness.concepts.sketch import projection, row_blocks, shortened, stacked
+from harness.concepts.neighbours import largest_columns, nearest_by_cosine, nearest_by_overlap
+from harness.concepts.sketch import projection, row_blocks, sketch_vectors, stack_rows
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence
 from harness.records import Checkpoint
@@ -32,7 +32,7 @@ def test_the_largest_go_by_value_then_column(seed, columns, k):
     values = rng.integers(0, 4 if columns < 500 else columns, (6, columns)).astype(float)
     values[rng.random(values.shape) < 0.2] = -np.inf
     expected = [sorted(range(columns), key=lambda c: (-row[c], c))[:k] for row in values]
-    assert largest(values, k).tolist() == expected
+    assert largest_columns(values, k).tolist() == expected
 
 
 @given(seeds, st.integers(1, 9), st.integers(1, 10**4))
@@ -45,7 +45,7 @@ def test_cosine_neighbours_equal_a_full_sort_whatever_the_blocks(seed, k, size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BLOCK_BYTES", size)
         patch.setattr(neighbours, "BLOCK_ROWS", 1)
-        columns, similarities = by_cosine(vectors, vectors, own, k)
+        columns, similarities = nearest_by_cosine(vectors, vectors, own, k)
     assert rows_of(columns) == oracles.nearest(vectors @ vectors.T, own, k)
     assert (np.isnan(similarities) == (columns < 0)).all()
 
@@ -60,7 +60,7 @@ def test_overlap_neighbours_equal_a_full_sort(seed, k):
         [[oracles.jaccard(set(np.flatnonzero(a)), set(np.flatnonzero(b))) for b in sets]
          for a in sets]
     )  # fmt: skip
-    near, values = by_overlap(sparse.csr_array(sets), sparse.csr_array(sets), own, k)
+    near, values = nearest_by_overlap(sparse.csr_array(sets), sparse.csr_array(sets), own, k)
     assert rows_of(near) == oracles.nearest(likeness, own, k)
     for row, columns in enumerate(rows_of(near)):
         np.testing.assert_allclose(values[row, : len(columns)], likeness[row, columns])
@@ -116,8 +116,8 @@ def test_a_sketch_keeps_inner_products_and_its_measured_error_is_the_true_one():
     vectors = rng.normal(size=(200, 3000)) + rng.random((200, 1)) * common
     matrix = projection(3000, 512, 0)
     assert (np.abs(matrix.toarray()).sum(axis=1) == 1).all()
-    short, error = shortened(lambda rows: vectors[rows], np.arange(200), 3000, 512, 0)
-    made = stacked(short, np.arange(200), 3000)
+    short, error = sketch_vectors(lambda rows: vectors[rows], np.arange(200), 3000, 512, 0)
+    made = stack_rows(short, np.arange(200), 3000)
     np.testing.assert_allclose(made, vectors @ matrix.toarray(), atol=1e-9)
     exact, rough = (space_of(part).similarity(*[np.arange(200)] * 2) for part in (vectors, made))
     pairs = np.triu_indices(200, 1)
@@ -192,7 +192,7 @@ def test_memory_does_not_grow_with_the_candidates():
     rng = np.random.default_rng(0)
     queries, candidates = rng.standard_normal((200, 8)), rng.standard_normal((40_000, 8))
     tracemalloc.start()
-    by_cosine(queries, candidates, np.full(200, -1), 5)
+    nearest_by_cosine(queries, candidates, np.full(200, -1), 5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**26

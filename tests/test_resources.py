@@ -15,7 +15,7 @@ from harness.files import write_tables
 from harness.networks import devices
 from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Resources, resources, using
 from harness.networks.devices import Device
-from harness.stages.checkpoints import give_checkpoints
+from harness.stages.checkpoints import declare_checkpoints
 from harness.stages.engine import Engine
 from harness.stages.probe import activation_parts
 from harness.stages.run import STAGES, run_until, worker_count, write_manifest
@@ -65,8 +65,8 @@ def test_the_device_is_no_part_of_a_fingerprint_and_the_precision_is(tmp_path):
     prints = []
     for changes in ({}, {"device": "auto"}, {"precision": "bfloat16"}):
         plan = Plan(config_of(**changes), Run(tmp_path))
-        plan.give(Artifact("weights", ("vgg", 1)), lambda: "weights")
-        give_checkpoints(plan)
+        plan.declare(Artifact("weights", ("vgg", 1)), lambda: "weights")
+        declare_checkpoints(plan)
         prints.append(plan.fingerprint(Artifact("checkpoint", ("vgg", 1))))
     assert prints[0] == prints[1] != prints[2]
 

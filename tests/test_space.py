@@ -13,7 +13,7 @@ from scipy import sparse
 
 from harness.concepts import neuron_embedding
 from harness.concepts.image_embedding import solve_image_vectors
-from harness.concepts.map import umap
+from harness.concepts.map import import_umap
 from harness.concepts.neuron_embedding import (
     SkipGram,
     ascend,
@@ -326,12 +326,12 @@ def test_a_base_without_living_neurons_is_refused(evidence):
 
 
 def test_umap_loads_where_warnings_are_errors():
-    code = "from harness.concepts.map import umap; umap()"
+    code = "from harness.concepts.map import import_umap; import_umap()"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_what_numba_compiles_of_umap_is_kept_on_disk():
-    umap()
+    import_umap()
     from umap import layouts, umap_
 
     slow = (

@@ -83,10 +83,10 @@ def test_a_fingerprint_follows_from_settings_and_inputs(tmp_path):
 def test_what_is_given_counts_as_well(tmp_path):
     plan = Plan(None, Run(tmp_path))
     given, made = Artifact("checkpoint", ("net", 1)), Sum("a", 1, (), [])
-    plan.give(given, lambda: "weights", made.makes)
+    plan.declare(given, lambda: "weights", made.makes)
     plan.add([made])
     other = Plan(None, Run(tmp_path))
-    other.give(given, lambda: "other weights", made.makes)
+    other.declare(given, lambda: "other weights", made.makes)
     other.add([made])
     assert plan.fingerprint(given) != other.fingerprint(given)
     with pytest.raises(KeyError):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.concepts.stimuli import TopK, sortable
+from harness.concepts.stimuli import TopK, sort_keys
 
 # few distinct values, so that ties are common
 values = hnp.arrays(
@@ -66,7 +66,7 @@ def test_merged_shards_equal_one_pass(matrix, k, data):
 
 @given(hnp.arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=False)))
 def test_sortable_keeps_the_order_of_floats(floats):
-    keys = sortable(torch.from_numpy(floats)).numpy()
+    keys = sort_keys(torch.from_numpy(floats)).numpy()
     assert ((floats[:, None] < floats[None, :]) == (keys[:, None] < keys[None, :])).all()
 
 

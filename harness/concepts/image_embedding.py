@@ -45,35 +45,35 @@ def solve_image_vectors(
     Raises:
         ArithmeticError: the solution has not converged after `max_steps` steps.
     """
-    image_count, used = incidence.shape[1], np.unique(incidence.indices)
-    incidence = sparse.csr_array(incidence[:, used])  # all other images keep 0
+    image_count, used_images = incidence.shape[1], np.unique(incidence.indices)
+    incidence = sparse.csr_array(incidence[:, used_images])  # all other images keep 0
     means = mean_over_stimuli(incidence)
     transposed = sparse.csr_array(means.T)
     solution = np.zeros((means.shape[1], neuron_vectors.shape[1]))
     residual = np.array(neuron_vectors, dtype=np.float64)
     gradient = transposed @ residual
     direction = gradient.copy()
-    size = (gradient**2).sum(axis=0)
+    squared_norm = (gradient**2).sum(axis=0)
     # Where the exact gradient is zero, rounding errors of at most this size remain; reducing them
     # further would fit noise.
-    length = np.linalg.norm(neuron_vectors, axis=0) * sparse.linalg.norm(means)
-    goal = np.maximum(tolerance**2 * size, (ROUNDING * length) ** 2)
+    scale = np.linalg.norm(neuron_vectors, axis=0) * sparse.linalg.norm(means)
+    limit = np.maximum(tolerance**2 * squared_norm, (ROUNDING * scale) ** 2)
     for _ in range(10 * means.shape[0] + 100 if max_steps is None else max_steps):
-        if (size <= goal).all():
+        if (squared_norm <= limit).all():
             vectors = np.zeros((image_count, solution.shape[1]))
-            vectors[used] = solution
+            vectors[used_images] = solution
             return vectors
-        change = means @ direction
-        curvature = (change**2).sum(axis=0)
-        active = (size > goal) & (curvature > 0)
-        step = np.divide(size, curvature, out=np.zeros_like(size), where=active)
+        projected = means @ direction
+        curvature = (projected**2).sum(axis=0)
+        active = (squared_norm > limit) & (curvature > 0)
+        step = np.divide(squared_norm, curvature, out=np.zeros_like(squared_norm), where=active)
         solution += step * direction
-        residual -= step * change
+        residual -= step * projected
         gradient = transposed @ residual
-        new_size = (gradient**2).sum(axis=0)
-        turn = np.divide(new_size, size, out=np.zeros_like(size), where=active)
-        direction = np.where(active, gradient + turn * direction, 0.0)
-        size = np.where(active, new_size, size * (size <= goal))
+        new_norm = (gradient**2).sum(axis=0)
+        ratio = np.divide(new_norm, squared_norm, out=np.zeros_like(squared_norm), where=active)
+        direction = np.where(active, gradient + ratio * direction, 0.0)
+        squared_norm = np.where(active, new_norm, squared_norm * (squared_norm <= limit))
     raise ArithmeticError(
         f"image vectors did not converge to tolerance={tolerance}; increase it or max_steps"
     )

@@ -23,23 +23,23 @@ def project(
     Raises:
         ValueError: fewer than four base neurons have a vector.
     """
-    spanning = space.rows(series=base.series, epoch=base.epoch)
-    if len(spanning) < 4:
-        raise ValueError(f"a map needs four placed neurons of {base}, got {len(spanning)}")
-    others = np.setdiff1d(space.rows(), spanning)
-    mapper = umap()(
-        n_neighbors=min(neighbours, len(spanning) - 1), metric="cosine", random_state=seed, n_jobs=1
+    anchors = space.rows(series=base.series, epoch=base.epoch)
+    if len(anchors) < 4:
+        raise ValueError(f"a map needs four placed neurons of {base}, got {len(anchors)}")
+    others = np.setdiff1d(space.rows(), anchors)
+    mapper = import_umap()(
+        n_neighbors=min(neighbours, len(anchors) - 1), metric="cosine", random_state=seed, n_jobs=1
     )
-    places = np.full((len(space.neurons), 2), np.nan)
+    positions = np.full((len(space.neurons), 2), np.nan)
     vectors = space.vectors if isinstance(space.vectors, np.ndarray) else space.vectors.toarray()
-    places[spanning] = mapper.fit_transform(vectors[spanning])
+    positions[anchors] = mapper.fit_transform(vectors[anchors])
     if len(others):
-        places[others] = mapper.transform(vectors[others])
-    table = space.neurons[NEURON].assign(x=places[:, 0], y=places[:, 1])
+        positions[others] = mapper.transform(vectors[others])
+    table = space.neurons[NEURON].assign(x=positions[:, 0], y=positions[:, 1])
     return table[space.placed].reset_index(drop=True)
 
 
-def umap() -> Any:
+def import_umap() -> Any:
     """Import UMAP when it is first used (this takes seconds) and cache its compiled code on disk.
 
     Compilation takes several times as long as the map of a small run. UMAP itself does not enable

@@ -28,7 +28,7 @@ from harness.networks.running import run_network
 from harness.records import NEURON
 from harness.text import join_names
 
-R = TypeVar("R", "_Cuts", "_Shared")
+R = TypeVar("R", "_Thresholds", "_Overlaps")
 
 TOP_SHARE = 0.005
 #: Largest size in bytes of the ranks that are compared with attributes at a time.
@@ -55,7 +55,7 @@ def dissect(
     """Compute the true concept of every neuron whose activation varies.
 
     A first pass over the images finds each neuron's threshold, a second its overlaps with concepts.
-    The only memory that grows with the number of images is what `strongest_bytes` returns.
+    The only memory that grows with the number of images is what `threshold_bytes` returns.
 
     Args:
         network: the network; layers without positions in the image are left out.
@@ -69,7 +69,7 @@ def dissect(
         union; each position of a map counts by the share of it that the concept covers); one row
         per neuron whose activation varies.
     """
-    layers = _spatial(network)
+    layers = _spatial_layers(network)
     if not layers:
         logger.warning(
             "series %s: no probed layer has positions in the image, so masks name no neuron",
@@ -77,37 +77,39 @@ def dissect(
         )
         return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
 
-    def passed(make: Callable[[], R], size: int) -> R:
-        recording = make()
+    def run_pass(make_recording: Callable[[], R], size: int) -> R:
+        recording = make_recording()
         keep = ActivationRecorder(network.model, layers, recording.keep)
         with borrowed(network.model), torch.inference_mode(), network.device.computing(), keep:
             for ids, batch in batches(images, np.arange(len(images)), network.view, size):
                 recording.start(ids)
-                there = network.device.batch(batch)
-                run_network(network.model, there, "to name what its neurons detect")
+                inputs = network.device.batch(batch)
+                run_network(network.model, inputs, "to name what its neurons detect")
                 on_image(len(ids))
         return recording
 
-    kept = {layer.name: top_cells(layer, len(images)) for layer in layers}
-    cuts = halving(partial(passed, partial(_Cuts, kept)), batch_size, "naming neurons")
-    shared = halving(partial(passed, partial(_Shared, cuts, masks)), batch_size, "naming neurons")
+    top_counts = {layer.name: top_cells(layer, len(images)) for layer in layers}
+    make_thresholds = partial(_Thresholds, top_counts)
+    thresholds = halving(partial(run_pass, make_thresholds), batch_size, "naming neurons")
+    make_overlaps = partial(_Overlaps, thresholds, masks)
+    overlaps = halving(partial(run_pass, make_overlaps), batch_size, "naming neurons")
     frames = []
     for layer in layers:
-        best = shared.overlaps(layer).max(dim=1)
+        largest = overlaps.overlaps(layer).max(dim=1)
         frame = pd.DataFrame(
             {
                 **vars(network.checkpoint),
                 "layer": layer.name,
                 "channel": np.arange(layer.channels),
-                "concept": [concepts[index] for index in best.indices],
-                "iou": best.values.numpy(),
+                "concept": [concepts[number] for number in largest.indices],
+                "iou": largest.values.numpy(),
             }
         )
-        frames.append(frame[cuts.varies(layer)])
+        frames.append(frame[thresholds.varies(layer)])
     return pd.concat(frames, ignore_index=True)
 
 
-def _spatial(network: Network) -> list[Layer]:
+def _spatial_layers(network: Network) -> list[Layer]:
     return [layer for layer in network.layers if layer.width > 1]
 
 
@@ -116,26 +118,26 @@ def top_cells(layer: Layer, images: int) -> int:
     return max(1, round(TOP_SHARE * images * layer.height * layer.width))
 
 
-def strongest_bytes(network: Network, images: int) -> int:
+def threshold_bytes(network: Network, images: int) -> int:
     """Return the bytes that `dissect` holds in addition to a forward pass: the top activations
     of all neurons, and two copies of those of one layer while further ones are added."""
-    sizes = [4 * layer.channels * top_cells(layer, images) for layer in _spatial(network)]
+    sizes = [4 * layer.channels * top_cells(layer, images) for layer in _spatial_layers(network)]
     return sum(sizes) + 2 * max(sizes, default=0)
 
 
-def _by_neuron(maps: Tensor, layer: Layer) -> Tensor:
+def _neuron_activations(maps: Tensor, layer: Layer) -> Tensor:
     """Return the activations of each neuron in a batch without `extra` tokens, float32
     [channels, images x positions]; `maps` is a result of `channel_first`."""
     values = layer.strength(maps)[:, :, layer.extra :].transpose(0, 1)
     return values.to("cpu", torch.float32).flatten(1)
 
 
-class _Cuts:
+class _Thresholds:
     """Each neuron's threshold: its top activations (`kept`: layer name -> their number) and its
     lowest one, over the images so far."""
 
-    def __init__(self, kept: Mapping[str, int]) -> None:
-        self._kept = kept
+    def __init__(self, top_counts: Mapping[str, int]) -> None:
+        self._top_counts = top_counts
         self._top: dict[str, Tensor] = {}  # [channels, up to kept]
         self._lowest: dict[str, Tensor] = {}  # [channels]
 
@@ -143,12 +145,13 @@ class _Cuts:
         """Receive the ids of the next batch of images, of which `keep` gets each layer's maps."""
 
     def keep(self, maps: Tensor, layer: Layer) -> None:
-        values, name, kept = _by_neuron(maps, layer), layer.name, self._kept[layer.name]
+        values = _neuron_activations(maps, layer)
+        name, count = layer.name, self._top_counts[layer.name]
         lowest = values.amin(dim=1)
         lowest = torch.minimum(lowest, self._lowest.get(name, lowest))
         values = torch.cat([self._top.get(name, values[:, :0]), values], dim=1)
-        if values.shape[1] > kept:
-            values = values.topk(kept, dim=1, sorted=False).values
+        if values.shape[1] > count:
+            values = values.topk(count, dim=1, sorted=False).values
         self._top[name], self._lowest[name] = values, lowest
 
     def active(self, values: Tensor, layer: Layer) -> Tensor:
@@ -162,39 +165,39 @@ class _Cuts:
         return (self._top[layer.name].amax(dim=1) > self._lowest[layer.name]).numpy()
 
 
-class _Shared:
+class _Overlaps:
     """The overlap of each neuron's top positions (`cuts`) with each concept (`masks`: bool [images,
     concepts, height, width]), summed in double precision, so independent of the batches."""
 
-    def __init__(self, cuts: _Cuts, masks: Tensor) -> None:
-        self._cuts, self._masks = cuts, masks
+    def __init__(self, thresholds: _Thresholds, masks: Tensor) -> None:
+        self._thresholds, self._masks = thresholds, masks
         self._sums: dict[str, tuple[np.ndarray, Tensor, Tensor]] = {}
 
     def start(self, ids: Tensor) -> None:
-        self._shown = self._masks[ids].float()
-        self._covered: dict[tuple[int, int], Tensor] = {}
+        self._batch_masks = self._masks[ids].float()
+        self._coverages: dict[tuple[int, int], Tensor] = {}
 
     def keep(self, maps: Tensor, layer: Layer) -> None:
         size = (layer.height, layer.width)
-        if size not in self._covered:  # consecutive layers often have one size
-            self._covered = {size: _covered(self._shown, size)}
-        covered = self._covered[size]
-        active = self._cuts.active(_by_neuron(maps, layer), layer)
-        cells = sparse.csr_array(active.numpy(), dtype=np.float64)
-        sums = cells @ covered.numpy(), active.sum(dim=1), covered.sum(dim=0)
-        if before := self._sums.get(layer.name):
-            sums = sums[0] + before[0], sums[1] + before[1], sums[2] + before[2]
+        if size not in self._coverages:  # consecutive layers often have one size
+            self._coverages = {size: _coverage(self._batch_masks, size)}
+        coverage = self._coverages[size]
+        active = self._thresholds.active(_neuron_activations(maps, layer), layer)
+        active_cells = sparse.csr_array(active.numpy(), dtype=np.float64)
+        sums = active_cells @ coverage.numpy(), active.sum(dim=1), coverage.sum(dim=0)
+        if previous := self._sums.get(layer.name):
+            sums = sums[0] + previous[0], sums[1] + previous[1], sums[2] + previous[2]
         self._sums[layer.name] = sums
 
     def overlaps(self, layer: Layer) -> Tensor:
         """Return the intersections over union with concepts: float32 [neurons, concepts]."""
-        both, active, covered = self._sums[layer.name]
-        shared = torch.from_numpy(both)
-        union = active[:, None] + covered[None, :] - shared
-        return torch.where(union > 0, shared / union.clamp(min=1e-12), 0.0).float()
+        intersection, active_area, concept_area = self._sums[layer.name]
+        shared_area = torch.from_numpy(intersection)
+        union = active_area[:, None] + concept_area[None, :] - shared_area
+        return torch.where(union > 0, shared_area / union.clamp(min=1e-12), 0.0).float()
 
 
-def _covered(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def _coverage(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return each concept's share of each position: float64 [images x positions, concepts]."""
     pooled = functional.adaptive_avg_pool2d(masks, size)
     return pooled.flatten(2).transpose(1, 2).flatten(0, 1).double()
@@ -248,22 +251,24 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
     names = [str(name) for name in table.columns if name != "path"]
     values = table[names]
     if not values.isin([0, 1]).all(axis=None):
-        bad = next(name for name in names if not values[name].isin([0, 1]).all())
-        raise ValueError(f"attributes {path}: column {bad!r} holds something other than 0 and 1")
+        name = next(name for name in names if not values[name].isin([0, 1]).all())
+        raise ValueError(f"attributes {path}: column {name!r} holds something other than 0 and 1")
     paths = table["path"].fillna("").str.strip("/")
-    if twice := set(paths[paths.duplicated()]):
-        raise ValueError(f"attributes {path} have several rows for {join_names(sorted(twice), 4)}")
-    row = {text: number for number, text in enumerate(paths)}
-    taken: dict[int, Path] = {}
+    if repeats := set(paths[paths.duplicated()]):
+        raise ValueError(
+            f"attributes {path} have several rows for {join_names(sorted(repeats), 4)}"
+        )
+    row_of_path = {text: number for number, text in enumerate(paths)}
+    image_of_row: dict[int, Path] = {}
     for image in images.paths:
         ends = ("/".join(image.parts[start:]) for start in range(len(image.parts)))
-        place = next((row[end] for end in ends if end in row), None)
-        if place is None:
+        row = next((row_of_path[end] for end in ends if end in row_of_path), None)
+        if row is None:
             raise ValueError(f"attributes {path} have no row for {image}")
-        if place in taken:
+        if row in image_of_row:
             raise ValueError(
-                f"attributes {path}: row {paths[place]} fits both {taken[place]} and {image}: "
+                f"attributes {path}: row {paths[row]} fits both {image_of_row[row]} and {image}: "
                 f"write more of their paths"
             )
-        taken[place] = image
-    return values.to_numpy(dtype=bool)[list(taken)], names
+        image_of_row[row] = image
+    return values.to_numpy(dtype=bool)[list(image_of_row)], names

@@ -13,7 +13,7 @@ BLOCK_BYTES = 2**22
 BLOCK_ROWS = 32
 
 
-def by_cosine(
+def nearest_by_cosine(
     queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k candidates with the largest dot product for each query, exactly.
@@ -31,22 +31,22 @@ def by_cosine(
     shape = len(queries), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
     step = max(BLOCK_ROWS, BLOCK_BYTES // (8 * max(len(candidates), 1)))
-    vectorless = np.isnan(candidates).any(axis=1)
+    has_no_vector = np.isnan(candidates).any(axis=1)
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         block = queries[rows] @ candidates.T
-        itself = np.flatnonzero(own[rows] >= 0)
-        block[itself, own[rows][itself]] = -np.inf
-        block[:, vectorless] = -np.inf
+        with_own = np.flatnonzero(own[rows] >= 0)
+        block[with_own, own[rows][with_own]] = -np.inf
+        block[:, has_no_vector] = -np.inf
         block[np.isnan(queries[rows]).any(axis=1)] = -np.inf
-        order = largest(block, k)
-        values = np.take_along_axis(block, order, axis=1)
-        columns[rows, : order.shape[1]] = np.where(np.isneginf(values), -1, order)
-        similarities[rows, : order.shape[1]] = np.where(np.isneginf(values), np.nan, values)
+        order = largest_columns(block, k)
+        best = np.take_along_axis(block, order, axis=1)
+        columns[rows, : order.shape[1]] = np.where(np.isneginf(best), -1, order)
+        similarities[rows, : order.shape[1]] = np.where(np.isneginf(best), np.nan, best)
     return columns, similarities
 
 
-def largest(values: np.ndarray, k: int) -> np.ndarray:
+def largest_columns(values: np.ndarray, k: int) -> np.ndarray:
     """Return the columns of the k largest values of each row, largest first; ties by column.
 
     Args:
@@ -65,14 +65,14 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
     maxima = values
     if folds > 1:
         maxima = values[:, : folds * sets].reshape(len(values), folds, sets).max(axis=1)
-    least = np.partition(maxima, -count, axis=1)[:, -count, None]
-    rows, columns = np.divmod(np.flatnonzero(values >= least), values.shape[1])
+    bounds = np.partition(maxima, -count, axis=1)[:, -count, None]
+    rows, columns = np.divmod(np.flatnonzero(values >= bounds), values.shape[1])
     order = np.lexsort((columns, -values[rows, columns], rows))
-    first = np.searchsorted(rows, np.arange(len(values)))
-    return columns[order][first[:, None] + np.arange(count)]
+    starts = np.searchsorted(rows, np.arange(len(values)))
+    return columns[order][starts[:, None] + np.arange(count)]
 
 
-def by_overlap(
+def nearest_by_overlap(
     queries: sparse.csr_array, candidates: sparse.csr_array, own: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k candidates with the largest Jaccard similarity for each query, exactly.
@@ -81,7 +81,7 @@ def by_overlap(
 
     Args:
         queries, candidates: 0/1 [q, items] and [c, items].
-        own, k: as in `by_cosine`, also the returned values.
+        own, k: as in `nearest_by_cosine`, also the returned values.
     """
     shape = len(own), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
@@ -93,19 +93,19 @@ def by_overlap(
         shared = sparse.csr_array((candidates @ sparse.csr_array(block.T)).T)
         rows = np.repeat(np.arange(block.shape[0]), np.diff(shared.indptr))
         union = block.sum(axis=1)[rows] + sizes[shared.indices] - shared.data
-        likeness_of_all = shared.data / union
-        likeness_of_all[shared.indices == own[start + rows]] = -1.0  # the query itself is last
+        all_values = shared.data / union
+        all_values[shared.indices == own[start + rows]] = -1.0  # the query itself is last
         for row in range(block.shape[0]):
             span = slice(shared.indptr[row], shared.indptr[row + 1])
-            near, likeness = shared.indices[span], likeness_of_all[span]
-            order = np.argsort(-likeness, kind="stable")[:k]
-            order = order[likeness[order] >= 0]
-            nearest = near[order]
+            columns_sharing, values = shared.indices[span], all_values[span]
+            order = np.argsort(-values, kind="stable")[:k]
+            order = order[values[order] >= 0]
+            nearest = columns_sharing[order]
             if len(nearest) < k:  # candidates that share no item, by column
-                first = np.arange(min(len(sizes), k + len(near) + 1))
-                rest = first[~np.isin(first, near) & (first != own[start + row])]
-                nearest = np.concatenate([nearest, rest[: k - len(nearest)]])
+                first = np.arange(min(len(sizes), k + len(columns_sharing) + 1))
+                fillers = first[~np.isin(first, columns_sharing) & (first != own[start + row])]
+                nearest = np.concatenate([nearest, fillers[: k - len(nearest)]])
             columns[start + row, : len(nearest)] = nearest
             similarities[start + row, : len(nearest)] = 0.0
-            similarities[start + row, : len(order)] = likeness[order]
+            similarities[start + row, : len(order)] = values[order]
     return columns, similarities

@@ -48,7 +48,7 @@ def skip_gram(
     groups: sparse.csr_array,
     vectors: np.ndarray,
     rng: np.random.Generator,
-    learning: SkipGram = SkipGram(),
+    parameters: SkipGram = SkipGram(),
     frozen: np.ndarray | None = None,
 ) -> np.ndarray:
     """Maximise, over pairs (n, m) of items of a group and uniformly drawn negatives r,
@@ -62,7 +62,7 @@ def skip_gram(
         groups: [groups, items]; nonzero if the item belongs to the group.
         vectors: float [items, dimension], the initial vectors; not modified.
         rng: source of all randomness.
-        learning: see SkipGram.
+        parameters: see SkipGram.
         frozen: bool [items], items whose vectors do not change; pairs of two such items are
             skipped.
 
@@ -70,29 +70,29 @@ def skip_gram(
         float64 [items, dimension].
     """
     vectors = np.array(vectors, dtype=np.float64)
-    still = np.zeros(len(vectors), dtype=bool) if frozen is None else frozen
-    for _ in range(learning.epochs):
+    is_frozen = np.zeros(len(vectors), dtype=bool) if frozen is None else frozen
+    for _ in range(parameters.epochs):
         pairs = consecutive_pairs(groups, rng)
-        pairs = pairs[~(still[pairs[:, 0]] & still[pairs[:, 1]])]
+        pairs = pairs[~(is_frozen[pairs[:, 0]] & is_frozen[pairs[:, 1]])]
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            some = pairs[start : start + PAIRS_AT_ONCE]
-            drawn = rng.integers(0, len(vectors), (len(some), 2, learning.negatives))
-            ascend(vectors, some, drawn, learning.rate, still, learning.full)
+            chunk = pairs[start : start + PAIRS_AT_ONCE]
+            negatives = rng.integers(0, len(vectors), (len(chunk), 2, parameters.negatives))
+            ascend(vectors, chunk, negatives, parameters.rate, is_frozen, parameters.full)
     return vectors
 
 
 def consecutive_pairs(groups: sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
     """Shuffle each group's items and pair consecutive ones: int64 [pairs, 2] in random order."""
     count = groups.nnz
-    integer = sparse.get_index_dtype(maxval=max(count, *groups.shape))
-    group = np.repeat(np.arange(groups.shape[0], dtype=integer), np.diff(groups.indptr))
+    index_type = sparse.get_index_dtype(maxval=max(count, *groups.shape))
+    group = np.repeat(np.arange(groups.shape[0], dtype=index_type), np.diff(groups.indptr))
     order = np.argsort(rng.random(count), kind="stable")
     # Each column has one entry, and the conversion sorts by row in linear time, keeping the order.
-    items = groups.indices.astype(integer)[order]
-    columns = (items, group[order], np.arange(count + 1, dtype=integer))
+    items = groups.indices.astype(index_type)[order]
+    columns = (items, group[order], np.arange(count + 1, dtype=index_type))
     items = sparse.csc_array(columns, shape=(groups.shape[0], count)).tocsr().data
-    together = group[:-1] == group[1:]
-    pairs = np.stack([items[:-1][together], items[1:][together]], axis=1)
+    same_group = group[:-1] == group[1:]
+    pairs = np.stack([items[:-1][same_group], items[1:][same_group]], axis=1)
     return pairs.take(rng.permutation(len(pairs)), axis=0).astype(np.int64)
 
 
@@ -115,38 +115,38 @@ def ascend(
     """
     dimension = vectors.shape[1]
     count = negatives.shape[2]
-    touched = np.empty(2 + 2 * count, dtype=np.int64)
+    items = np.empty(2 + 2 * count, dtype=np.int64)
     gradient = np.empty((2 + 2 * count, dimension))
-    ahead = 0.0
+    sum_read = 0.0
     for p in range(len(pairs)):
         if p % READ_AHEAD == 0:
-            for items in (pairs[p : p + READ_AHEAD].ravel(), negatives[p : p + READ_AHEAD].ravel()):
-                for item in items:
+            for block in (pairs[p : p + READ_AHEAD].ravel(), negatives[p : p + READ_AHEAD].ravel()):
+                for row in block:
                     for d in range(0, dimension, 8):  # one number of each line of the cache
-                        ahead += vectors[item, d]
-        touched[0], touched[1] = pairs[p, 0], pairs[p, 1]
+                        sum_read += vectors[row, d]
+        items[0], items[1] = pairs[p, 0], pairs[p, 1]
         gradient[:] = 0.0
-        first, second = vectors[touched[0]], vectors[touched[1]]
-        pull = 1.0 / (1.0 + np.exp(np.dot(first, second)))
+        first, second = vectors[items[0]], vectors[items[1]]
+        attraction = 1.0 / (1.0 + np.exp(np.dot(first, second)))
         for d in range(dimension):
-            gradient[0, d] = pull * second[d]
-            gradient[1, d] = pull * first[d]
+            gradient[0, d] = attraction * second[d]
+            gradient[1, d] = attraction * first[d]
         for side in range(2):
-            own = vectors[touched[side]]
+            own = vectors[items[side]]
             for r in range(count):
                 slot = 2 + side * count + r
-                touched[slot] = negatives[p, side, r]
-                other = vectors[touched[slot]]
-                push = 1.0 / (1.0 + np.exp(-np.dot(own, other)))
+                items[slot] = negatives[p, side, r]
+                other = vectors[items[slot]]
+                repulsion = 1.0 / (1.0 + np.exp(-np.dot(own, other)))
                 for d in range(dimension):
-                    gradient[side, d] -= push * other[d]
-                    gradient[slot, d] = -push * own[d]
+                    gradient[side, d] -= repulsion * other[d]
+                    gradient[slot, d] = -repulsion * own[d]
         for slot in range(2 + 2 * count if full else 2):
-            item = touched[slot]
-            if not frozen[item]:
+            row = items[slot]
+            if not frozen[row]:
                 for d in range(dimension):
-                    vectors[item, d] += rate * gradient[slot, d]
-    return ahead
+                    vectors[row, d] += rate * gradient[slot, d]
+    return sum_read
 
 
 def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
@@ -186,10 +186,10 @@ def _sparse_eigenvectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the largest eigenvalues and their eigenvectors by Lanczos' method (sparse matrix)."""
     counts = sparse.coo_array(incidence @ incidence.T)
-    apart = counts.row != counts.col
-    row, column, together = counts.row[apart], counts.col[apart], counts.data[apart].astype(float)
-    sums = np.bincount(row, together, minlength=incidence.shape[0])
-    information = np.log(together * sums.sum() / (sums[row] * sums[column]))
+    pairs = counts.row != counts.col
+    row, column, joint = counts.row[pairs], counts.col[pairs], counts.data[pairs].astype(float)
+    marginals = np.bincount(row, joint, minlength=incidence.shape[0])
+    information = np.log(joint * marginals.sum() / (marginals[row] * marginals[column]))
     matrix = sparse.csr_array((np.maximum(information, 0.0), (row, column)), shape=counts.shape)
     start = np.full(matrix.shape[0], matrix.shape[0] ** -0.5)
     return sparse.linalg.eigsh(matrix, k=dimension, which="LM", v0=start)

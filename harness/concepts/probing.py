@@ -75,11 +75,11 @@ class RangeRecord:
 def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range]:
     """Divide images into ranges of nearly equal size, within `range_images` and, for the neurons of
     all probed layers, about RANGE_BYTES."""
-    most = parameters.range_images
+    limit = parameters.range_images
     if parameters.activations:
-        each = max(neurons, 1) * np.dtype(parameters.activations_type).itemsize
-        most = min(most, max(RANGE_BYTES // each, FEWEST))
-    count = max(1, -(-images // most))
+        bytes_per_image = max(neurons, 1) * np.dtype(parameters.activations_type).itemsize
+        limit = min(limit, max(RANGE_BYTES // bytes_per_image, FEWEST))
+    count = max(1, -(-images // limit))
     edges = [images * number // count for number in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(edges)]
 
@@ -94,7 +94,7 @@ def image_bytes(neurons: int, parameters: ProbeParameters) -> int:
 def probe_range(
     network: Network,
     images: ImageSet,
-    chosen: range,
+    image_range: range,
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> RangeRecord:
@@ -104,7 +104,7 @@ def probe_range(
 
     Args:
         network: the network; top activations and positions stay on its device until the end.
-        chosen: the consecutive ids of the images of this range.
+        image_range: the consecutive ids of the images of this range.
         on_image: called with the number of images just processed.
 
     Raises:
@@ -115,7 +115,7 @@ def probe_range(
             f"k={parameters.k} stimuli cannot be found among {len(images)} probe images: "
             f"lower probe.k or add images"
         )
-    ids = np.arange(chosen.start, chosen.stop)
+    ids = np.arange(image_range.start, image_range.stop)
     model, layers, device = network.model, network.layers, network.device
 
     def record(batch_size: int) -> RangeRecord:
@@ -150,10 +150,10 @@ class _Recording:
         self._parameters = parameters
         total = int(edges[-1])
         self._top = TopK(total, parameters.k, device.place)
-        self._least = self._top.least()
+        self._thresholds = self._top.kth_largest()
         self._lowest = torch.full((total,), float("inf"), device=device.place)
         self._responses: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._seen = 0
+        self._recorded = 0
         self._activations: np.ndarray | None = None
         if parameters.activations:
             self._activations = np.empty((total, len(ids)), dtype=parameters.activations_type)
@@ -166,29 +166,29 @@ class _Recording:
             return maps.max(dim=2)
         values = peaks(maps)
         # not where equal: TopK keeps the lower image ids, which come first
-        needed = values.float() > self._least[self._columns[layer.name]]
-        return values, positions(maps, needed)
+        is_needed = values.float() > self._thresholds[self._columns[layer.name]]
+        return values, positions(maps, is_needed)
 
     def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Add a batch: image ids int64 [batch] and, per layer, the result of `keep`."""
         values = torch.cat([value for value, _ in peaks], dim=1).float()
         self._top.update(values, torch.cat([place for _, place in peaks], dim=1), ids)
-        self._least = self._top.least()
+        self._thresholds = self._top.kth_largest()
         self._lowest = torch.minimum(self._lowest, values.amin(dim=0))
         self._responses.append((ids, *strongest(values, self._parameters.responsive)))
         if self._activations is not None:
-            into = self._activations[:, self._seen : self._seen + len(ids)]
+            target = self._activations[:, self._recorded : self._recorded + len(ids)]
             with np.errstate(over="ignore"):
-                into[:] = values.T.cpu().numpy()
-            if into.dtype == np.float16 and np.isinf(into).any():
+                target[:] = values.T.cpu().numpy()
+            if target.dtype == np.float16 and np.isinf(target).any():
                 raise ValueError(
                     f"an activation of images {ids.tolist()[:3]}… is beyond 65,504, the largest "
                     f'number of float16: set probe.activations_type = "float32"'
                 )
-        self._seen += len(ids)
+        self._recorded += len(ids)
 
     def result(self) -> RangeRecord:
-        ids, values, chosen = (
+        ids, values, neurons = (
             torch.cat([part.cpu() for part in parts]).numpy()
             for parts in zip(*self._responses, strict=True)
         )
@@ -197,7 +197,7 @@ class _Recording:
             {
                 "image_id": ids[image],
                 "rank": rank,
-                "neuron": chosen[image, rank],
+                "neuron": neurons[image, rank],
                 "activation": values[image, rank],
             }
         )
@@ -232,9 +232,9 @@ def positions(maps: Tensor, needed: Tensor) -> Tensor:
     image, channel = needed.nonzero(as_tuple=True)
     if 4 * len(image) > needed.numel():
         return maps.argmax(dim=2)
-    places = torch.zeros(needed.shape, dtype=torch.int64, device=maps.device)
-    places[image, channel] = maps[image, channel].argmax(dim=1)
-    return places
+    result = torch.zeros(needed.shape, dtype=torch.int64, device=maps.device)
+    result[image, channel] = maps[image, channel].argmax(dim=1)
+    return result
 
 
 def strongest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -24,16 +24,16 @@ BLOCK_BYTES = 2**25
 ERROR_ROWS = 32
 
 
-def row_blocks(rows: np.ndarray, length: int, most: int = 1024) -> Iterator[np.ndarray]:
+def row_blocks(rows: np.ndarray, length: int, limit: int = 1024) -> Iterator[np.ndarray]:
     """Divide rows into blocks of nearly equal size and bounded memory.
 
     Args:
         rows: int [n].
         length: number of entries per row.
-        most: largest number of rows per block.
+        limit: largest number of rows per block.
     """
-    fit = max(1, min(most, BLOCK_BYTES // (8 * max(length, 1))))
-    yield from np.array_split(rows, max(1, -(-len(rows) // fit)))
+    block_rows = max(1, min(limit, BLOCK_BYTES // (8 * max(length, 1))))
+    yield from np.array_split(rows, max(1, -(-len(rows) // block_rows)))
 
 
 def projection(length: int, dimension: int, seed: int) -> sparse.csr_array:
@@ -44,7 +44,7 @@ def projection(length: int, dimension: int, seed: int) -> sparse.csr_array:
     return sparse.csr_array((signs, (np.arange(length), buckets)), shape=(length, dimension))
 
 
-def shortened(
+def sketch_vectors(
     vectors: Vectors, rows: np.ndarray, length: int, dimension: int, seed: int
 ) -> tuple[Vectors, float]:
     """Wrap a function of rows so that it returns sketches of their vectors, and measure the error.
@@ -62,16 +62,16 @@ def shortened(
     """
     transposed = sparse.csr_array(projection(length, dimension, seed).T)
 
-    def short(rows: np.ndarray) -> np.ndarray:
+    def sketch_rows(rows: np.ndarray) -> np.ndarray:
         return (transposed @ vectors(rows).T).T
 
-    some = rows[np.linspace(0, len(rows) - 1, min(ERROR_ROWS, len(rows))).astype(int)]
-    pairs = np.triu_indices(len(some), 1)
-    exact, rough = (_cosines(stacked(f, some, length))[pairs] for f in (vectors, short))
-    return short, float(np.sqrt(np.mean((exact - rough) ** 2))) if len(exact) else 0.0
+    sample = rows[np.linspace(0, len(rows) - 1, min(ERROR_ROWS, len(rows))).astype(int)]
+    pairs = np.triu_indices(len(sample), 1)
+    exact, rough = (_cosines(stack_rows(f, sample, length))[pairs] for f in (vectors, sketch_rows))
+    return sketch_rows, float(np.sqrt(np.mean((exact - rough) ** 2))) if len(exact) else 0.0
 
 
-def stacked(vectors: Vectors, rows: np.ndarray, length: int) -> np.ndarray:
+def stack_rows(vectors: Vectors, rows: np.ndarray, length: int) -> np.ndarray:
     """Return the vectors of all rows, computed in blocks of bounded memory."""
     return np.concatenate([vectors(block) for block in row_blocks(rows, length)])
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from harness.artifacts import Artifact, Run
-from harness.concepts.neighbours import by_cosine, by_overlap
+from harness.concepts.neighbours import nearest_by_cosine, nearest_by_overlap
 from harness.records import NEURON
 
 METRICS = ("cosine", "jaccard")
@@ -52,12 +52,12 @@ class SemanticSpace:
             return np.ones(len(self.neurons), dtype=bool)
         return np.asarray(~np.isnan(self.vectors).any(axis=1))
 
-    def rows(self, **wanted: object) -> np.ndarray:
-        """Return rows of neurons with a vector whose columns equal `wanted`, e.g. series="vgg"."""
-        chosen = self.placed.copy()
-        for column, value in wanted.items():
-            chosen &= (self.neurons[column] == value).to_numpy()
-        return np.flatnonzero(chosen)
+    def rows(self, **values: object) -> np.ndarray:
+        """Return rows of neurons with a vector whose columns equal `values`, e.g. series="vgg"."""
+        selected = self.placed.copy()
+        for column, value in values.items():
+            selected &= (self.neurons[column] == value).to_numpy()
+        return np.flatnonzero(selected)
 
     def similarity(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """Return similarities [queries, candidates] between rows, in [−1, 1]; NaN for rows
@@ -66,7 +66,7 @@ class SemanticSpace:
         if self.metric == "jaccard":
             left, right = sparse.csr_array(a), sparse.csr_array(b)
             shared = np.asarray((left @ right.T).todense(), dtype=float)
-            return _overlap(shared, left.sum(axis=1)[:, None], right.sum(axis=1)[None, :])
+            return _jaccard(shared, left.sum(axis=1)[:, None], right.sum(axis=1)[None, :])
         return unit_rows(a) @ unit_rows(b).T
 
     def paired(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ class SemanticSpace:
         if self.metric == "jaccard":
             left, right = sparse.csr_array(a), sparse.csr_array(b)
             shared = np.asarray(left.multiply(right).sum(axis=1), dtype=float).ravel()
-            return _overlap(shared, left.sum(axis=1), right.sum(axis=1))
+            return _jaccard(shared, left.sum(axis=1), right.sum(axis=1))
         return np.einsum("nd,nd->n", unit_rows(a), unit_rows(b))
 
     def nearest(
@@ -92,16 +92,16 @@ class SemanticSpace:
             candidates; -1 and NaN where a query has fewer than k candidates.
         """
         order = np.argsort(candidates, kind="stable")
-        place = np.searchsorted(candidates, queries, sorter=order)
-        place = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros_like(queries)
-        is_own = candidates[place] == queries if len(order) else np.zeros(len(queries), dtype=bool)
-        own = np.where(is_own, place, -1)
+        index = np.searchsorted(candidates, queries, sorter=order)
+        index = order[np.minimum(index, len(order) - 1)] if len(order) else np.zeros_like(queries)
+        is_own = candidates[index] == queries if len(order) else np.zeros(len(queries), dtype=bool)
+        own = np.where(is_own, index, -1)
         a, b = self.vectors[queries], self.vectors[candidates]
         if self.metric == "jaccard":
-            near, values = by_overlap(sparse.csr_array(a), sparse.csr_array(b), own, k)
+            columns, values = nearest_by_overlap(sparse.csr_array(a), sparse.csr_array(b), own, k)
         else:
-            near, values = by_cosine(unit_rows(a), unit_rows(b), own, k)
-        return np.where(near < 0, -1, candidates[near] if len(order) else -1), values
+            columns, values = nearest_by_cosine(unit_rows(a), unit_rows(b), own, k)
+        return np.where(columns < 0, -1, candidates[columns] if len(order) else -1), values
 
     def displacement(self, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
         """Compute 1 − similarity between two epochs for each channel of a series.
@@ -116,17 +116,17 @@ class SemanticSpace:
             for epoch in (epoch_from, epoch_to)
         ]
         both = epochs[0].merge(epochs[1], on=["layer", "channel"], suffixes=("_from", "_to"))
-        near = self.paired(both["row_from"].to_numpy(), both["row_to"].to_numpy())
-        return both[["layer", "channel"]].assign(displacement=1.0 - near)
+        similarity = self.paired(both["row_from"].to_numpy(), both["row_to"].to_numpy())
+        return both[["layer", "channel"]].assign(displacement=1.0 - similarity)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the space to save, apart from `neurons`."""
-        more = {"images": self.images, "metric": np.array(METRICS.index(self.metric))}
-        more["error"] = np.array(self.error)
+        common = {"images": self.images, "metric": np.array(METRICS.index(self.metric))}
+        common["error"] = np.array(self.error)
         if isinstance(self.vectors, np.ndarray):
-            return {"vectors": self.vectors, **more}
+            return {"vectors": self.vectors, **common}
         parts = {name: getattr(self.vectors, name) for name in ("data", "indices", "indptr")}
-        return {**parts, "shape": np.array(self.vectors.shape), **more}
+        return {**parts, "shape": np.array(self.vectors.shape), **common}
 
     def save(self, run: Run, fingerprint: str) -> None:
         run.save(Artifact("space_neurons", (self.method,)), self.neurons, fingerprint)
@@ -152,7 +152,7 @@ class SemanticSpace:
         )
 
 
-def _overlap(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _jaccard(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Compute the Jaccard similarity of sets from their sizes and the number of shared elements."""
     union = first + second - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

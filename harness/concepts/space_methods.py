@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from harness.concepts.image_embedding import mean_over_stimuli, solve_image_vectors
 from harness.concepts.neuron_embedding import SkipGram, ppmi_factors, skip_gram
-from harness.concepts.sketch import Vectors, row_blocks, shortened, stacked
+from harness.concepts.sketch import Vectors, row_blocks, sketch_vectors, stack_rows
 from harness.concepts.space import SemanticSpace, unit_rows
 from harness.records import NEURON, Checkpoint
 from harness.registry import Registry
@@ -72,10 +72,10 @@ class Evidence:
 
     @property
     def base_rows(self) -> np.ndarray:
-        same = (self.neurons["series"] == self.base.series) & (
+        is_base = (self.neurons["series"] == self.base.series) & (
             self.neurons["epoch"] == self.base.epoch
         )
-        return np.flatnonzero(same)
+        return np.flatnonzero(is_base)
 
 
 #: Function of the evidence, the parameters, a generator and the method's own name.
@@ -118,22 +118,18 @@ def gather_evidence(
     """
     stimuli = stimuli.sort_values([*NEURON, "rank"], kind="stable")
     neurons = stimuli.drop_duplicates(NEURON)[NEURON].reset_index(drop=True)
-    row = stimuli.groupby(NEURON, sort=True).ngroup().to_numpy()
+    rows = stimuli.groupby(NEURON, sort=True).ngroup().to_numpy()
     shape = (len(neurons), num_images)
     ones = np.ones(len(stimuli))
-    incidence = sparse.csr_array((ones, (row, stimuli["image_id"].to_numpy())), shape=shape)
-    of_base = neurons[(neurons["series"] == base.series) & (neurons["epoch"] == base.epoch)]
-    if len(of_base) < 2:
-        raise ValueError(
-            f"base {base} has {len(of_base)} living neurons; a space needs two or more"
-        )
-    of_base = of_base.assign(base_row=np.arange(len(of_base)))
-    listed = responsive.merge(of_base[["layer", "channel", "base_row"]], on=["layer", "channel"])
-    marks = sparse.csr_array(
-        (np.ones(len(listed)), (listed["base_row"].to_numpy(), listed["image_id"].to_numpy())),
-        shape=(len(of_base), num_images),
-    )
-    return Evidence(base, neurons, incidence, marks, lambda rows: activations(neurons.iloc[rows]))
+    incidence = sparse.csr_array((ones, (rows, stimuli["image_id"].to_numpy())), shape=shape)
+    bases = neurons[(neurons["series"] == base.series) & (neurons["epoch"] == base.epoch)]
+    if len(bases) < 2:
+        raise ValueError(f"base {base} has {len(bases)} living neurons; a space needs two or more")
+    bases = bases.assign(base_row=np.arange(len(bases)))
+    responses = responsive.merge(bases[["layer", "channel", "base_row"]], on=["layer", "channel"])
+    places = responses["base_row"].to_numpy(), responses["image_id"].to_numpy()
+    matrix = sparse.csr_array((np.ones(len(responses)), places), shape=(len(bases), num_images))
+    return Evidence(base, neurons, incidence, matrix, lambda rows: activations(neurons.iloc[rows]))
 
 
 @SPACES.add("sgns")
@@ -191,25 +187,25 @@ def correlation(
 ) -> SemanticSpace:
     """Correlation of the neurons' activations over the probe images; no embedding is learnt."""
 
-    def centred(rows: np.ndarray) -> np.ndarray:
+    def centre_rows(rows: np.ndarray) -> np.ndarray:
         activations = evidence.activations(rows)
         return activations - activations.mean(axis=1, keepdims=True)
 
     neurons, images = evidence.incidence.shape
     all_rows = np.arange(neurons)
-    over_images, error = _exact_or_sketched(centred, all_rows, images, parameters)
-    vectors = stacked(over_images, all_rows, images)
+    over_images, error = _sketch_if_large(centre_rows, all_rows, images, parameters)
+    vectors = stack_rows(over_images, all_rows, images)
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors, error=error)
 
 
-def _exact_or_sketched(
+def _sketch_if_large(
     vectors: Vectors, rows: np.ndarray, images: int, parameters: SpaceParameters
 ) -> tuple[Vectors, float]:
     """Return the vectors over the images, sketched if those of all rows do not fit into `dense`,
     and the error of a cosine."""
     if 8 * len(rows) * images <= parameters.dense * 2**30:
         return vectors, 0.0
-    return shortened(vectors, rows, images, parameters.sketch, SKETCH_SEED)
+    return sketch_vectors(vectors, rows, images, parameters.sketch, SKETCH_SEED)
 
 
 @SPACES.add("profile")
@@ -231,15 +227,15 @@ def profile(
     def profiles(rows: np.ndarray) -> np.ndarray:
         return rank_profiles(evidence.activations(rows), head, order)
 
-    over_images, error = _exact_or_sketched(profiles, base_rows, images, parameters)
-    base = stacked(over_images, base_rows, images)
-    common = base.mean(axis=0)
-    _, singular, axes = np.linalg.svd(unit_rows(base - common), full_matrices=False)
-    kept = min(parameters.profile_dimension, int((singular > 1e-6 * singular[0]).sum()))
-    projection = axes[:kept].T / np.cbrt(singular[:kept])
-    vectors = np.empty((len(evidence.neurons), kept), dtype=np.float32)
+    over_images, error = _sketch_if_large(profiles, base_rows, images, parameters)
+    base = stack_rows(over_images, base_rows, images)
+    base_mean = base.mean(axis=0)
+    _, singular, axes = np.linalg.svd(unit_rows(base - base_mean), full_matrices=False)
+    axis_count = min(parameters.profile_dimension, int((singular > 1e-6 * singular[0]).sum()))
+    projection = axes[:axis_count].T / np.cbrt(singular[:axis_count])
+    vectors = np.empty((len(evidence.neurons), axis_count), dtype=np.float32)
     for rows in row_blocks(np.arange(len(vectors)), images):
-        vectors[rows] = (over_images(rows) - common) @ projection
+        vectors[rows] = (over_images(rows) - base_mean) @ projection
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors, error=error)
 
 
@@ -251,9 +247,9 @@ def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndar
         head: share of the images over which the weight of the head falls to 1/e.
         order: weight of the normal scores; 1 - order is that of the head.
     """
-    place = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), highest last
-    strongest, scores = unit_rows(np.exp((place - 1) / head)), unit_rows(ndtri(place))
-    return unit_rows((1 - order) * strongest + order * scores)
+    ranks = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), highest last
+    head_weights, scores = unit_rows(np.exp((ranks - 1) / head)), unit_rows(ndtri(ranks))
+    return unit_rows((1 - order) * head_weights + order * scores)
 
 
 @SPACES.add("random")
@@ -279,19 +275,19 @@ def carry_over(
     `SkipGram`). The vector of any other neuron is the mean of those of its stimuli (Park et al.,
     2023); coverage is the share of its stimuli that are also stimuli of a base neuron.
     """
-    of_base = evidence.incidence[evidence.base_rows]
-    direct = np.diff(sparse.csc_array(of_base).indptr) > 0
-    images = solve_image_vectors(of_base, base_vectors)
-    images[~direct] = np.nan
+    base_incidence = evidence.incidence[evidence.base_rows]
+    is_direct = np.diff(sparse.csc_array(base_incidence).indptr) > 0
+    images = solve_image_vectors(base_incidence, base_vectors)
+    images[~is_direct] = np.nan
     images = indirect_vectors(evidence.responsive, images, parameters, rng, full)
 
-    known = np.asarray(np.isfinite(images).all(axis=1))
-    usable = sparse.csr_array(evidence.incidence @ sparse.diags_array(known.astype(float)))
+    has_vector = np.asarray(np.isfinite(images).all(axis=1))
+    usable = sparse.csr_array(evidence.incidence @ sparse.diags_array(has_vector.astype(float)))
     usable.eliminate_zeros()
-    vectors = mean_over_stimuli(usable) @ np.where(known[:, None], images, 0.0)
+    vectors = mean_over_stimuli(usable) @ np.where(has_vector[:, None], images, 0.0)
     vectors[np.diff(usable.indptr) == 0] = np.nan
     vectors[evidence.base_rows] = base_vectors
-    coverage = mean_over_stimuli(evidence.incidence) @ direct.astype(float)
+    coverage = mean_over_stimuli(evidence.incidence) @ is_direct.astype(float)
     return SemanticSpace(
         name, evidence.neurons.assign(coverage=coverage), vectors, "cosine", images
     )
@@ -309,16 +305,16 @@ def indirect_vectors(
     Images that activate the same responsive base neuron are drawn together by the objective of
     `skip_gram`; the known vectors stay fixed. Images that share no such neuron keep NaN.
     """
-    known = np.asarray(np.isfinite(images).all(axis=1))
+    has_vector = np.asarray(np.isfinite(images).all(axis=1))
     start = rng.uniform(-0.5, 0.5, images.shape)
-    start[known] = images[known]
+    start[has_vector] = images[has_vector]
     groups = sparse.csr_array(responsive)
     epochs, negatives = parameters.indirect_epochs, parameters.negatives
     learning = SkipGram(epochs, negatives, parameters.learning_rate, full)
-    learnt = skip_gram(groups, start, rng, learning, known)
+    result = skip_gram(groups, start, rng, learning, has_vector)
     shared = groups[np.diff(groups.indptr) > 1]
-    reached = np.asarray(shared.sum(axis=0)).ravel() > 0
+    is_reached = np.asarray(shared.sum(axis=0)).ravel() > 0
     if parameters.indirect_epochs == 0:
-        reached[:] = False
-    learnt[~(known | reached)] = np.nan
-    return learnt
+        is_reached[:] = False
+    result[~(has_vector | is_reached)] = np.nan
+    return result

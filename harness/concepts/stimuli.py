@@ -22,7 +22,7 @@ _LOW_MASK = (1 << _LOW_BITS) - 1
 _EMPTY = torch.iinfo(torch.int64).min
 
 
-def sortable(values: Tensor) -> Tensor:
+def sort_keys(values: Tensor) -> Tensor:
     """Map float32 to int64 in [−2^31, 2^31) with the same order; equal floats stay equal."""
     bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
@@ -61,10 +61,10 @@ class TopK:
             ValueError: a value is NaN.
         """
         if values.isnan().any():
-            bad = image_ids[values.isnan().any(dim=1)]
-            raise ValueError(f"activations of images {bad.tolist()[:5]} are NaN: broken weights?")
+            ids = image_ids[values.isnan().any(dim=1)]
+            raise ValueError(f"activations of images {ids.tolist()[:5]} are NaN: broken weights?")
         image_ids = image_ids.to(values.device)
-        keys = (sortable(values) << _LOW_BITS) | (_LOW_MASK - image_ids[:, None])
+        keys = (sort_keys(values) << _LOW_BITS) | (_LOW_MASK - image_ids[:, None])
         self._absorb(keys.T, values.T, positions.T.to(torch.int32))
 
     def merge(self, other: TopK) -> None:
@@ -80,15 +80,15 @@ class TopK:
             )
         self._absorb(other._keys, other._values, other._positions)
 
-    def least(self) -> Tensor:
+    def kth_largest(self) -> Tensor:
         """Return each neuron's k-th largest value, float32 [n]; −∞ for fewer than k images."""
-        last = self._values[:, -1]
-        return torch.where(self._keys[:, -1] == _EMPTY, -torch.inf, last)
+        smallest = self._values[:, -1]
+        return torch.where(self._keys[:, -1] == _EMPTY, -torch.inf, smallest)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays to save: keys int64, values float32, positions int32, each [n, k]."""
-        kept = {"keys": self._keys, "values": self._values, "positions": self._positions}
-        return {name: tensor.cpu().numpy() for name, tensor in kept.items()}
+        tensors = {"keys": self._keys, "values": self._values, "positions": self._positions}
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TopK:
@@ -101,9 +101,9 @@ class TopK:
 
     def _absorb(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
         keys = torch.cat([self._keys, keys], dim=1)
-        self._keys, chosen = keys.topk(self.k, dim=1)
-        self._values = torch.cat([self._values, values], dim=1).gather(1, chosen)
-        self._positions = torch.cat([self._positions, positions], dim=1).gather(1, chosen)
+        self._keys, selection = keys.topk(self.k, dim=1)
+        self._values = torch.cat([self._values, values], dim=1).gather(1, selection)
+        self._positions = torch.cat([self._positions, positions], dim=1).gather(1, selection)
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return image ids int64 [n, k] (−1 where there are fewer than k images), values and
@@ -206,9 +206,9 @@ def stimuli_table(
     neuron, rank = np.nonzero((activations > 0) & ~neurons["dead"].to_numpy()[:, None])
     position = places[neuron, rank] - extras[neuron]
     row, column = np.divmod(position, widths[neuron])
-    outside = position < 0  # of a class token: use the centre of the image
-    row = np.where(outside, (heights[neuron] - 1) / 2, row)
-    column = np.where(outside, (widths[neuron] - 1) / 2, column)
+    is_token = position < 0  # of a class token: use the centre of the image
+    row = np.where(is_token, (heights[neuron] - 1) / 2, row)
+    column = np.where(is_token, (widths[neuron] - 1) / 2, column)
     return pd.DataFrame(
         {
             "series": checkpoint.series,
@@ -231,8 +231,8 @@ def responsive_table(
     image_id, rank, layer, channel, activation."""
     neurons = neurons_of(layers)
     neuron = responses["neuron"].to_numpy()
-    named = {name: neurons[name].to_numpy()[neuron] for name in ("layer", "channel")}
+    names = {name: neurons[name].to_numpy()[neuron] for name in ("layer", "channel")}
     labels = {"series": checkpoint.series, "epoch": checkpoint.epoch}
-    return responses.assign(**labels, **named)[
+    return responses.assign(**labels, **names)[
         [*labels, "image_id", "rank", "layer", "channel", "activation"]
     ]

@@ -134,29 +134,30 @@ def ablate(
     """
     newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}
-    of_batches: list[list[dict[str, np.ndarray]]] = []
-    with ExitStack() as borrowing, torch.inference_mode():
-        running = borrowing.enter_context(execution(newer, layers, traced))
-        others: dict[str, Execution] = {}  # opened at first use; `zero` needs none
+    rows_of_batches: list[list[dict[str, np.ndarray]]] = []
+    with ExitStack() as stack, torch.inference_mode():
+        running = stack.enter_context(execution(newer, layers, traced))
+        executions: dict[str, Execution] = {}  # opened at first use; `zero` needs none
 
-        def outputs(name: str, model: nn.Module, shown: Callable[[Tensor], Tensor], given: Tensor):
-            """Return a function from a layer to its output; the first call runs the model."""
+        def outputs(name: str, model: nn.Module, make: Callable[[Tensor], Tensor], value: Tensor):
+            """Return a function from a layer to its output for the images `make(value)`; the model
+            runs at the first call."""
 
             @cache
-            def started() -> Execution:
-                if name not in others:
-                    others[name] = borrowing.enter_context(execution(model, layers, traced))
-                others[name].start(shown(given))
-                return others[name]
+            def start() -> Execution:
+                if name not in executions:
+                    executions[name] = stack.enter_context(execution(model, layers, traced))
+                executions[name].start(make(value))
+                return executions[name]
 
-            return lambda layer: started().output(layer)
+            return lambda layer: start().output(layer)
 
         means = cache(lambda: _means(newer, layers, images.reference()))
         for ids, batch in images.batches:
-            untouched = running.start(batch)
+            base_logits = running.start(batch)
             maps = Maps(  # copies, as a user's ablation may write to them
                 lambda layer: running.output(layer).clone(),
-                outputs("older", models.older, lambda shown: shown, batch),
+                outputs("older", models.older, lambda images: images, batch),
                 outputs("donors", newer, images.donors, ids),
                 lambda layer: means()[layer].clone(),
             )
@@ -168,21 +169,21 @@ def ablate(
                 }
                 for arm in arms
             ]
-            together = max(1, batch_size // len(batch))
-            logits = [untouched, *running.rerun_many([c for c in changes if c], together)]
-            ways = [f"after ablation {ablation!r} of {a.labels[0][1]} in {a.layer}"
-                    for a, change in zip(arms, changes, strict=True) if change]  # fmt: skip
-            before, *rest = _outcomes(logits, as_target(target), ["without ablation", *ways])
+            arms_per_pass = max(1, batch_size // len(batch))
+            logits = [base_logits, *running.rerun_many([c for c in changes if c], arms_per_pass)]
+            origins = [f"after ablation {ablation!r} of {a.labels[0][1]} in {a.layer}"
+                       for a, change in zip(arms, changes, strict=True) if change]  # fmt: skip
+            before, *rest = _outcomes(logits, as_target(target), ["without ablation", *origins])
             outcomes = iter(rest)
             rows = []
             for arm, change in zip(arms, changes, strict=True):
                 after = next(outcomes) if change else before
                 rows += [_rows(ids, arm.layer, label, before, after) for label in arm.labels]
-            of_batches.append(rows)
-    nothing: Outcome = {name: np.empty(0, kind) for name, kind in OUTCOMES.items()}
-    none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
+            rows_of_batches.append(rows)
+    no_outcome: Outcome = {name: np.empty(0, kind) for name, kind in OUTCOMES.items()}
+    no_rows = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), no_outcome, no_outcome)
     # arm after arm, so that the order of the rows does not depend on the batches
-    parts = [row for rows in zip(*of_batches, strict=True) for row in rows] or [none]
+    parts = [row for rows in zip(*rows_of_batches, strict=True) for row in rows] or [no_rows]
     return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -193,12 +194,12 @@ def _replacement(ablation: str, maps: Maps, running: Execution, layer: str) -> T
         value = replace(maps, layer)
     if isinstance(value, Tensor) and (value.shape, value.dtype) == (output.shape, output.dtype):
         return value
-    got = type(value).__name__
+    kind = type(value).__name__
     if isinstance(value, Tensor):
-        got = f"{tuple(value.shape)} of {value.dtype}"
+        kind = f"{tuple(value.shape)} of {value.dtype}"
     raise ValueError(
         f"ablation {ablation!r} must return a tensor like the output of layer {layer!r}, "
-        f"{tuple(output.shape)} of {output.dtype}; got {got}"
+        f"{tuple(output.shape)} of {output.dtype}; got {kind}"
     )
 
 
@@ -210,12 +211,12 @@ def _means(
         raise ValueError("ablation 'mean' needs importance images of the class")
     total: dict[str, Tensor] = {}
 
-    def summed(maps: Tensor, _: Layer) -> Tensor:  # on the CPU: Apple's GPUs have no float64
+    def sum_maps(maps: Tensor, _: Layer) -> Tensor:  # on the CPU: Apple's GPUs have no float64
         return maps.cpu().double().sum(dim=0, keepdim=True)
 
-    keep = ActivationRecorder(model, layers, summed)
+    hooks = ActivationRecorder(model, layers, sum_maps)
     outputs: dict[str, Tensor] = {}
-    with borrowed(model), keep as record, torch.no_grad():
+    with borrowed(model), hooks as record, torch.no_grad():
         for batch in batches:
             run_network(model, batch, "for its mean maps")
             for name, part in record.kept.items():
@@ -224,8 +225,8 @@ def _means(
     with execution(model, layers) as running:
         running.start(batches[0][:1])
         for layer in layers:
-            now = running.output(layer.name)
-            outputs[layer.name] = layer.like_output((total[layer.name] / count).to(now), now)
+            output = running.output(layer.name)
+            outputs[layer.name] = layer.like_output((total[layer.name] / count).to(output), output)
     return outputs
 
 
@@ -235,8 +236,8 @@ OUTCOMES = {"correct": bool, "top5": bool, "probability": np.float32, "objective
 Outcome = dict[str, np.ndarray]
 
 
-def _outcomes(outputs: Sequence[Tensor], target: Target, ways: Sequence[str]) -> list[Outcome]:
-    """Compute, for several outputs [batch, width], the values of OUTCOMES, each [batch]. `ways`
+def _outcomes(outputs: Sequence[Tensor], target: Target, origins: Sequence[str]) -> list[Outcome]:
+    """Compute, for several outputs [batch, width], the values of OUTCOMES, each [batch]. `origins`
     says how each was computed, for messages.
 
     The rank of the class is one plus the number of larger scores, so a tie counts as correct and
@@ -245,23 +246,23 @@ def _outcomes(outputs: Sequence[Tensor], target: Target, ways: Sequence[str]) ->
     Raises:
         ValueError: an output or an objective is NaN or infinite.
     """
-    together = torch.stack(list(outputs)).cpu()
+    stacked = torch.stack(list(outputs)).cpu()
     # in the precision of the outputs: a user's objective may hold tensors of its own
-    value = target.value(together.flatten(0, 1)).view(together.shape[:2])
-    defined = together.isfinite().all(dim=2) & value.isfinite()
-    if not defined.all():
-        first = int((~defined).any(dim=1).nonzero()[0])
+    value = target.value(stacked.flatten(0, 1)).view(stacked.shape[:2])
+    is_defined = stacked.isfinite().all(dim=2) & value.isfinite()
+    if not is_defined.all():
+        first = int((~is_defined).any(dim=1).nonzero()[0])
         raise ValueError(
-            f"{ways[first]}, the network's outputs or their objective are NaN or infinite for "
-            f"{int((~defined[first]).sum())} of {defined.shape[1]} images; {UNDEFINED}"
+            f"{origins[first]}, the network's outputs or their objective are NaN or infinite "
+            f"for {int((~is_defined[first]).sum())} of {is_defined.shape[1]} images; {UNDEFINED}"
         )
-    scores = target.scores(together.flatten(0, 1)).view(*together.shape[:2], -1).double()
-    own = scores[:, :, target.label]
-    larger = (scores > own[:, :, None]).sum(dim=2)
+    scores = target.scores(stacked.flatten(0, 1)).view(*stacked.shape[:2], -1).double()
+    own_score = scores[:, :, target.label]
+    larger_scores = (scores > own_score[:, :, None]).sum(dim=2)
     probability = scores.softmax(dim=2)[:, :, target.label].float()
-    values = (larger < 1, larger < 5, probability, value.float())
+    values = (larger_scores < 1, larger_scores < 5, probability, value.float())
     return [
-        dict(zip(OUTCOMES, (of_all.numpy() for of_all in row), strict=True))
+        dict(zip(OUTCOMES, (column.numpy() for column in row), strict=True))
         for row in zip(*values, strict=True)
     ]
 

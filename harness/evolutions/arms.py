@@ -90,7 +90,7 @@ class ArmParameters:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Ranking:
     """The input of a family of arms: one class and pair of epochs, ranked by one importance method.
 
     Layers in which no neuron changed are absent everywhere.
@@ -113,7 +113,7 @@ class Ranked:
     def bins(self) -> dict[str, list[np.ndarray]]:
         """Layer -> its channels, divided into bins."""
         return {
-            layer: bins_of(channels, self.parameters.bins) for layer, channels in self.order.items()
+            layer: to_bins(channels, self.parameters.bins) for layer, channels in self.order.items()
         }
 
 
@@ -130,7 +130,7 @@ class Family:
         other_class: the sets depend on the ranking for another class.
     """
 
-    sets: Callable[[Ranked], Sets]
+    sets: Callable[[Ranking], Sets]
     control: bool = False
     each_layer: bool = True
     benchmark: bool = False
@@ -138,7 +138,7 @@ class Family:
     other_class: bool = False
 
 
-def _quarters(ranked: Ranked) -> Sets:
+def _quarters(ranked: Ranking) -> Sets:
     """Return `q1` (most important) to `qB`; every neuron is in exactly one."""
     sets: Sets = {}
     for layer, parts in ranked.bins.items():
@@ -147,7 +147,7 @@ def _quarters(ranked: Ranked) -> Sets:
     return sets
 
 
-def _cumulative(ranked: Ranked) -> Sets:
+def _cumulative(ranked: Ranking) -> Sets:
     """Return `most` and `least`: set i holds the first, or the last, i/S of each layer."""
     sets: Sets = {}
     steps = ranked.parameters.steps
@@ -159,7 +159,7 @@ def _cumulative(ranked: Ranked) -> Sets:
     return sets
 
 
-def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
+def _matched(arm: str, method: str, ranked: Ranking) -> Sets:
     """Match each neuron of `q1` with one of its layer, not in `q1`, of a similar score."""
     sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
     partners = {
@@ -169,18 +169,18 @@ def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
     return {(arm, 0): partners}
 
 
-def _other_class(ranked: Ranked) -> Sets:
+def _other_class(ranked: Ranking) -> Sets:
     """Return the most important bin of another class: does the ranking depend on the class?"""
     if ranked.order_of_other_class is None:
         return {}
     bins = ranked.parameters.bins
     first = {
-        layer: bins_of(channels, bins)[0] for layer, channels in ranked.order_of_other_class.items()
+        layer: to_bins(channels, bins)[0] for layer, channels in ranked.order_of_other_class.items()
     }
     return {("other_class", 0): first}
 
 
-def _random(ranked: Ranked, first: int, last: int) -> Sets:
+def _random(ranked: Ranking, first: int, last: int) -> Sets:
     """Draw sets of the size of `q1` from all neurons of each layer; each draw has its own seed."""
     sets: Sets = {}
     for draw in range(first, last):
@@ -222,31 +222,31 @@ def families(control: bool, benchmark: bool) -> list[Family]:
     return [f for f in all_families if f.control == control and f.benchmark == benchmark]
 
 
-def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
+def to_bins(channels: np.ndarray, bins: int) -> list[np.ndarray]:
     """Divide ranked channels into bins. Of three or more bins, the first and last have the same
     size, so that they can be compared; the middle bins take the remainder."""
-    size, rest = divmod(len(channels), bins)
+    size, remainder = divmod(len(channels), bins)
     sizes = np.full(bins, size)
-    inner = np.arange(1, bins - 1) if bins > 2 else np.arange(bins)
-    middle_first = inner[np.argsort(np.abs(inner - (bins - 1) / 2), kind="stable")]
-    for extra in range(rest):
+    middle = np.arange(1, bins - 1) if bins > 2 else np.arange(bins)
+    middle_first = middle[np.argsort(np.abs(middle - (bins - 1) / 2), kind="stable")]
+    for extra in range(remainder):
         sizes[middle_first[extra % len(middle_first)]] += 1
     return np.split(channels, np.cumsum(sizes)[:-1])
 
 
-def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray:
+def match(channels: np.ndarray, candidates: np.ndarray, sizes: pd.Series) -> np.ndarray:
     """Assign to each chosen channel a different one of the others (disjoint) of a similar size.
 
     The sum of the differences in log size (channel -> size, >= 0) is minimised. There are as many
     partners as chosen channels, or all others if these are fewer.
     """
     floor = np.finfo(float).tiny  # so that neurons of size 0 can be matched, best with each other
-    here, there = (
-        np.log(np.maximum(size.loc[channels].to_numpy(dtype=float), floor))
-        for channels in (chosen, others)
+    log_sizes, candidate_log_sizes = (
+        np.log(np.maximum(sizes.loc[group].to_numpy(dtype=float), floor))
+        for group in (channels, candidates)
     )
-    _, partner = linear_sum_assignment(np.abs(here[:, None] - there[None, :]))
-    return others[partner]
+    _, partner = linear_sum_assignment(np.abs(log_sizes[:, None] - candidate_log_sizes[None, :]))
+    return candidates[partner]
 
 
 def ranks(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
@@ -277,33 +277,33 @@ def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def arms_of(
-    sets: Sets, method: str, alone: Collection[str], layers: Sequence[Layer], untouched: bool
+def make_arms(
+    sets: Sets, method: str, each_layer: Collection[str], layers: Sequence[Layer], untouched: bool
 ) -> list[Arm]:
     """Return each set as an arm in all layers at once, some also in each alone, equal ones as one.
 
     Args:
         method: its name, or CONTROLS.
-        alone: names of the arms that are also run in each layer alone.
+        each_layer: names of the arms that are also run in each layer alone.
         layers: the layers in which arms are run.
         untouched: add the arm `none`, which ablates nothing.
     """
     arms: list[Arm] = []
     names = [layer.name for layer in layers]
-    for place in [JOINT, *names]:
-        same: dict[tuple[object, ...], Arm] = {}
+    for layer in [JOINT, *names]:
+        arm_of_set: dict[tuple[object, ...], Arm] = {}
         for (arm, draw), by_layer in sets.items():
-            places = names if place == JOINT else [place]
-            chosen = {name: np.sort(by_layer[name]) for name in places if name in by_layer}
-            chosen = {name: channels for name, channels in chosen.items() if len(channels)}
-            if not chosen or (place != JOINT and arm not in alone):
+            places = names if layer == JOINT else [layer]
+            selection = {name: np.sort(by_layer[name]) for name in places if name in by_layer}
+            selection = {name: channels for name, channels in selection.items() if len(channels)}
+            if not selection or (layer != JOINT and arm not in each_layer):
                 continue
-            key = tuple((name, channels.tobytes()) for name, channels in chosen.items())
-            channels = {name: torch.from_numpy(some) for name, some in chosen.items()}
-            same.setdefault(key, Arm(place, channels, [])).labels.append((method, arm, draw))
-        arms += same.values()
-        if untouched and (same or place == JOINT):
-            arms.append(Arm(place, {}, [(method, "none", 0)]))
+            key = tuple((name, channels.tobytes()) for name, channels in selection.items())
+            channels = {name: torch.from_numpy(group) for name, group in selection.items()}
+            arm_of_set.setdefault(key, Arm(layer, channels, [])).labels.append((method, arm, draw))
+        arms += arm_of_set.values()
+        if untouched and (arm_of_set or layer == JOINT):
+            arms.append(Arm(layer, {}, [(method, "none", 0)]))
     return arms
 
 

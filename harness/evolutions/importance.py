@@ -210,9 +210,9 @@ def sensitivities(
         ValueError: any other value is NaN or infinite.
     """
     pieces: dict[str, list[Tensor]] = {layer.name: [] for layer in models.layers}
-    both = target if isinstance(target, tuple) else (as_target(target),) * 2
+    targets = target if isinstance(target, tuple) else (as_target(target),) * 2
     with execution(models.newer, models.layers) as running, torch.no_grad():
-        case = Case(models, running, batches, others, *both, path_steps, rng)
+        case = Case(models, running, batches, others, *targets, path_steps, rng)
         first = 0
         for batch in batches:
             change = Change(case, batch, first)
@@ -220,30 +220,30 @@ def sensitivities(
             with users_code("importance method", method.sensitivity):
                 returned = method.sensitivity(change)
             for layer in models.layers:
-                pieces[layer.name].append(_checked(method, returned, layer, len(batch)))
-    joined = {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
-    for name, every in joined.items():
-        count = int((~np.isfinite(every)).sum())
-        if count and not np.isnan(every).all():
+                pieces[layer.name].append(_layer_part(method, returned, layer, len(batch)))
+    by_layer = {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
+    for name, values in by_layer.items():
+        count = int((~np.isfinite(values)).sum())
+        if count and not np.isnan(values).all():
             raise ValueError(
-                f"{count} of {every.size} sensitivities in layer {name!r} are NaN or infinite; "
+                f"{count} of {values.size} sensitivities in layer {name!r} are NaN or infinite; "
                 f"{UNDEFINED}"
             )
-    return joined
+    return by_layer
 
 
-def _checked(method: ImportanceMethod, sensitivity: object, layer: Layer, images: int) -> Tensor:
+def _layer_part(method: ImportanceMethod, returned: object, layer: Layer, images: int) -> Tensor:
     """Return a layer's part of what a method returned. Raises ValueError if it cannot be that."""
-    values = sensitivity.get(layer.name) if isinstance(sensitivity, dict) else None
+    values = returned.get(layer.name) if isinstance(returned, dict) else None
     shape = (images, layer.channels)
     if isinstance(values, Tensor) and values.shape == shape and not values.is_complex():
         return values.detach()
-    kind = type(sensitivity if values is None else values).__name__
-    got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {kind}"
+    type_name = type(returned if values is None else values).__name__
+    actual = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type_name}"
     name = getattr(method.sensitivity, "__name__", method.sensitivity)
     raise ValueError(
         f"importance method {name!r} must return a dict with a real tensor [batch, channels] of "
-        f"each layer, for {layer.name!r} of shape {shape}; got {got}"
+        f"each layer, for {layer.name!r} of shape {shape}; got {actual}"
     )
 
 
@@ -282,17 +282,17 @@ def split_half(
         which it is defined; NaN if there are none), left_out (number of draws without a rho,
         because all scores of a set are equal).
     """
-    most = len(sensitivity) // 2
-    sizes = sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most})
-    summed = (sensitivity > 0).astype(float) if share else sensitivity
+    half = len(sensitivity) // 2
+    sizes = sorted({*(2**power for power in range(half.bit_length()) if 2**power <= half), half})
+    values = (sensitivity > 0).astype(float) if share else sensitivity
     if np.isnan(sensitivity).all():  # undefined; `NaN > 0` would be a share of 0
-        summed = sensitivity
+        values = sensitivity
     rows = []
     for size in (size for size in sizes if size):
-        chosen = np.stack([rng.permutation(len(sensitivity)) for _ in range(draws)])
+        orders = np.stack([rng.permutation(len(sensitivity)) for _ in range(draws)])
         # the scores of both halves of every draw, each [draws, channels]
         first, second = (
-            summed[half].mean(axis=1) for half in (chosen[:, :size], chosen[:, size : 2 * size])
+            values[ids].mean(axis=1) for ids in (orders[:, :size], orders[:, size : 2 * size])
         )
         rho = _spearman(first, second)
         valid = np.isfinite(rho)

@@ -47,7 +47,7 @@ class Case:
     path_steps: int
     rng: np.random.Generator
 
-    def _drawn(self) -> dict[str, Tensor]:
+    def _draw(self) -> dict[str, Tensor]:
         """Draw numbers in [0, 1): layer name -> [images, channels], independent of the batches."""
         count = sum(len(batch) for batch in self.batches)
         return {
@@ -58,14 +58,14 @@ class Case:
     @cached_property
     def chance(self) -> dict[str, Tensor]:
         """Layer name -> random numbers [images, channels]."""
-        return self._drawn()
+        return self._draw()
 
     @cached_property
     def contexts(self) -> list[dict[str, Tensor]]:
         """CONTEXTS random masks: layer name -> which neurons are reverted for which image, bool
         [images, channels], each with probability CONTEXT_SHARE."""
         return [
-            {name: drawn < CONTEXT_SHARE for name, drawn in self._drawn().items()}
+            {name: drawn < CONTEXT_SHARE for name, drawn in self._draw().items()}
             for _ in range(CONTEXTS)
         ]
 
@@ -78,26 +78,26 @@ class Case:
         the other images, each normal of length one (TCAV; Kim et al., 2018, section 3). NaN if
         there are no other classes.
         """
-        mine, others = (
-            [self._pooled(batch) for batch in batches] for batches in (self.batches, self.others())
+        own, other = (
+            [self._pool(batch) for batch in batches] for batches in (self.batches, self.others())
         )
-        if not others:
+        if not other:
             layers = self.models.layers
             return {layer.name: torch.full((layer.channels,), torch.nan) for layer in layers}
         return {
             layer.name: concept_vector(
-                torch.cat([pooled[layer.name] for pooled in mine]).cpu().numpy(),
-                torch.cat([pooled[layer.name] for pooled in others]).cpu().numpy(),
+                torch.cat([pooled[layer.name] for pooled in own]).cpu().numpy(),
+                torch.cat([pooled[layer.name] for pooled in other]).cpu().numpy(),
                 self.rng,
             )
             for layer in self.models.layers
         }
 
-    def _pooled(self, batch: Tensor) -> dict[str, Tensor]:
-        keep = ActivationRecorder(
+    def _pool(self, batch: Tensor) -> dict[str, Tensor]:
+        hooks = ActivationRecorder(
             self.models.newer, self.models.layers, lambda maps, _: maps.mean(dim=2)
         )
-        return _kept(keep, batch, "for the concept vectors of its layers")
+        return _record(hooks, batch, "for the concept vectors of its layers")
 
 
 class Change:
@@ -165,8 +165,8 @@ class Change:
                 point = torch.lerp(start, end, (step + 0.5) / steps).requires_grad_()
                 with torch.enable_grad():
                     output = running.rerun({layer.name: partial(layer.like_output, point)})
-                    own = self.case.newer_target.value(output).sum()
-                    (gradient,) = torch.autograd.grad(own, point)
+                    objective = self.case.newer_target.value(output).sum()
+                    (gradient,) = torch.autograd.grad(objective, point)
                 total += gradient
             means[layer.name] = total / steps
         return means
@@ -181,19 +181,19 @@ class Change:
         """
         steps = 2 * self.case.path_steps
         total: dict[str, Tensor] = {}
-        last: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+        previous: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         for step in range(steps + 1):
-            now = maps_and_gradients(
+            current = maps_and_gradients(
                 self.case.models.newer,
                 self.layers,
                 self._batch * (step / steps),
                 self.case.newer_target,
             )
-            if last is not None:
-                for name, maps in now[0].items():
-                    part = (last[1][name] * (maps - last[0][name])).sum(dim=2)
+            if previous is not None:
+                for name, maps in current[0].items():
+                    part = (previous[1][name] * (maps - previous[0][name])).sum(dim=2)
                     total[name] = total[name] + part if name in total else part
-            last = now
+            previous = current
         return total
 
     def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -209,13 +209,13 @@ class Change:
             for name, mask in masks.items()
         }
 
-        def partly(layer: Layer, output: Tensor) -> Tensor:
-            now, old = layer.channel_first(output), self.maps_from[layer.name]
-            return layer.like_output(now + parts[layer.name][:, :, None] * (old - now), output)
+        def blend(layer: Layer, output: Tensor) -> Tensor:
+            new, old = layer.channel_first(output), self.maps_from[layer.name]
+            return layer.like_output(new + parts[layer.name][:, :, None] * (old - new), output)
 
         running.start(self._batch)
         with torch.enable_grad():
-            output = running.rerun({layer.name: partial(partly, layer) for layer in self.layers})
+            output = running.rerun({layer.name: partial(blend, layer) for layer in self.layers})
             gradients = torch.autograd.grad(
                 self.case.newer_target.margin(output).sum(),
                 list(parts.values()),
@@ -250,27 +250,27 @@ class Change:
         }
 
 
-def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Average the unit normals of linear classifiers that separate `mine` from random halves of
+def concept_vector(members: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Average the unit normals of linear classifiers that separate `members` from random halves of
     `others` (maps averaged over space, float [images, channels]): float64 [channels]."""
     from sklearn.linear_model import LogisticRegression
 
     normals = []
     for _ in range(CONCEPT_DRAWS):
         half = rng.choice(len(others), -(-len(others) // 2), replace=False)
-        features = np.concatenate([mine, others[half]]).astype(np.float64)
+        features = np.concatenate([members, others[half]]).astype(np.float64)
         # one factor for all channels, so that the scale of the layer has no effect
         features /= max(float(features.std()), np.finfo(float).tiny)
-        labels = np.repeat([1, 0], [len(mine), len(half)])
+        labels = np.repeat([1, 0], [len(members), len(half)])
         normal = LogisticRegression(max_iter=200).fit(features, labels).coef_[0]
         normals.append(normal / max(float(np.linalg.norm(normal)), np.finfo(float).tiny))
     return torch.from_numpy(np.mean(normals, axis=0))
 
 
-def _kept(keep: ActivationRecorder[Tensor], batch: Tensor, purpose: str) -> dict[str, Tensor]:
+def _record(hooks: ActivationRecorder[Tensor], batch: Tensor, purpose: str) -> dict[str, Tensor]:
     """Run a model once without gradients, and return what is kept of its layers."""
-    with borrowed(keep.model), torch.no_grad(), keep as record:
-        run_network(keep.model, batch, purpose)
+    with borrowed(hooks.model), torch.no_grad(), hooks as record:
+        run_network(hooks.model, batch, purpose)
     return record.kept
 
 
@@ -291,9 +291,9 @@ class _Side:
     def maps(self) -> dict[str, Tensor]:
         if not self._maps:
             model, layers, batch, _ = self._inputs
-            keep = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
-            kept = _kept(keep, batch, "for the maps of its layers")
-            self._maps = {name: maps.float() for name, maps in kept.items()}
+            hooks = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
+            recorded = _record(hooks, batch, "for the maps of its layers")
+            self._maps = {name: maps.float() for name, maps in recorded.items()}
         return self._maps
 
     @property
@@ -339,8 +339,8 @@ def maps_and_gradients(
             break
     names = [layer.name for layer in layers]
     # float32 from here on, whatever the precision of the network
-    of_maps, of_gradients = (
+    maps_by_layer, gradients_by_layer = (
         {name: value.detach().float() for name, value in zip(names, values, strict=True)}
         for values in (maps, gradients)
     )
-    return of_maps, of_gradients
+    return maps_by_layer, gradients_by_layer

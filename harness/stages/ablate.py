@@ -23,12 +23,12 @@ from harness.randomness import generator
 from harness.records import ARM, CONTROLS, JOINT, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import fitting_size, layer_names, open_pair
+from harness.stages.checkpoints import fit_pass_size, layer_names, open_pair
 from harness.stages.evolve import score_works
-from harness.stages.prototypes import prototypes_read, says, targets
+from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Step, Value, Work
-from harness.stages.study import AblationStudy, place, reversion_study
+from harness.stages.study import AblationStudy, pair_key, reversion_study
 
 _SETS = [*PAIR, "class_id", "method", "arm", "draw", "each_layer", "layer", "channel"]
 _RECORDS = [
@@ -67,7 +67,7 @@ class ChooseSets(Work):
         if self.method != CONTROLS:
             methods[self.method] = None
             if any(family.other_class for family in self._families):
-                others = (self.study.following(class_id) for class_id in self.classes)
+                others = (self.study.other_class(class_id) for class_id in self.classes)
                 blocks += [self.study.block_of(c) for c in others if c is not None]
         return tuple(
             self.study.scores(self.pair, method, block)
@@ -91,18 +91,18 @@ class ChooseSets(Work):
 
         tables = []
         for class_id in self.classes:
-            changed = arms.changed_layers(scores(class_id, "change"))
-            order, other = changed, study.following(class_id)
-            theirs = None
+            channels = arms.changed_layers(scores(class_id, "change"))
+            order, other_class = channels, study.other_class(class_id)
+            other_order = None
             if self.method != CONTROLS:
-                order = arms.by_rank(scores(class_id, self.method), changed)
-                if other is not None and any(family.other_class for family in self._families):
-                    theirs = arms.by_rank(scores(other, self.method), changed)
-            ranked = arms.Ranked(
+                order = arms.by_rank(scores(class_id, self.method), channels)
+                if other_class is not None and any(family.other_class for family in self._families):
+                    other_order = arms.by_rank(scores(other_class, self.method), channels)
+            ranked = arms.Ranking(
                 study.arm_parameters,
                 order,
                 partial(scores, class_id),
-                theirs,
+                other_order,
                 partial(_generator, study.config.seed, pair, class_id),
             )
             for family in self._families:
@@ -115,7 +115,7 @@ class ChooseSets(Work):
 def _generator(
     seed: int, pair: Pair, class_id: int, purpose: str, draw: int
 ) -> np.random.Generator:
-    return generator(seed, purpose, *place(pair), class_id, draw)
+    return generator(seed, purpose, *pair_key(pair), class_id, draw)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class RunArms(Work):
     def reads(self) -> tuple[Artifact, ...]:
         # the sets depend on the checkpoints, layers and test images through their scores
         sets = self.study.sets(self.pair, self.kind, self.method, self.classes)
-        return sets, *prototypes_read(self.source, self.pair.epoch_to)
+        return sets, *prototype_artifacts(self.source, self.pair.epoch_to)
 
     @property
     def depends(self) -> object:
@@ -158,21 +158,21 @@ class RunArms(Work):
         models, config = open_pair(run, self.source, self.pair), self.study.config
         images = series_images(run, self.source, config)
         names = self.study.layers.get(self.source.name)
-        wanted = [layer for layer in models.layers if names is None or layer.name in names]
-        saved = run.table(self.reads[0])
+        layers = [layer for layer in models.layers if names is None or layer.name in names]
+        all_sets = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
-        measured = targets(run, self.source, self.pair.epoch_to)
-        what, memory = f"ablation of series {self.source.name!r}", room(models.older, models.newer)
-        reverting, few = partial(revert_few, models, images), min(FEWEST, len(images.images))
-        batch_size = fitting_size(run, what, reverting, few, config.revert.batch_size, memory)
+        target_of = load_targets(run, self.source, self.pair.epoch_to)
+        label, memory = f"ablation of series {self.source.name!r}", room(models.older, models.newer)
+        reverting, count = partial(revert_few, models, images), min(FEWEST, len(images.images))
+        batch_size = fit_pass_size(run, label, reverting, count, config.revert.batch_size, memory)
         frames = []
         for class_id in self.classes:
-            table = saved[saved["class_id"] == class_id]
-            alone = set(table.loc[table["each_layer"], "arm"])
+            table = all_sets[all_sets["class_id"] == class_id]
+            each_layer = set(table.loc[table["each_layer"], "arm"])
             sets = arms.from_table(table)
-            wanted_arms = arms.arms_of(sets, self.method, alone, wanted, untouched)
-            target = measured(class_id)
-            work = partial(self._ablated, models, images, class_id, wanted_arms, target)
+            class_arms = arms.make_arms(sets, self.method, each_layer, layers, untouched)
+            target = target_of(class_id)
+            work = partial(self._ablate, models, images, class_id, class_arms, target)
             rows = halving(work, batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
             advance(1)
@@ -180,41 +180,41 @@ class RunArms(Work):
         table = table.assign(**vars(self.pair), ablation=self.ablation, split=self.split)[_RECORDS]
         yield table.astype(dict.fromkeys(_LABELS, "category") | {"draw": "int16"})
 
-    def _ablated(
+    def _ablate(
         self,
         models: ModelPair,
         images: SeriesImages,
         class_id: int,
-        wanted: list[Arm],
+        class_arms: list[Arm],
         target: Target,
         size: int,
     ) -> pd.DataFrame:
         """Return the records of one class, computed with `size` images per pass."""
         seed = images.config.seed
-        shown = Images(
-            images.batches(images_shown(images, class_id, self.split), size),
-            partial(images.of_importance, class_id, size),
-            lambda ids: images.batch(donors(images.images, ids, seed)),
+        class_images = Images(
+            images.batches(arm_images(images, class_id, self.split), size),
+            partial(images.importance_batches, class_id, size),
+            lambda ids: images.batch(choose_donors(images.images, ids, seed)),
         )
         with resources().device.computing():
-            return ablate(models, wanted, shown, target, self.ablation, size)
+            return ablate(models, class_arms, class_images, target, self.ablation, size)
 
 
-def images_shown(images: SeriesImages, class_id: int, split: str) -> np.ndarray:
+def arm_images(images: SeriesImages, class_id: int, split: str) -> np.ndarray:
     """Return the ids of the images of a class on which arms are run in one split."""
-    most = images.config.revert.importance_images if split == "importance" else None
-    return images.parts(class_id)[split][:most]
+    limit = images.config.revert.importance_images if split == "importance" else None
+    return images.parts(class_id)[split][:limit]
 
 
-def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
+def choose_donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
     """Return one image of another class per image; the choice does not depend on the batches."""
-    chosen = []
-    for image in ids.tolist():
-        others = np.flatnonzero(images.labels != images.labels[image])
+    donors = []
+    for image_id in ids.tolist():
+        others = np.flatnonzero(images.labels != images.labels[image_id])
         if not len(others):
             raise ValueError("ablation 'resample' needs images of a second class")
-        chosen.append(generator(seed, "donor of maps", image).choice(others))
-    return np.array(chosen)
+        donors.append(generator(seed, "donor of maps", image_id).choice(others))
+    return np.array(donors)
 
 
 def set_works(study: AblationStudy) -> list[ChooseSets]:
@@ -244,39 +244,39 @@ def arm_works(study: AblationStudy) -> list[RunArms]:
 def revert_few(models: ModelPair, images: SeriesImages) -> None:
     """Revert all neurons for the smallest batch, to measure the cost of one image: no other
     ablation keeps more than the maps of two models."""
-    batch = images.few()
-    every = {layer.name: torch.arange(layer.channels) for layer in models.layers}
-    shown = Images([(torch.arange(len(batch)), batch)])
+    batch = images.smallest_batch()
+    channels = {layer.name: torch.arange(layer.channels) for layer in models.layers}
+    batches = Images([(torch.arange(len(batch)), batch)])
     with resources().device.computing():
-        ablate(models, [Arm(JOINT, every, [("", "", 0)])], shown, 0)
+        ablate(models, [Arm(JOINT, channels, [("", "", 0)])], batches, 0)
 
 
 def study_steps(
-    study: AblationStudy, plan: Plan, more: Mapping[str, list[Artifact]] | None = None
+    study: AblationStudy, plan: Plan, extra_contents: Mapping[str, list[Artifact]] | None = None
 ) -> Iterator[Step]:
     """Choose sets of scored neurons, ablate them, and record which artifacts hold the results;
-    `more` has further ones, by kind. The plan declares the scores of the study."""
-    if not plan.looks_only:
+    `extra_contents` has further ones, by kind. The plan declares the scores of the study."""
+    if not plan.dry_run:
         (plan.run.root / study.name / "about.json").unlink(missing_ok=True)
     yield "sets of neurons", set_works(study)
     yield "ablation", arm_works(study)
-    if plan.looks_only:
+    if plan.dry_run:
         return
     layers = {
         source.name: list(study.layers.get(source.name) or layer_names(plan.run, source.name))
         for source, _ in study.pairs
     }
-    objectives = {source.name: says(source, study.config) for source, _ in study.pairs}
+    objectives = {source.name: objective_text(source, study.config) for source, _ in study.pairs}
     about = {**study.about(layers), "objectives": objectives}
-    write_about(plan.run, study.name, about, {**contents(study), **(more or {})})
+    write_about(plan.run, study.name, about, {**contents(study), **(extra_contents or {})})
 
 
 def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
     """Return the artifacts that a study's results consist of, by kind."""
-    every = score_works(study)
-    scores = [work for work in every if work.method in study.methods]
+    works = score_works(study)
+    scores = [work for work in works if work.method in study.methods]
     return {
-        "sizes": [work.makes[0] for work in every if work.method == "change"],
+        "sizes": [work.makes[0] for work in works if work.method == "change"],
         "importance": [work.makes[0] for work in scores],
         "reliability": [work.makes[1] for work in scores],
         "sets": [made for work in set_works(study) for made in work.makes],

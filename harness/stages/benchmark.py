@@ -21,7 +21,7 @@ from harness.stages.checkpoints import layer_names
 from harness.stages.evolve import score_steps
 from harness.stages.space import PlaceAgain
 from harness.stages.stage import Plan, Step
-from harness.stages.study import AblationStudy, chosen_classes
+from harness.stages.study import AblationStudy, select_classes
 
 
 @dataclass(frozen=True)
@@ -44,60 +44,60 @@ class Coverage:
     splits: Sequence[str] = ()
 
 
-def bench_config(run: Run, covered: Coverage) -> Config:
+def bench_config(run: Run, coverage: Coverage) -> Config:
     """Return the configuration of a probed run, changed to what the benchmark covers.
 
     Raises:
         ConfigError: an invalid method, ablation or split; the message says what is allowed.
     """
     config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
-    named = [m for name in covered.methods for m in (IMPORTANCE if name == "all" else [name])]
-    fields = {"methods": named, "ablations": covered.ablations, "splits": covered.splits}
+    methods = [m for name in coverage.methods for m in (IMPORTANCE if name == "all" else [name])]
+    fields = {"methods": methods, "ablations": coverage.ablations, "splits": coverage.splits}
     changes = {name: tuple(dict.fromkeys(values)) for name, values in fields.items() if values}
     try:
         parameters = BenchParameters(**{**config.bench.model_dump(), **changes})
     except ValidationError as error:
         raise ConfigError(explain("bench", error)) from error
-    if covered.classes:
-        classes = tuple(dict.fromkeys(covered.classes))
+    if coverage.classes:
+        classes = tuple(dict.fromkeys(coverage.classes))
         evolve = config.evolve.model_copy(update={"classes": classes})
         config = config.model_copy(update={"evolve": evolve})
     return config.model_copy(update={"bench": parameters})
 
 
-def bench_study(plan: Plan, covered: Coverage) -> AblationStudy:
+def bench_study(plan: Plan, coverage: Coverage) -> AblationStudy:
     """Return the benchmark of a run as a study.
 
     Args:
         plan: with the configuration that `bench_config` returns.
-        covered: only its pairs and layers are used.
+        coverage: only its pairs and layers are used.
 
     Raises:
         ConfigError: a series, class or layer is unknown, or there is no pair.
         ValueError: a pair's epochs are not epochs of its series, in increasing order.
     """
-    config, pairs, layers = plan.config, covered.pairs, covered.layers
-    everything = [(source, pair) for source in config.series for pair in config.pairs(source)]
-    chosen = [_pair(config, text) for text in dict.fromkeys(pairs)] if pairs else everything
-    if not chosen:
+    config, pairs, layers = plan.config, coverage.pairs, coverage.layers
+    all_pairs = [(source, pair) for source in config.series for pair in config.pairs(source)]
+    selection = [_parse_pair(config, text) for text in dict.fromkeys(pairs)] if pairs else all_pairs
+    if not selection:
         raise ConfigError(
             "no series has two trained checkpoints: there is no evolution to score; name --pairs, "
             "or add checkpoints"
         )
-    names = dict.fromkeys(source.name for source, _ in chosen)
+    names = dict.fromkeys(source.name for source, _ in selection)
     return AblationStudy(
         name=BENCH,
         config=config,
-        pairs=tuple(chosen),
-        classes=chosen_classes(plan),
-        layers={name: _layers(plan.run, name, layers) for name in names} if layers else {},
+        pairs=tuple(selection),
+        classes=select_classes(plan),
+        layers={name: _match_layers(plan.run, name, layers) for name in names} if layers else {},
         methods=config.bench.methods,
         ablations=config.bench.ablations,
         splits=config.bench.splits,
     )
 
 
-def _pair(config: Config, text: str) -> tuple[Source, Pair]:
+def _parse_pair(config: Config, text: str) -> tuple[Source, Pair]:
     name, _, epochs = text.partition(":")
     try:
         start, end = (int(epoch) for epoch in epochs.split("-"))
@@ -106,29 +106,29 @@ def _pair(config: Config, text: str) -> tuple[Source, Pair]:
     for source in config.series:
         if source.name == name:
             return source, source.series().pairs([(start, end)])[0]
-    known = ", ".join(source.name for source in config.series)
-    raise ConfigError(f"--pairs {text!r}: no series {name!r}; there are {known}")
+    names = ", ".join(source.name for source in config.series)
+    raise ConfigError(f"--pairs {text!r}: no series {name!r}; there are {names}")
 
 
-def _layers(run: Run, series: str, patterns: Sequence[str]) -> tuple[str, ...]:
+def _match_layers(run: Run, series: str, patterns: Sequence[str]) -> tuple[str, ...]:
     names = layer_names(run, series)
-    chosen = tuple(name for name in names if any(fnmatchcase(name, p) for p in patterns))
-    if not chosen:
+    matches = tuple(name for name in names if any(fnmatchcase(name, p) for p in patterns))
+    if not matches:
         raise ConfigError(
             f"--layers {', '.join(patterns)}: series {series!r} has {', '.join(names)}"
         )
-    return chosen
+    return matches
 
 
 def bench_steps(study: AblationStudy, plan: Plan) -> Iterator[Step]:
     """Do the work of the benchmark that neither the reversion study nor a benchmark has done."""
     config = study.config
-    again = [
+    repeats = [
         PlaceAgain(method, config, draw)
         for method in config.space.methods
         for draw in range(config.bench.space_seeds)
     ]
-    yield "spaces", again
+    yield "spaces", repeats
     yield from score_steps(study)
-    neighbours = [artifact for work in again for artifact in work.makes]
+    neighbours = [artifact for work in repeats for artifact in work.makes]
     yield from study_steps(study, plan, {"neighbours": neighbours})

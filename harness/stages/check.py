@@ -31,14 +31,14 @@ from harness.networks.sources import FolderSource, FunctionSource, HubSource, So
 from harness.networks.wrappers import usable
 from harness.stages.check_outputs import check_outputs, class_accuracy
 from harness.stages.checkpoints import (
-    OfCheckpoint,
-    fitting_size,
-    give_checkpoints,
-    loadable,
-    opened,
-    prepared,
+    CheckpointWork,
+    declare_checkpoints,
+    fit_pass_size,
+    loadable_checkpoints,
+    open_checkpoint,
+    prepare_model,
 )
-from harness.stages.images import shared_images
+from harness.stages.images import note_shared_images
 from harness.stages.stage import Advance, Plan, Step, Value
 from harness.text import join_names
 
@@ -48,7 +48,7 @@ IMAGES = 32  # number of test images on which a checkpoint is tried
 
 
 @dataclass(frozen=True)
-class CheckCheckpoint(OfCheckpoint):
+class CheckCheckpoint(CheckpointWork):
     """Work that loads one checkpoint and tries it on a few test images."""
 
     kinds = ("check",)
@@ -59,9 +59,10 @@ class CheckCheckpoint(OfCheckpoint):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         row: dict[str, object] = {"series": self.source.name, "epoch": self.epoch}
-        with _notes() as notes:
+        with _collect_notes() as notes:
             try:
-                row |= _tried(opened(run, self.source, self.epoch), self.source, self.epoch, run)
+                model = open_checkpoint(run, self.source, self.epoch)
+                row |= _try_model(model, self.source, self.epoch, run)
                 row["problem"] = ""
             except ValueError as error:
                 row["problem"] = str(error)
@@ -69,50 +70,51 @@ class CheckCheckpoint(OfCheckpoint):
 
 
 @contextmanager
-def _notes() -> Iterator[list[str]]:
+def _collect_notes() -> Iterator[list[str]]:
     """Collect the messages that the block logs; they are not shown."""
     notes: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
-    harness = logging.getLogger("harness")
-    level, spreads = harness.level, harness.propagate
-    harness.addHandler(handler)
-    harness.setLevel(logging.INFO)
-    harness.propagate = False
+    harness_logger = logging.getLogger("harness")
+    level, propagates = harness_logger.level, harness_logger.propagate
+    harness_logger.addHandler(handler)
+    harness_logger.setLevel(logging.INFO)
+    harness_logger.propagate = False
     try:
         yield notes
     finally:
-        harness.removeHandler(handler)
-        harness.setLevel(level)
-        harness.propagate = spreads
+        harness_logger.removeHandler(handler)
+        harness_logger.setLevel(level)
+        harness_logger.propagate = propagates
 
 
 def check_untrained(source: TrainedSource, run: Run) -> None:
     """Raise ValueError if a series that is yet to be trained could not be used after training."""
     model = build(source.architecture, len(open_images(run, "test").classes), source.seed)
-    with _notes():  # reported when the trained checkpoints are checked
-        _tried(name_network(usable(model), f"series {source.name!r}, untrained"), source, 0, run)
+    with _collect_notes():  # reported when the trained checkpoints are checked
+        model = name_network(usable(model), f"series {source.name!r}, untrained")
+        _try_model(model, source, 0, run)
 
 
-def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, object]:
+def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, object]:
     """Try a checkpoint on test images; return the numbers of layers, units, outputs and images,
     and the accuracy. Raises ValueError with the problem."""
     images = open_images(run, "test")
-    named = dict([*model.named_parameters(), *model.named_buffers()])
-    broken = [name for name, value in named.items() if _is_broken(name, value)]
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    broken = [name for name, value in tensors.items() if _is_broken(name, value)]
     if broken:
         raise ValueError(
             f"its weights hold NaN or infinite numbers ({join_names(broken, 4)}): the training "
             f"diverged, or the file is damaged; leave it out: skip = [{epoch}] in the series"
         )
-    kinds = {v.dtype for v in model.parameters() if v.is_floating_point()} - {torch.float32}
-    if kinds:
-        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    types = {v.dtype for v in model.parameters() if v.is_floating_point()} - {torch.float32}
+    if types:
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
         logger.info("weights of type %s are converted to float32", names)
     rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images)), dtype=int)
     batch = batch_of(images, rows, source.view)
-    fits = takes_channels_last(model, batch[:FEWEST])
-    model = prepared(model, source, fits)
+    channels_last = takes_channels_last(model, batch[:FEWEST])
+    model = prepare_model(model, source, channels_last)
     layers = find_layers(model, source.view, source.layers, source.channels_last)
     if isinstance(images, FileImages):
         stated = "crop" in source.model_fields_set
@@ -125,42 +127,43 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
             "" if stated else " (the default; set resize and crop as in the network's training)",
         )
     device = resources().device
-    model, shown = device.model(model), device.batch(batch if fits else batch.contiguous())
-    what, few, count = f"checking series {source.name!r}", shown[:FEWEST], len(shown)
+    model = device.model(model)
+    inputs = device.batch(batch if channels_last else batch.contiguous())
+    label, sample, count = f"checking series {source.name!r}", inputs[:FEWEST], len(inputs)
     with borrowed(model), torch.no_grad(), device.computing():
-        work = partial(run_network, model, few)
-        fitting_size(run, what, work, len(few), count, room(model), count)
+        work = partial(run_network, model, sample)
+        fit_pass_size(run, label, work, len(sample), count, room(model), count)
     with device.computing():
-        output = check_passes(model, shown)
-        few = check_gradients(model, layers, shown[:FEWEST])
+        output = check_passes(model, inputs)
+        traced_output = check_gradients(model, layers, inputs[:FEWEST])
     logits = output.cpu()
-    _say_precision(model, layers, shown, logits, device)
+    _report_precision(model, layers, inputs, logits, device)
     logits = logits.float() if logits.is_floating_point() else logits
-    check_outputs(source, images, logits, ends_in_sigmoid(few))
+    check_outputs(source, images, logits, ends_in_sigmoid(traced_output))
     accuracy = class_accuracy(run, source, epoch, logits, images.labels[rows])
     return {
         "layers": len(layers),
         "units": sum(layer.channels for layer in layers),
-        "active": _count_active(model, layers, shown),
+        "active": _count_active(model, layers, inputs),
         "outputs": logits.shape[1],
         "images": len(rows),
         "accuracy": accuracy,
     }
 
 
-def _say_precision(
+def _report_precision(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, logits: Tensor, device: Device
 ) -> None:
     """Report how many predictions and strongest images a lower precision leaves unchanged."""
     if device.precision == "float32":
         return
-    full = replace(device, precision="float32")
+    full_precision = replace(device, precision="float32")
     strongest = []
-    for place in (device, full):
-        keep = ActivationRecorder(
+    for variant in (device, full_precision):
+        hooks = ActivationRecorder(
             model, layers, lambda maps, la: la.strength(maps).amax(dim=2).argmax(dim=0)
         )
-        with borrowed(model), torch.inference_mode(), place.computing(), keep as record:
+        with borrowed(model), torch.inference_mode(), variant.computing(), hooks as record:
             answer = run_logits(model, batch)
         strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
     units = (strongest[0] == strongest[1]).float().mean()
@@ -177,8 +180,8 @@ def _say_precision(
 
 def _count_active(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> int:
     """Count the units with a positive activation on any image."""
-    keep = ActivationRecorder(model, layers, lambda maps, la: la.strength(maps).amax((0, 2)) > 0)
-    with borrowed(model), torch.inference_mode(), resources().device.computing(), keep as record:
+    hooks = ActivationRecorder(model, layers, lambda maps, la: la.strength(maps).amax((0, 2)) > 0)
+    with borrowed(model), torch.inference_mode(), resources().device.computing(), hooks as record:
         run_network(model, batch, "to count its active units")
     return sum(int(active.sum()) for active in record.kept.values())
 
@@ -187,11 +190,11 @@ def _is_broken(name: str, value: Tensor) -> bool:
     """Return whether a trained value is not finite, or a buffer NaN (masks may be infinite)."""
     if not value.is_floating_point() or bool(torch.isfinite(value).all()):
         return False
-    trained = isinstance(value, nn.Parameter) or "running_" in name
-    return trained or bool(value.isnan().any())
+    is_trained = isinstance(value, nn.Parameter) or "running_" in name
+    return is_trained or bool(value.isnan().any())
 
 
-def active_base(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+def check_base(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
     """Yield a message if the base of the semantic space has too few active units."""
     base = plan.config.base_checkpoint()
     for row in rows[(rows["series"] == base.series) & (rows["epoch"] == base.epoch)].itertuples():
@@ -203,26 +206,26 @@ def active_base(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
             )
 
 
-def probe_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+def check_probe_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
     """Yield a message if there are fewer probe images than stimuli of a neuron."""
     if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
         yield f"probe.k = {k}: there are {count} probe images; lower it, or add images"
 
 
-def class_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+def check_class_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
     """Yield a message if classes have too few images for importance and ablation."""
     counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
-    few = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
-    if few:
+    too_small = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
+    if too_small:
         yield (
             f"images.test: importance and ablation need two images of a class; "
-            f"{', '.join(few)} have fewer"
+            f"{', '.join(too_small)} have fewer"
         )
 
 
 #: Function of the plan and the table of checks that yields what a part of a run lacks.
 Need = Callable[[Plan, pd.DataFrame], Iterator[str]]
-NEEDS: tuple[Need, ...] = (active_base, probe_images, class_images)
+NEEDS: tuple[Need, ...] = (check_base, check_probe_images, check_class_images)
 
 
 def problems(plan: Plan, rows: pd.DataFrame, needs: Sequence[Need] = NEEDS) -> list[str]:
@@ -233,24 +236,24 @@ def problems(plan: Plan, rows: pd.DataFrame, needs: Sequence[Need] = NEEDS) -> l
     for row in rows[rows["problem"] != ""].itertuples():
         # errors in the user's network code already name their place
         place = f"series {row.series!r}, epoch {row.epoch}: "
-        text = alike = str(row.problem).removeprefix(place)
+        text = key = str(row.problem).removeprefix(place)
         if source := files.get(str(row.series)):  # a problem of many files is reported once
-            alike = text.replace(str(source.file(row.epoch)), "")
-        epochs.setdefault((str(row.series), alike), (text, []))[1].append(str(row.epoch))
-    for (series, _), (text, those) in epochs.items():
-        several = "s" * (len(those) > 1)
-        texts.append(f"series {series!r}, epoch{several} {', '.join(those)}: {text}")
+            key = text.replace(str(source.file(row.epoch)), "")
+        epochs.setdefault((str(row.series), key), (text, []))[1].append(str(row.epoch))
+    for (series, _), (text, epochs_of_text) in epochs.items():
+        plural = "s" * (len(epochs_of_text) > 1)
+        texts.append(f"series {series!r}, epoch{plural} {', '.join(epochs_of_text)}: {text}")
     return texts + [text for need in needs for text in need(plan, rows)]
 
 
 def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
     """Return notes for the user on what does not prevent the run."""
-    said: dict[str, list[str]] = {}
+    epochs_of_note: dict[str, list[str]] = {}
     for row in rows.itertuples():
         for note in str(row.notes).splitlines():
-            said.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
-    notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in said.items()]
-    notes += shared_images(config)
+            epochs_of_note.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
+    notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in epochs_of_note.items()]
+    notes += note_shared_images(config)
     for source in config.series:
         if isinstance(source, FolderSource | FunctionSource | HubSource) and (
             unset := [n for n in ("resize", "mean", "std") if n not in source.model_fields_set]
@@ -275,30 +278,31 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
                 )
         if not config.pairs(source):
             epochs = source.epochs()
-            why = "it has one checkpoint"
+            reason = "it has one checkpoint"
             if source.name in config.evolve.pairs:
-                why = "evolve.pairs has no pair of it"
+                reason = "evolve.pairs has no pair of it"
             elif len(source.loadable()) < 2 < len(epochs):
-                why = f"it has weights of {len(source.loadable())} epochs, and evidence of others"
+                count = len(source.loadable())
+                reason = f"it has weights of {count} epochs, and evidence of others"
             elif len(epochs) > 1:
                 pair = f"{source.name} = [[{epochs[0]}, {epochs[1]}]]"
-                why = (
+                reason = (
                     f"a pair that begins with epoch 0, which usually is an untrained network, is "
                     f"left out; to study it: [evolve.pairs] {pair}"
                 )
             notes.append(
                 f"series {source.name!r} (epochs {', '.join(map(str, epochs))}): no evolution is "
-                f"studied; {why}"
+                f"studied; {reason}"
             )
     return notes
 
 
 def steps(plan: Plan, needs: Sequence[Need] = NEEDS) -> Iterator[Step]:
     """Try every checkpoint, and raise ConfigError with all problems (see `problems`) if any."""
-    give_checkpoints(plan)
-    works = list(starmap(CheckCheckpoint, loadable(plan.config)))
+    declare_checkpoints(plan)
+    works = list(starmap(CheckCheckpoint, loadable_checkpoints(plan.config)))
     yield "checking checkpoints", works
-    if plan.looks_only or not works:
+    if plan.dry_run or not works:
         return
     rows = pd.concat([plan.run.table(work.makes[0]) for work in works], ignore_index=True)
     for note in remarks(plan.config, rows):

@@ -13,7 +13,7 @@ from harness.artifacts import Run
 from harness.images.sets import ImageSet
 from harness.networks.objectives import choose_objective
 from harness.networks.sources import Source
-from harness.stages.prototypes import targets
+from harness.stages.prototypes import load_targets
 from harness.text import join_names
 
 logger = logging.getLogger(__name__)
@@ -46,36 +46,36 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
             f"class_outputs names unknown classes: {', '.join(unknown)}; there are "
             f"{', '.join(classes)}"
         )
-    if beyond := {n: i for n, i in source.class_outputs.items() if i >= width}:
-        raise ValueError(f"class_outputs {beyond}: the network has outputs 0 to {width - 1}")
-    without = [name for name in classes if name not in source.class_outputs]
-    if width != len(classes) and without:
+    if too_large := {n: i for n, i in source.class_outputs.items() if i >= width}:
+        raise ValueError(f"class_outputs {too_large}: the network has outputs 0 to {width - 1}")
+    unnamed = [name for name in classes if name not in source.class_outputs]
+    if width != len(classes) and unnamed:
         raise ValueError(
             f"the network has {width} outputs for {len(classes)} classes: say in class_outputs "
-            f"which output each class has ({join_names(without, 4)}); where its outputs are no "
+            f"which output each class has ({join_names(unnamed, 4)}); where its outputs are no "
             f"classes "
             f'(an encoder), say what importance is measured on: objective = "prototype" '
             f"(similarity to the mean output of a class), a file of class embeddings, or "
             f'"package.module:function"'
         )
-    numbers = without == list(classes) and all(name.isdecimal() for name in classes)
-    if numbers and (counted := sorted(classes, key=int)) != without:
+    are_numbers = unnamed == list(classes) and all(name.isdecimal() for name in classes)
+    if are_numbers and (by_number := sorted(classes, key=int)) != unnamed:
         logger.warning(
             "the classes are numbers in the order of their names as text (%s), as torchvision "
             "sorts folders; if the network has them in the order %s, set class_outputs",
             join_names(classes, 4),
-            join_names(counted, 4),
+            join_names(by_number, 4),
         )
-    alike = Counter(source.class_outputs.values())
-    if shared := [name for name, i in source.class_outputs.items() if alike[i] > 1]:
+    output_counts = Counter(source.class_outputs.values())
+    if ambiguous := [name for name, i in source.class_outputs.items() if output_counts[i] > 1]:
         logger.warning(
             "class_outputs gives the same output to several classes (%s): the network cannot tell "
             "them apart",
-            ", ".join(f"{name} = {source.class_outputs[name]}" for name in shared[:6]),
+            ", ".join(f"{name} = {source.class_outputs[name]}" for name in ambiguous[:6]),
         )
-    taken = {i: n for n, i in source.class_outputs.items()}
-    if twice := [(n, taken[i]) for i, n in enumerate(classes) if n in without and i in taken]:
-        name, other = twice[0]
+    owners = {i: n for n, i in source.class_outputs.items()}
+    if clashes := [(n, owners[i]) for i, n in enumerate(classes) if n in unnamed and i in owners]:
+        name, other = clashes[0]
         raise ValueError(
             f"class_outputs gives output {source.class_outputs[other]} to {other}, and {name}, "
             f"which it does not name, has the same output by its number: name all classes"
@@ -84,15 +84,15 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
 
 def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
     """Report outputs that are probabilities or their logarithms."""
-    one = torch.ones(len(output))
-    softmax = bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), one)
-    if softmax or sigmoid:
+    ones = torch.ones(len(output))
+    is_softmax = bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), ones)
+    if is_softmax or sigmoid:
         logger.warning(
             "the outputs are probabilities (%s), not logits: gradients vanish where the network is "
             "sure; let it return what comes before its softmax or sigmoid",
-            "they add up to 1" if softmax else "a sigmoid's",
+            "they add up to 1" if is_softmax else "a sigmoid's",
         )
-    elif torch.allclose(output.exp().sum(dim=1), one):
+    elif torch.allclose(output.exp().sum(dim=1), ones):
         logger.warning(
             "the outputs are logarithms of probabilities (a log-softmax): importance is measured "
             "on the class's log-probability, not on its logit"
@@ -109,22 +109,22 @@ def class_accuracy(
     """
     if choose_objective(source.objective).needs_images:
         return float("nan")
-    target_of = targets(run, source, epoch)
+    target_of = load_targets(run, source, epoch)
     vectors = target_of(0).prototypes
     if vectors is not None and vectors.shape[1] != output.shape[1]:
         raise ValueError(
             f"the network has {output.shape[1]} outputs, and the class embeddings of objective "
             f"{source.objective!r} have {vectors.shape[1]}: they must come from one space"
         )
-    varied = output.clone().requires_grad_()
+    leaf = output.clone().requires_grad_()
     with torch.enable_grad():
-        value = target_of(int(labels[0])).value(varied)
+        value = target_of(int(labels[0])).value(leaf)
     if not value.requires_grad or not torch.isfinite(value).all():
         fault = "is NaN or infinite" if value.requires_grad else "has no gradient by the outputs"
         raise ValueError(f"objective {source.objective!r} {fault}: it must be computed by torch "
                          f"from the outputs, without detach, numpy or item()")  # fmt: skip
-    alone = target_of(int(labels[0])).value(output[:1])
-    if not torch.allclose(alone, value[:1].detach(), rtol=1e-3, atol=1e-6):
+    single = target_of(int(labels[0])).value(output[:1])
+    if not torch.allclose(single, value[:1].detach(), rtol=1e-3, atol=1e-6):
         raise ValueError(
             f"objective {source.objective!r} of an image depends on the other images of its batch: "
             f"it must be computed for each image alone"
@@ -136,5 +136,5 @@ def class_accuracy(
             "counts as correct; look at the change of the objective instead of accuracy",
             source.objective,
         )
-    places = torch.tensor([target_of(int(label)).label for label in labels])
-    return float((scores.argmax(dim=1) == places).float().mean())
+    target_labels = torch.tensor([target_of(int(label)).label for label in labels])
+    return float((scores.argmax(dim=1) == target_labels).float().mean())

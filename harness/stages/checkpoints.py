@@ -26,18 +26,18 @@ from harness.records import Checkpoint, Pair
 from harness.stages.stage import Plan, Work
 
 #: Fields of a source on which the outputs of a checkpoint do not depend.
-_UNSEEN = {
+_UNUSED = {
     *("name", "source", "training", "only", "skip", "checkpoints", "at", "objective"),
     *("revisions", "cache"),
 }
 
 
-def give_checkpoints(plan: Plan) -> None:
+def declare_checkpoints(plan: Plan) -> None:
     """Declare every checkpoint of the run: its weights and its view of images."""
     for source in plan.config.series:
         for epoch in source.epochs():
             weights = Artifact("weights", (source.name, epoch))
-            plan.give(
+            plan.declare(
                 Artifact("checkpoint", (source.name, epoch)),
                 partial(_identity, source, epoch, plan.config.precision),
                 [weights] * isinstance(source, TrainedSource),
@@ -50,12 +50,12 @@ def _identity(source: Source, epoch: int, precision: str) -> list[object]:
     Precision is included, because it can change ranks; the device is not, because float32 is full
     single precision on every device.
     """
-    seen: list[object] = [source.identity(epoch), source.model_dump(mode="json", exclude=_UNSEEN)]
-    return seen if precision == "float32" else [*seen, precision]
+    parts: list[object] = [source.identity(epoch), source.model_dump(mode="json", exclude=_UNUSED)]
+    return parts if precision == "float32" else [*parts, precision]
 
 
 @dataclass(frozen=True)
-class OfCheckpoint(Work):
+class CheckpointWork(Work):
     """A piece of work on one checkpoint and the images of one split."""
 
     source: Source
@@ -66,24 +66,24 @@ class OfCheckpoint(Work):
     kinds: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def place(self) -> tuple[str, int]:
+    def key(self) -> tuple[str, int]:
         return self.source.name, self.epoch
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        return tuple(Artifact(kind, self.place) for kind in self.kinds)
+        return tuple(Artifact(kind, self.key) for kind in self.kinds)
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        return Artifact("checkpoint", self.place), Artifact("image_index", (self.split,))
+        return Artifact("checkpoint", self.key), Artifact("image_index", (self.split,))
 
 
 @dataclass(frozen=True)
-class OfLayers(OfCheckpoint):
+class LayersWork(CheckpointWork):
     """A piece of work that also uses the layers of the checkpoint."""
 
     #: What it does, for the message if a pass does not fit the memory, e.g. "probing".
-    doing: ClassVar[str] = ""
+    activity: ClassVar[str] = ""
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
@@ -93,67 +93,68 @@ class OfLayers(OfCheckpoint):
     def network(self, run: Run) -> Network:
         """Return the checkpoint's network on the device in use."""
         return Network(
-            Checkpoint(*self.place),
-            load(run, self.source, self.epoch),
+            Checkpoint(*self.key),
+            load_model(run, self.source, self.epoch),
             read_layers(run, self.source.name),
-            view_of(run, self.source),
+            read_view(run, self.source),
             resources().device,
         )
 
     def pass_size(
-        self, run: Run, network: Network, work: Callable[[int], object], most: int, held: int
+        self, run: Run, network: Network, work: Callable[[int], object], limit: int, fixed: int
     ) -> int:
         """Return the number of images per pass with which the work fits the memory.
 
         Args:
             work: does the same work on a given number of images.
-            most: the largest batch wanted.
-            held: bytes that are kept between passes.
+            limit: the largest batch wanted.
+            fixed: bytes that are kept between passes.
         """
-        few = min(FEWEST, len(open_images(run, self.split)))
-        what = f"{self.doing} series {self.source.name!r}"
-        memory = room(network.model) - held
-        return fitting_size(run, what, partial(work, few), few, most, memory)
+        count = min(FEWEST, len(open_images(run, self.split)))
+        label = f"{self.activity} series {self.source.name!r}"
+        memory = room(network.model) - fixed
+        return fit_pass_size(run, label, partial(work, count), count, limit, memory)
 
 
-def loadable(config: Config) -> list[tuple[Source, int]]:
+def loadable_checkpoints(config: Config) -> list[tuple[Source, int]]:
     """Return series and epoch of every checkpoint with weights (perhaps after training)."""
     return [(source, epoch) for source in config.series for epoch in source.loadable()]
 
 
-def load(run: Run, source: Source, epoch: int) -> nn.Module:
+def load_model(run: Run, source: Source, epoch: int) -> nn.Module:
     """Return the model of one checkpoint on the device in use, in float32 and the memory format
     of its series, with calls exposed."""
-    fits = view_of(run, source).channels_last
-    return resources().device.model(prepared(opened(run, source, epoch), source, fits))
+    model = open_checkpoint(run, source, epoch)
+    model = prepare_model(model, source, read_view(run, source).channels_last)
+    return resources().device.model(model)
 
 
-def loaded(source: Source, epoch: int, classes: int, run: Run) -> nn.Module:
+def load_epoch(source: Source, epoch: int, classes: int, run: Run) -> nn.Module:
     """Return the model that a source gives for one epoch.
 
     Raises:
         ValueError: it cannot be loaded, or a user's source fails or returns something else.
     """
-    what = f"series {source.name!r}, epoch {epoch}: source"
-    with users_code(what, type(source)):
+    place = f"series {source.name!r}, epoch {epoch}: source"
+    with users_code(place, type(source)):
         model = source.load(epoch, classes, run)
     if not isinstance(model, nn.Module):
-        name, got = type(source).__name__, type(model).__name__
-        raise ValueError(f"{what} {name!r} must return a torch module, got {got}")
+        name, kind = type(source).__name__, type(model).__name__
+        raise ValueError(f"{place} {name!r} must return a torch module, got {kind}")
     return model
 
 
-def opened(run: Run, source: Source, epoch: int) -> nn.Module:
+def open_checkpoint(run: Run, source: Source, epoch: int) -> nn.Module:
     """Return the model of one checkpoint without wrappers and with a name for messages.
 
     Raises:
         ValueError: it cannot be loaded, or its inner modules or weights cannot be accessed.
     """
-    model = loaded(source, epoch, len(open_images(run, "test").classes), run)
+    model = load_epoch(source, epoch, len(open_images(run, "test").classes), run)
     return name_network(usable(model), f"series {source.name!r}, epoch {epoch}")
 
 
-def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
+def prepare_model(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
     """Return a loaded model in the form that all stages use."""
     name = network_name(model)
     model = open_attention(model.float(), source.layers)
@@ -162,20 +163,20 @@ def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Mod
     return channels_last(model) if in_channels_last else model
 
 
-def view_of(run: Run, source: Source) -> View:
+def read_view(run: Run, source: Source) -> View:
     """Return a series' view of images, in the memory format that suits its network."""
     artifact = Artifact("layers", (source.name,))
     if not run.path(artifact).exists():
         return source.view
-    fits = bool(run.table(artifact)["memory_channels_last"].iloc[0])
-    return replace(source.view, channels_last=fits)
+    in_channels_last = bool(run.table(artifact)["memory_channels_last"].iloc[0])
+    return replace(source.view, channels_last=in_channels_last)
 
 
 def read_layers(run: Run, series: str) -> list[Layer]:
     """Return the probed layers of a series, as found by the stage `probe`."""
     table = run.table(Artifact("layers", (series,)))
-    names = ["series", "resize", "crop", "memory_channels_last"]
-    rows = table.drop(columns=names).rename(columns={"layer": "name"})
+    other_columns = ["series", "resize", "crop", "memory_channels_last"]
+    rows = table.drop(columns=other_columns).rename(columns={"layer": "name"})
     return [Layer(**row) for row in rows.to_dict("records")]
 
 
@@ -184,7 +185,7 @@ def layer_names(run: Run, series: str) -> list[str]:
     return [layer.name for layer in read_layers(run, series)]
 
 
-_opened: list[tuple[Run, Source, Pair, ModelPair]] = []  # at most the last pair
+_last_pair: list[tuple[Run, Source, Pair, ModelPair]] = []  # at most the last pair
 #: The cost of one image, by kind of work.
 _costs: WeakKeyDictionary[Run, dict[str, Cost]] = WeakKeyDictionary()
 
@@ -195,31 +196,31 @@ def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
     The last pair is kept, because successive pieces of work use the same pair. It is kept for this
     `run` object only; each command makes its own, because weights may change between commands.
     """
-    if _opened and _opened[0][0] is run and _opened[0][1:3] == (source, pair):
-        return _opened[0][3]
-    _opened.clear()
-    older, newer = (load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
+    if _last_pair and _last_pair[0][0] is run and _last_pair[0][1:3] == (source, pair):
+        return _last_pair[0][3]
+    _last_pair.clear()
+    older, newer = (load_model(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
     models = ModelPair(older, newer, read_layers(run, source.name))
-    _opened.append((run, source, pair, models))
+    _last_pair.append((run, source, pair, models))
     return models
 
 
-def fitting_size(
+def fit_pass_size(
     run: Run,
-    what: str,
+    label: str,
     work: Callable[[], object],
     images: int,
-    most: int,
+    limit: int,
     memory: int,
     fewest: int = FEWEST,
 ) -> int:
     """Return the number of images per pass with which work on a series' networks fits the memory.
 
     Args:
-        what: the work, for the message ("importance of series 'vgg'"); each cost is measured once.
+        label: the work, for the message ("importance of series 'vgg'"); each cost is measured once.
         work: runs on `images` images.
         images: number of images on which the cost is measured.
-        most: the largest batch wanted.
+        limit: the largest batch wanted.
         memory: bytes that a pass may take; see `room`.
         fewest: the smallest useful number of images.
 
@@ -227,6 +228,6 @@ def fitting_size(
         ValueError: not even the fewest images fit.
     """
     costs = _costs.setdefault(run, {})
-    if what not in costs:
-        costs[what] = measure(work, images, resources().device)
-    return fitting(costs[what], memory, most, what, fewest)
+    if label not in costs:
+        costs[label] = measure(work, images, resources().device)
+    return fitting(costs[label], memory, limit, label, fewest)

@@ -84,16 +84,16 @@ class Engine:
         Raises:
             WorkError: a piece of work failed, or its worker was killed; finished work is kept.
         """
-        waiting = [
+        shards = [
             Shard(work, tuple(self._plan.fingerprint(made) for made in work.makes))
-            for work in self._plan.left(works)
+            for work in self._plan.remaining(works)
         ]
         for work in works:
             if work.keeps and self._plan.is_done(work):
-                _remove_kept(self._run, work)  # a command was killed after this work
-        if reused := len(works) - len(waiting):
-            self._console.print(f"{title}: {reused} done before, reused", style="dim", markup=False)
-        if not waiting:
+                _remove_states(self._run, work)  # a command was killed after this work
+        if count := len(works) - len(shards):
+            self._console.print(f"{title}: {count} done before, reused", style="dim", markup=False)
+        if not shards:
             return
         columns = (
             TextColumn("{task.description:<34}"),
@@ -103,25 +103,25 @@ class Engine:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        total = sum(shard.work.steps for shard in waiting)
+        total = sum(shard.work.steps for shard in shards)
         with Progress(*columns, console=self._console) as progress:
             bar = progress.add_task(title, total=total)
             advance = partial(progress.advance, bar)
             if self._cluster is not None:
-                self._on_cluster(title, waiting, advance)
+                self._on_cluster(title, shards, advance)
             elif self._workers == 0:
                 with using(self._plan.resources):
-                    for shard in waiting:
+                    for shard in shards:
                         _do(self._run, shard, advance)
             else:
-                self._in_processes(title, waiting, advance)
+                self._in_processes(title, shards, advance)
             progress.update(bar, completed=total)
 
     def _in_processes(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
         if self._pool is None:
             grants: SimpleQueue[Resources] = self._context.SimpleQueue()
-            for granted in self._resources_of_workers():
-                grants.put(granted)
+            for resources in self._resources_of_workers():
+                grants.put(resources)
             self._pool = ProcessPoolExecutor(
                 self._workers,
                 self._context,
@@ -129,7 +129,7 @@ class Engine:
                 initargs=(self._run, grants, self._steps),
             )
         running: set[Future[None]] = {
-            self._pool.submit(_work, shard) for shard in _longest_first(shards)
+            self._pool.submit(_do_in_process, shard) for shard in _sort_shards(shards)
         }
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -143,14 +143,14 @@ class Engine:
 
     def _resources_of_workers(self) -> list[Resources]:
         """Return the resources of each worker; several GPUs are assigned in turn."""
-        granted, config = self._plan.resources, self._plan.config
-        if config.device not in ("auto", "cuda") or granted.device.place.type != "cuda":
-            return [granted] * self._workers
+        resources, config = self._plan.resources, self._plan.config
+        if config.device not in ("auto", "cuda") or resources.device.place.type != "cuda":
+            return [resources] * self._workers
         names = [name for name in devices() if name.startswith("cuda")]
-        sharing = -(-self._workers // len(names))
+        per_device = -(-self._workers // len(names))
         return [
-            Resources(device, worker_bytes(config.memory, sharing, device), granted.readers)
-            for device in (replace(granted.device, name=name) for name in names * sharing)
+            Resources(device, worker_bytes(config.memory, per_device, device), resources.readers)
+            for device in (replace(resources.device, name=name) for name in names * per_device)
         ][: self._workers]
 
     def _on_cluster(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
@@ -160,11 +160,11 @@ class Engine:
         config, device = self._plan.config, self._cluster_device
         gpus, total = int(device == "cuda"), ray.cluster_resources()
         share = int(total.get("CPU", 1) / max(total.get("GPU", 0), 1))
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_alone)
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_do_on_cluster)
         run = copy(self._run)
         run.root = run.root.resolve()
-        how = (device, config.precision, config.memory, self._plan.readers(device, share))
-        running = {task.remote(run, shard, *how): shard for shard in _longest_first(shards)}
+        settings = (device, config.precision, config.memory, self._plan.readers(device, share))
+        running = {task.remote(run, shard, *settings): shard for shard in _sort_shards(shards)}
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
             for reference in done:
@@ -172,8 +172,8 @@ class Engine:
                 try:
                     ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
-                    for other in running:
-                        ray.cancel(other)
+                    for unfinished in running:
+                        ray.cancel(unfinished)
                     raise error.cause from None
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                     raise WorkError(_KILLED.format(title)) from None
@@ -185,10 +185,10 @@ class Engine:
         """The kind of device on the cluster's machines: as configured, or GPUs if it has any."""
         assert self._cluster is not None
         name = self._plan.config.device
-        gpus = _connect(self._cluster).cluster_resources().get("GPU", 0)
+        gpu_count = _connect(self._cluster).cluster_resources().get("GPU", 0)
         if name == "auto":
-            name = "cuda" if gpus else "cpu"
-        elif name.startswith("cuda") and not gpus:
+            name = "cuda" if gpu_count else "cpu"
+        elif name.startswith("cuda") and not gpu_count:
             note = "the cluster has no GPU now: the work waits for one (or set device = cpu)"
             self._console.print(note, style="yellow", markup=False)
         return name.partition(":")[0]
@@ -205,7 +205,7 @@ class Engine:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _longest_first(shards: Sequence[Shard]) -> list[Shard]:
+def _sort_shards(shards: Sequence[Shard]) -> list[Shard]:
     """Sort shards by length, longest first, so that no long one remains at the end."""
     return sorted(shards, key=lambda shard: -shard.work.steps)
 
@@ -238,13 +238,13 @@ def _connect(cluster: str) -> ModuleType:
 
 # set once per worker: `open_pair` keeps the last pair only for the same `Run` object
 _run: Run
-_granted: Resources
+_worker_resources: Resources
 _report: Advance
 
 
 def _start_worker(run: Run, grants: SimpleQueue[Resources], steps: SimpleQueue[int]) -> None:
-    global _run, _granted, _report
-    _run, _granted, _report = run, grants.get(), steps.put
+    global _run, _worker_resources, _report
+    _run, _worker_resources, _report = run, grants.get(), steps.put
     # for libraries that are loaded after `one_thread` has set its limits
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
@@ -274,12 +274,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(shard: Shard) -> None:
-    with using(_granted):
+def _do_in_process(shard: Shard) -> None:
+    with using(_worker_resources):
         _do(_run, shard, _report)
 
 
-def _alone(
+def _do_on_cluster(
     run: Run,
     shard: Shard,
     device_name: str,
@@ -289,13 +289,13 @@ def _alone(
 ) -> None:
     """Do a piece of work on a machine of a cluster, with a share of its free resources."""
     device = choose_device(device_name, precision)
-    share = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
-    with using(Resources(device, share, readers)), run.worker_copy(shard.work.makes) as there:
-        _do(there, shard, lambda steps: None)
+    limit = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
+    with using(Resources(device, limit, readers)), run.worker_copy(shard.work.makes) as local_run:
+        _do(local_run, shard, lambda steps: None)
 
 
 @contextmanager
-def _failing_as(work: Work) -> Iterator[None]:
+def _name_work_in_errors(work: Work) -> Iterator[None]:
     """Turn a work's error into one message that names it; `--debug` shows the traceback."""
     try:
         yield
@@ -319,33 +319,33 @@ class WorkError(ValueError):
 
 def _do(run: Run, shard: Shard, advance: Advance) -> None:
     """Do a piece of work, and save each artifact as soon as it is made."""
-    start, work, left = time.perf_counter(), shard.work, shard.work.steps
+    start, work, remaining = time.perf_counter(), shard.work, shard.work.steps
 
     def report(steps: int) -> None:
         """Advance by at most the steps that are left, because work may report more than `steps`."""
-        nonlocal left
-        advance(min(steps, left))
-        left -= min(steps, left)
+        nonlocal remaining
+        advance(min(steps, remaining))
+        remaining -= min(steps, remaining)
 
-    for kept in work.keeps:
-        if not run.has(kept, shard.fingerprints[0]):  # made from other inputs
-            run.path(kept).unlink(missing_ok=True)
-            run.seal(kept, shard.fingerprints[0])
-    for made in work.makes:  # an old sidecar must not match a new file
-        run.unseal(made)
-    with run.working(work.makes[0]), one_thread(), _failing_as(work):
-        for artifact, made_from, value in zip(
+    for state in work.keeps:
+        if not run.has(state, shard.fingerprints[0]):  # made from other inputs
+            run.path(state).unlink(missing_ok=True)
+            run.seal(state, shard.fingerprints[0])
+    for artifact in work.makes:  # an old sidecar must not match a new file
+        run.unseal(artifact)
+    with run.working(work.makes[0]), one_thread(), _name_work_in_errors(work):
+        for artifact, fingerprint, value in zip(
             work.makes, shard.fingerprints, work.do(run, report), strict=True
         ):
             seconds = time.perf_counter() - start if artifact == work.makes[0] else None
             if value is None:
-                run.seal(artifact, made_from, seconds)
+                run.seal(artifact, fingerprint, seconds)
             else:
-                run.save(artifact, value, made_from, seconds)
-    report(left)
-    _remove_kept(run, work)
+                run.save(artifact, value, fingerprint, seconds)
+    report(remaining)
+    _remove_states(run, work)
 
 
-def _remove_kept(run: Run, work: Work) -> None:
-    for kept in work.keeps:
-        run.remove(kept)
+def _remove_states(run: Run, work: Work) -> None:
+    for state in work.keeps:
+        run.remove(state)

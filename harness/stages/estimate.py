@@ -32,7 +32,13 @@ from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source, TrainedSource
 from harness.networks.wrappers import usable
-from harness.stages.checkpoints import give_checkpoints, loaded, open_pair, prepared, view_of
+from harness.stages.checkpoints import (
+    declare_checkpoints,
+    load_epoch,
+    open_pair,
+    prepare_model,
+    read_view,
+)
 from harness.stages.engine import one_thread
 from harness.stages.images import STREAMS, folder_split, image_works
 from harness.stages.probe import FindLayers, range_works
@@ -68,7 +74,7 @@ def estimate_study(study: AblationStudy, plan: Plan) -> pd.DataFrame:
     rows: list[Estimate] = []
     with one_thread():
         for source, pair in {source.name: (source, pair) for source, pair in study.pairs}.values():
-            models, view = open_pair(plan.run, source, pair), view_of(plan.run, source)
+            models, view = open_pair(plan.run, source, pair), read_view(plan.run, source)
             rows += Sample(plan, source, models, view, study).evolutions()
     return _table(rows, plan.workers)
 
@@ -88,13 +94,13 @@ def _table(rows: Iterable[Estimate], workers: int) -> pd.DataFrame:
 
 def _run_estimates(plan: Plan) -> Iterator[Estimate]:
     config = plan.config
-    counts, plan.test_images, seconds = _images(plan)
-    left = plan.left(image_works(config))
-    count = sum(counts[str(work.makes[0].parts[0])] for work in left)
+    image_counts, plan.test_images, seconds = _open_images(plan)
+    rest = plan.remaining(image_works(config))
+    count = sum(image_counts[str(work.makes[0].parts[0])] for work in rest)
     disk = count * (drawn.SIZE**2 * 3 if seconds else 100)
-    if left:
-        yield Estimate("images", "", len(left), count * seconds, 0, disk)
-    give_checkpoints(plan)
+    if rest:
+        yield Estimate("images", "", len(rest), count * seconds, 0, disk)
+    declare_checkpoints(plan)
     plan.add(map(FindLayers, config.series))
     study = reversion_study(plan)
     plan.add(prototype_works(study))
@@ -104,32 +110,32 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
             assert isinstance(source, RecordedSource)
             layers = source.evidence.table(Artifact("layers", (RECORDED,)))
             units = int(layers["channels"].sum())
-            range_works(plan, source, ranges(counts["probe"], units, config.probe))
+            range_works(plan, source, ranges(image_counts["probe"], units, config.probe))
             neurons += units * len(source.epochs())
             continue
-        sample = Sample(plan, source, *_opened(plan, source), study)
+        sample = Sample(plan, source, *_open_networks(plan, source), study)
         neurons += sample.units * len(source.epochs())
         if isinstance(source, TrainedSource):
-            yield from sample.training(source, source.training.images or counts["train"])
-        yield from sample.probing(counts["probe"])
+            yield from sample.training(source, source.training.images or image_counts["train"])
+        yield from sample.probing(image_counts["probe"])
         if isinstance(config.images, DrawnImagesSection):
             yield from sample.naming()
         yield from sample.evolutions()
     for method in config.space.methods:
-        if left := plan.left([PlaceNeurons(method, config)]):
-            cost = _space_cost(method, config, neurons, counts["probe"])
+        if rest := plan.remaining([PlaceNeurons(method, config)]):
+            cost = _space_cost(method, config, neurons, image_counts["probe"])
             vectors = 4.0 * neurons * config.space.dimension
-            yield Estimate(f"space: {method}", "", len(left), *cost, vectors)
+            yield Estimate(f"space: {method}", "", len(rest), *cost, vectors)
 
 
-def _images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
+def _open_images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
     """Return the number of images per split, the test images (for synthetic images, a few that
     are repeated), and the seconds to draw one synthetic image (0 for users' images)."""
     section = plan.config.images
     if isinstance(section, FolderImagesSection):
-        wanted = [split for split in STREAMS if getattr(section, split) is not None]
-        sets = {split: folder_split(section, split) for split in wanted}
-        return {split: len(images) for split, images in sets.items()}, sets["test"], 0.0
+        splits = [split for split in STREAMS if getattr(section, split) is not None]
+        by_split = {split: folder_split(section, split) for split in splits}
+        return {split: len(images) for split, images in by_split.items()}, by_split["test"], 0.0
     if not isinstance(section, DrawnImagesSection):
         raise ValueError("an estimate needs images in folders, or synthetic images")
     start = time.perf_counter()
@@ -147,17 +153,17 @@ class _Repeated(ArrayImages):
         return super().pixels(index % len(self.arrays), view)
 
 
-def _opened(plan: Plan, source: Source) -> tuple[ModelPair, View]:
+def _open_networks(plan: Plan, source: Source) -> tuple[ModelPair, View]:
     """Return two networks of a series and their view of images."""
     classes, epochs = len(plan.test_images.classes), source.loadable()
     if isinstance(source, TrainedSource):
         models = [build(source.architecture, classes, seed) for seed in (0, 1)]
     else:
         ends = (epochs[0], epochs[-1])
-        models = [usable(loaded(source, epoch, classes, plan.run)) for epoch in ends]
-    fits = takes_channels_last(models[1], batch_of(plan.test_images, [0, 1], source.view))
-    older, newer = (prepared(model, source, fits) for model in models)
-    view = replace(source.view, channels_last=fits)
+        models = [usable(load_epoch(source, epoch, classes, plan.run)) for epoch in ends]
+    channels_last = takes_channels_last(models[1], batch_of(plan.test_images, [0, 1], source.view))
+    older, newer = (prepare_model(model, source, channels_last) for model in models)
+    view = replace(source.view, channels_last=channels_last)
     layers = find_layers(newer, view, source.layers, source.channels_last)
     device = resources().device
     return ModelPair(device.model(older), device.model(newer), layers), view
@@ -169,22 +175,22 @@ def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple
     share = 1 / sum(len(source.epochs()) for source in config.series)
     function = SPACES.get(method)
 
-    def place(evidence: Evidence) -> object:
+    def place_neurons(evidence: Evidence) -> object:
         return function(evidence, config.space, np.random.default_rng(0), method)
 
-    def cost(some: int, shown: int) -> np.ndarray:
-        evidence = partial(_evidence, config, some, max(round(some * share), 2), shown)
-        seconds = min(timeit.repeat(partial(place, evidence()), number=1, repeat=5))
+    def cost(rows: int, columns: int) -> np.ndarray:
+        evidence = partial(_evidence, config, rows, max(round(rows * share), 2), columns)
+        seconds = min(timeit.repeat(partial(place_neurons, evidence()), number=1, repeat=5))
         tracemalloc.start()
         try:
-            place(evidence())
+            place_neurons(evidence())
             return np.array([seconds, tracemalloc.get_traced_memory()[1]])
         finally:
             tracemalloc.stop()
 
     size = np.minimum(SPACE_SIZE, (neurons, images))
-    fewer = np.maximum(size // 4, 8)
-    parts = np.stack([cost(fewer[0], size[1]), cost(size[0], fewer[1])])
+    quarter = np.maximum(size // 4, 8)
+    parts = np.stack([cost(quarter[0], size[1]), cost(size[0], quarter[1])])
     whole = cost(*size)
     powers = np.log(whole / parts) / np.log(4)
     growth = np.array([[neurons], [images]]) / size[:, None]
@@ -198,20 +204,20 @@ def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple
 def _evidence(config: Config, neurons: int, base: int, images: int) -> Evidence:
     rng, k = np.random.default_rng(0), min(config.probe.k, images)
 
-    def marks(rows: int, each: int) -> sparse.csr_array:
-        places = np.repeat(np.arange(rows), each), rng.integers(0, images, rows * each)
-        matrix = sparse.csr_array((np.ones(rows * each), places), shape=(rows, images))
+    def marks(rows: int, count: int) -> sparse.csr_array:
+        entries = np.repeat(np.arange(rows), count), rng.integers(0, images, rows * count)
+        matrix = sparse.csr_array((np.ones(rows * count), entries), shape=(rows, images))
         matrix.data[:] = 1.0  # also where an image was drawn twice
         return matrix
 
-    spanning = config.base_checkpoint()
-    table = pd.DataFrame({"series": spanning.series, "layer": "layer", "channel": range(neurons)})
-    table["epoch"] = np.where(np.arange(neurons) < base, spanning.epoch, spanning.epoch + 1)
-    each = max(1, round(config.probe.responsive * images / max(base, 1)))
+    checkpoint = config.base_checkpoint()
+    table = pd.DataFrame({"series": checkpoint.series, "layer": "layer", "channel": range(neurons)})
+    table["epoch"] = np.where(np.arange(neurons) < base, checkpoint.epoch, checkpoint.epoch + 1)
+    count = max(1, round(config.probe.responsive * images / max(base, 1)))
     return Evidence(
-        spanning,
+        checkpoint,
         table[["series", "epoch", "layer", "channel"]],
         marks(neurons, k),
-        marks(base, min(each, images)),
+        marks(base, min(count, images)),
         lambda rows: rng.standard_normal((len(rows), images)).astype(np.float32),
     )

@@ -21,12 +21,12 @@ from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
-from harness.stages.checkpoints import fitting_size, open_pair
-from harness.stages.prototypes import prototype_works, prototypes_read, targets
+from harness.stages.checkpoints import fit_pass_size, open_pair
+from harness.stages.prototypes import load_targets, prototype_artifacts, prototype_works
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.space import map_work
 from harness.stages.stage import Advance, Plan, Step, Value, Work
-from harness.stages.study import AblationStudy, place, reversion_study
+from harness.stages.study import AblationStudy, pair_key, reversion_study
 
 _SCORES = [*PAIR, "layer", "channel", "class_id", "method", "score", "stderr", "images", "rank"]
 _RELIABILITY = [*PAIR, "layer", "method", "class_id", "images", "rho", "left_out"]
@@ -54,7 +54,7 @@ class ScoreEvolutions(Work):
             *(Artifact("checkpoint", (self.source.name, epoch)) for epoch in epochs),
             Artifact("layers", (self.source.name,)),
             Artifact("image_index", ("test",)),
-            *prototypes_read(self.source, *epochs),
+            *prototype_artifacts(self.source, *epochs),
         )
 
     @property
@@ -78,19 +78,18 @@ class ScoreEvolutions(Work):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         models = open_pair(run, self.source, self.pair)
         images = series_images(run, self.source, self.config)
-        older, newer = (
-            targets(run, self.source, epoch) for epoch in (self.pair.epoch_from, self.pair.epoch_to)
-        )
-        batch_size = self._batch_size(run, models, images, newer(self.classes[0]))
+        older = load_targets(run, self.source, self.pair.epoch_from)
+        newer = load_targets(run, self.source, self.pair.epoch_to)
+        batch_size = self._pass_size(run, models, images, newer(self.classes[0]))
         share = importance_method(self.method).share
         scores, reliability = [], []
         for class_id in self.classes:
-            measured = older(class_id), newer(class_id)
-            work = partial(self._sensitivities, models, images, class_id, measured)
-            values_of = halving(work, batch_size, str(self.artifact))
+            pair_targets = older(class_id), newer(class_id)
+            work = partial(self._sensitivities, models, images, class_id, pair_targets)
+            by_layer = halving(work, batch_size, str(self.artifact))
             halves = self._generator("halves of the images", class_id)
             frames = []
-            for layer, values in values_of.items():
+            for layer, values in by_layer.items():
                 score, stderr = summarise(values, share)
                 columns = {"channel": np.arange(len(score)), "score": score, "stderr": stderr}
                 frames.append(pd.DataFrame(columns).assign(layer=layer, images=len(values)))
@@ -100,48 +99,48 @@ class ScoreEvolutions(Work):
             rank = ranks(table, self._generator("ties of importance", class_id))
             scores.append(table.assign(rank=rank, class_id=class_id))
             advance(1)
-        for tables, names in ((scores, _SCORES), (reliability, _RELIABILITY)):
+        for tables, columns in ((scores, _SCORES), (reliability, _RELIABILITY)):
             table = pd.concat(tables, ignore_index=True)
-            yield table.assign(**vars(self.pair), method=self.method)[names]
+            yield table.assign(**vars(self.pair), method=self.method)[columns]
 
     def _generator(self, purpose: str, class_id: int) -> np.random.Generator:
-        return generator(self.config.seed, purpose, *place(self.pair), class_id, self.method)
+        return generator(self.config.seed, purpose, *pair_key(self.pair), class_id, self.method)
 
     def _sensitivities(
         self,
         models: ModelPair,
         images: SeriesImages,
         class_id: int,
-        measured: tuple[Target, Target],
+        pair_targets: tuple[Target, Target],
         size: int,
     ) -> dict[str, np.ndarray]:
         """Return the sensitivities of one class's images, computed with `size` images per pass."""
         with resources().device.computing():
             return sensitivities(
                 models,
-                images.of_importance(class_id, size),
-                measured,
+                images.importance_batches(class_id, size),
+                pair_targets,
                 importance_method(self.method),
                 self._generator("importance", class_id),
                 self.config.evolve.path_steps,
-                partial(images.of_others, class_id, size),
+                partial(images.other_class_batches, class_id, size),
             )
 
-    def _batch_size(self, run: Run, models: ModelPair, images: SeriesImages, target: Target) -> int:
+    def _pass_size(self, run: Run, models: ModelPair, images: SeriesImages, target: Target) -> int:
         """Return the number of images per pass with which the method fits this worker's memory."""
-        batch = images.few()
-        score = scoring(models, batch, target, self.method, self.config.evolve.path_steps)
-        what = f"importance of series {self.source.name!r} by {self.method}"
-        most, memory = self.config.evolve.batch_size, room(models.older, models.newer)
-        return fitting_size(run, what, score, len(batch), most, memory)
+        batch = images.smallest_batch()
+        score = make_scorer(models, batch, target, self.method, self.config.evolve.path_steps)
+        label = f"importance of series {self.source.name!r} by {self.method}"
+        limit, memory = self.config.evolve.batch_size, room(models.older, models.newer)
+        return fit_pass_size(run, label, score, len(batch), limit, memory)
 
 
-def scoring(
+def make_scorer(
     models: ModelPair, batch: Tensor, target: Target, method: str, path_steps: int
 ) -> Callable[[], object]:
     """Return a function that scores one batch, to measure its cost."""
-    rng, chosen = np.random.default_rng(0), importance_method(method)
-    return partial(sensitivities, models, [batch], target, chosen, rng, path_steps, lambda: [batch])
+    rng, plugin = np.random.default_rng(0), importance_method(method)
+    return partial(sensitivities, models, [batch], target, plugin, rng, path_steps, lambda: [batch])
 
 
 def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
@@ -152,7 +151,7 @@ def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
         )
         for source, pair in study.pairs
         for block in study.blocks
-        for method in study.scored
+        for method in study.scored_methods
     ]
 
 

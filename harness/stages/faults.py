@@ -1,6 +1,6 @@
 """Find everything that is wrong with what a configuration names, in one pass before any work.
 
-`faults` lists what the configuration names but does not exist. `faults_of_files` lists faults of
+`faults` lists what the configuration names but does not exist. `file_faults` lists faults of
 existing images and checkpoints: a run finds these in its first stages, and calls this function if
 it cannot begin for another reason.
 """
@@ -24,8 +24,8 @@ from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import TrainedSource
 from harness.registry import import_attribute
 from harness.stages.check import CheckCheckpoint, problems
-from harness.stages.checkpoints import loadable
-from harness.stages.images import STREAMS, DrawImages, folder_split, unreadable
+from harness.stages.checkpoints import loadable_checkpoints
+from harness.stages.images import STREAMS, DrawImages, find_unreadable, folder_split
 from harness.stages.probe import check_settings
 from harness.stages.stage import Plan
 
@@ -42,7 +42,7 @@ def _failures(check: Callable[[], object]) -> Iterator[str]:
         yield str(error)
 
 
-def faults_of_files(config: Config) -> list[str]:
+def file_faults(config: Config) -> list[str]:
     """Return faults of images and checkpoints, as far as `faults` allow; nothing is written."""
     part = _sound_part(config)
     if part is None:
@@ -56,7 +56,7 @@ def faults_of_files(config: Config) -> list[str]:
         if any(index.empty for index in indices):  # none can be read and shown to a network
             return texts
         with using(plan.resources):
-            works = starmap(CheckCheckpoint, loadable(part))
+            works = starmap(CheckCheckpoint, loadable_checkpoints(part))
             tables = [table for work in works for table in work.do(plan.run, lambda steps: None)]
         return texts + problems(plan, pd.concat(tables))
 
@@ -82,7 +82,7 @@ def _sound_part(config: Config) -> Config | None:
             "report": ReportSection(),
         }
     )
-    return part if loadable(part) else None
+    return part if loadable_checkpoints(part) else None
 
 
 def _list_images(plan: Plan, split: str) -> list[str]:
@@ -90,7 +90,7 @@ def _list_images(plan: Plan, split: str) -> list[str]:
     section, run = plan.config.images, plan.run
     if isinstance(section, FolderImagesSection):
         images = folder_split(section, split)
-        text, readable = unreadable(images, split)
+        text, readable = find_unreadable(images, split)
         paths = tuple(images.paths[i] for i in readable)
         index = image_index(FileImages(paths, images.labels[readable], images.classes))
         run.save(Artifact("image_index", (split,)), index, "")
@@ -109,13 +109,13 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
             if getattr(section, split) is not None:
                 yield partial(folder_split, section, split)
         if section.attributes is not None:
-            yield partial(_attributes, section, section.attributes)
+            yield partial(_check_attributes, section, section.attributes)
         if config.evolve.classes is not None:
-            yield partial(_classes, config, section)
+            yield partial(_check_classes, config, section)
     for source in config.series:
         yield partial(config.pairs, source)  # also lists the checkpoints
         if isinstance(source, TrainedSource):
-            yield partial(_trainable, source, config)
+            yield partial(_check_training, source, config)
         if isinstance(source, RecordedSource):
             yield partial(check_settings, source, config.probe)
     yield config.base_checkpoint
@@ -123,14 +123,14 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(import_attribute, name, "exhibit")
 
 
-def _attributes(section: FolderImagesSection, path: Path) -> None:
+def _check_attributes(section: FolderImagesSection, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"images.attributes: {path} does not exist")
     if not any(_failures(partial(folder_split, section, "test"))):
         read_attributes(path, folder_split(section, "test"))
 
 
-def _classes(config: Config, section: FolderImagesSection) -> None:
+def _check_classes(config: Config, section: FolderImagesSection) -> None:
     classes = folder_split(section, "probe").classes
     if unknown := sorted(set(config.evolve.classes or ()) - set(classes)):
         raise ValueError(
@@ -138,7 +138,7 @@ def _classes(config: Config, section: FolderImagesSection) -> None:
         )
 
 
-def _trainable(source: TrainedSource, config: Config) -> None:
+def _check_training(source: TrainedSource, config: Config) -> None:
     section = config.images
     if getattr(section, "train", None) is None:
         raise ValueError(f"series {source.name!r} is to be trained: images.train is missing")

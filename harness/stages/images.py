@@ -22,7 +22,7 @@ from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 logger = logging.getLogger(__name__)
 
-MOST = 10  # maximum number of faulty images in a message
+MAX_LISTED = 10  # maximum number of faulty images in a message
 
 #: Random streams of the splits, so that no image is in two splits.
 STREAMS = {"train": 0, "probe": 1, "test": 2}
@@ -92,26 +92,26 @@ class ListImages(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         remarks = image_remarks(self._files)
-        if text := _fault(remarks.pop("fault"), self.split):
+        if text := _describe_faults(remarks.pop("fault"), self.split):
             raise ValueError(text)
         yield image_index(self._files).join(remarks)
         yield pd.DataFrame(list(self._left_out.items()), columns=["what", "files"])
 
 
-def _fault(faults: pd.Series, split: str) -> str:
+def _describe_faults(faults: pd.Series, split: str) -> str:
     """Describe which images of a split cannot be read, and why; "" if all can."""
     texts = [fault for fault in faults if fault]
     if not texts:
         return ""
-    what = f"images.{split}: {len(texts)} of {len(faults)} images cannot be read; "
-    more = [f"and {len(texts) - MOST} more"] * (len(texts) > MOST)
-    return "\n  ".join([f"{what}replace or remove them:", *texts[:MOST], *more])
+    summary = f"images.{split}: {len(texts)} of {len(faults)} images cannot be read; "
+    rest = [f"and {len(texts) - MAX_LISTED} more"] * (len(texts) > MAX_LISTED)
+    return "\n  ".join([f"{summary}replace or remove them:", *texts[:MAX_LISTED], *rest])
 
 
-def unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
+def find_unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
     """Describe which images of a split cannot be read, and why ("" for none); list the others."""
     faults = image_remarks(images)["fault"]
-    return _fault(faults, split), np.flatnonzero(faults == "").tolist()
+    return _describe_faults(faults, split), np.flatnonzero(faults == "").tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
     return folder_images(getattr(section, split), classes)
 
 
-def _say(run: Run, split: str) -> None:
+def _report_images(run: Run, split: str) -> None:
     """Report which files of a folder are not used and which images were converted."""
     for row in run.table(Artifact("left_out", (split,))).itertuples():
         logger.warning("images.%s: left out %s × %s", split, row.files, row.what)
@@ -165,9 +165,9 @@ def steps(plan: Plan) -> Iterator[Step]:
     """Draw, list or keep the images of every split."""
     works = image_works(plan.config)
     yield "images", works
-    folders = {} if plan.looks_only else _folders(plan.config)
+    folders = {} if plan.dry_run else _folders(plan.config)
     for splits in folders.values():
-        _say(plan.run, splits[0])  # once for a folder that is two splits
+        _report_images(plan.run, splits[0])  # once for a folder that is two splits
 
 
 def _folders(config: Config) -> dict[Path, list[str]]:
@@ -179,12 +179,12 @@ def _folders(config: Config) -> dict[Path, list[str]]:
     return folders
 
 
-def shared_images(config: Config) -> Iterator[str]:
+def note_shared_images(config: Config) -> Iterator[str]:
     """Yield notes on splits that consist of the same images."""
     for splits in _folders(config).values():
         if len(splits) > 1:
-            named = " and ".join(f"images.{split}" for split in splits)
+            names = " and ".join(f"images.{split}" for split in splits)
             yield (
-                f"{named} are the same images: results on the one are not independent of those "
+                f"{names} are the same images: results on the one are not independent of those "
                 f"on the other"
             )

@@ -16,7 +16,7 @@ from harness.concepts.naming import (
     dissect,
     label_masks,
     read_attributes,
-    strongest_bytes,
+    threshold_bytes,
 )
 from harness.concepts.probing import ProbeParameters, probe_range
 from harness.concepts.stimuli import neurons_table
@@ -26,20 +26,20 @@ from harness.images.sets import ArrayImages, FileImages, open_images
 from harness.networks.budget import room
 from harness.networks.layer import Layer
 from harness.records import NEURON
-from harness.stages.checkpoints import OfLayers, loadable
+from harness.stages.checkpoints import LayersWork, loadable_checkpoints
 from harness.stages.stage import Advance, Plan, Step, Value
 
 MASKED_IMAGES = 600  # maximum number of test images by which neurons are named
 
 
 @dataclass(frozen=True)
-class NameByMasks(OfLayers):
+class NameByMasks(LayersWork):
     """Work that names one checkpoint's neurons by the masks of the first `count` test images."""
 
     count: int
 
     kinds = ("concepts",)
-    doing: ClassVar[str] = "naming neurons of"
+    activity: ClassVar[str] = "naming neurons of"
 
     @property
     def depends(self) -> object:
@@ -60,83 +60,83 @@ class NameByMasks(OfLayers):
         assert isinstance(images, ArrayImages)
         network, concepts = self.network(run), [*drawn.PARTS, *drawn.COLOURS]
 
-        def named(count: int, **how: Any) -> pd.DataFrame:
-            some = replace(images, arrays=images.arrays[:count], labels=images.labels[:count])
-            return dissect(network, some, masks_of_all[:count], concepts, **how)
+        def name_neurons(count: int, **options: Any) -> pd.DataFrame:
+            subset = replace(images, arrays=images.arrays[:count], labels=images.labels[:count])
+            return dissect(network, subset, masks_of_all[:count], concepts, **options)
 
-        held = masks_of_all.nbytes + strongest_bytes(network, self.count)
-        size = self.pass_size(run, network, named, ProbeParameters().batch_size, held)
-        yield named(self.count, batch_size=size, on_image=advance)
+        fixed = masks_of_all.nbytes + threshold_bytes(network, self.count)
+        size = self.pass_size(run, network, name_neurons, ProbeParameters().batch_size, fixed)
+        yield name_neurons(self.count, batch_size=size, on_image=advance)
 
 
 @dataclass(frozen=True)
-class NameByAttributes(OfLayers):
+class NameByAttributes(LayersWork):
     """Work that names one checkpoint's neurons by the attributes of the user's test images."""
 
     path: Path
-    known: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
+    attributes: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
 
     kinds = ("concepts",)
-    doing: ClassVar[str] = "naming neurons of"
+    activity: ClassVar[str] = "naming neurons of"
 
     @property
     def depends(self) -> object:
-        return self.known
+        return self.attributes
 
     @property
     def steps(self) -> int:
-        return len(self.known[1])
+        return len(self.attributes[1])
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         images = open_images(run, "test")
         assert isinstance(images, FileImages)
         attributes, names = read_attributes(self.path, images)
         network, tables = self.network(run), []
-        least = ProbeParameters(k=1, responsive=1)  # only the activations are needed
-        each = [4 * len(images) * layer.channels for layer in network.layers]
-        kept = min(sum(each), max(room(network.model) // 2, *each))
+        parameters = ProbeParameters(k=1, responsive=1)  # only the activations are needed
+        layer_bytes = [4 * len(images) * layer.channels for layer in network.layers]
+        limit = min(sum(layer_bytes), max(room(network.model) // 2, *layer_bytes))
         size = self.pass_size(
             run,
             network,
-            lambda few: probe_range(network, images, range(few), least),
-            least.batch_size,
-            kept,
+            lambda count: probe_range(network, images, range(count), parameters),
+            parameters.batch_size,
+            limit,
         )
-        groups = layer_groups(network.layers, each, kept)
+        groups = layer_groups(network.layers, layer_bytes, limit)
         for number, group in enumerate(groups):
             record = probe_range(
                 replace(network, layers=group),
                 images,
                 range(len(images)),
-                least.model_copy(update={"batch_size": size}),
+                parameters.model_copy(update={"batch_size": size}),
                 advance if number == 0 else lambda count: None,
             )
             assert record.activations is not None
             overlap = attribute_overlaps(record.activations.T, attributes)
             best = [names[i] for i in overlap.argmax(axis=1)]
-            named = neurons_table(record.part, group).assign(concept=best, iou=overlap.max(axis=1))
-            tables.append(named[~named["dead"]])
+            rows = neurons_table(record.part, group).assign(concept=best, iou=overlap.max(axis=1))
+            tables.append(rows[~rows["dead"]])
         table = pd.concat(tables, ignore_index=True)
         table = table.assign(series=self.source.name, epoch=self.epoch)
         yield table[[*NEURON, "concept", "iou"]]
 
 
-def layer_groups(layers: Sequence[Layer], sizes: Sequence[int], most: int) -> list[list[Layer]]:
-    """Divide layers into successive groups of at most `most` bytes, each of at least one layer."""
+def layer_groups(layers: Sequence[Layer], sizes: Sequence[int], limit: int) -> list[list[Layer]]:
+    """Divide layers into successive groups of at most `limit` bytes, each of at least one layer."""
     groups: list[list[Layer]] = [[]]
-    left = most
+    free = limit
     for layer, size in zip(layers, sizes, strict=True):
-        if size > left and groups[-1]:
+        if size > free and groups[-1]:
             groups.append([])
-            left = most
+            free = limit
         groups[-1].append(layer)
-        left -= size
+        free -= size
     return groups
 
 
 def naming_steps(plan: Plan) -> Iterator[Step]:
     """Name neurons by the masks of synthetic images or the user's attributes, if any."""
-    config, checkpoints = plan.config, loadable(plan.config)
+    config, checkpoints = plan.config, loadable_checkpoints(plan.config)
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)
         yield "naming concepts", [NameByMasks(*one, count) for one in checkpoints]

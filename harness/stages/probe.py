@@ -20,7 +20,13 @@ from harness.networks.layers import find_layers, with_patches
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source
 from harness.records import Checkpoint
-from harness.stages.checkpoints import OfLayers, give_checkpoints, opened, prepared, read_layers
+from harness.stages.checkpoints import (
+    LayersWork,
+    declare_checkpoints,
+    open_checkpoint,
+    prepare_model,
+    read_layers,
+)
 from harness.stages.naming import naming_steps
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 
@@ -48,20 +54,22 @@ class FindLayers(Work):
             assert isinstance(source, RecordedSource)
             yield source.evidence.table(Artifact("layers", (RECORDED,))).assign(series=source.name)
             return
-        model = opened(run, source, source.loadable()[-1])
-        two = batch_of(open_images(run, "test"), [0, 1], source.view)
-        fits = takes_channels_last(model, two)
-        model = prepared(model, source, fits)
-        view = replace(source.view, channels_last=fits)
+        model = open_checkpoint(run, source, source.loadable()[-1])
+        batch = batch_of(open_images(run, "test"), [0, 1], source.view)
+        channels_last = takes_channels_last(model, batch)
+        model = prepare_model(model, source, channels_last)
+        view = replace(source.view, channels_last=channels_last)
         layers = find_layers(model, view, source.layers, source.channels_last)
         layers = with_patches(model, layers, view)
         table = pd.DataFrame([vars(layer) for layer in layers]).rename(columns={"name": "layer"})
         table.insert(0, "series", source.name)
-        yield table.assign(resize=source.resize, crop=source.crop, memory_channels_last=fits)
+        yield table.assign(
+            resize=source.resize, crop=source.crop, memory_channels_last=channels_last
+        )
 
 
 @dataclass(frozen=True)
-class OfProbe(OfLayers):
+class ProbeWork(LayersWork):
     """A piece of work on one checkpoint and the probe images."""
 
     parameters: ProbeParameters
@@ -75,18 +83,18 @@ class OfProbe(OfLayers):
 
 
 @dataclass(frozen=True)
-class ProbeRange(OfProbe):
+class ProbeRange(ProbeWork):
     """Work that records one checkpoint on a range of the probe images."""
 
     images: range
 
-    doing: ClassVar[str] = "probing"
+    activity: ClassVar[str] = "probing"
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
         kinds = ["activations"] * self.parameters.activations + ["probe_part", "responses_part"]
-        place = (*self.place, self.images.start, self.images.stop)
-        return tuple(Artifact(kind, place) for kind in kinds)
+        key = (*self.key, self.images.start, self.images.stop)
+        return tuple(Artifact(kind, key) for kind in kinds)
 
     @property
     def depends(self) -> object:
@@ -96,7 +104,7 @@ class ProbeRange(OfProbe):
     def steps(self) -> int:
         return len(self.images)
 
-    def left(self, plan: Plan) -> bool:
+    def has_activations(self, plan: Plan) -> bool:
         """Return whether the artifacts that remain after the ranges are joined exist."""
         return all(plan.has(made) for made in self.makes if made.kind == "activations")
 
@@ -106,7 +114,7 @@ class ProbeRange(OfProbe):
         size = self.pass_size(
             run,
             network,
-            lambda few: probe_range(network, images, range(few), self.parameters),
+            lambda count: probe_range(network, images, range(count), self.parameters),
             self.parameters.batch_size,
             image_bytes(units, self.parameters) * len(self.images),
         )
@@ -119,7 +127,7 @@ class ProbeRange(OfProbe):
 
 
 @dataclass(frozen=True)
-class JoinRanges(OfProbe):
+class JoinRanges(ProbeWork):
     """Work that joins one checkpoint's records on all ranges of images, and deletes the parts."""
 
     ranges: tuple[ProbeRange, ...]
@@ -127,15 +135,15 @@ class JoinRanges(OfProbe):
     kinds = ("stimuli", "responsive")
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        layers, checkpoint = read_layers(run, self.source.name), Checkpoint(*self.place)
+        layers, checkpoint = read_layers(run, self.source.name), Checkpoint(*self.key)
         parts, responses = (
             [artifact for work in self.ranges for artifact in work.makes if artifact.kind == kind]
             for kind in ("probe_part", "responses_part")
         )
-        joined = merge(ProbePart.from_arrays(run.arrays(part)) for part in parts)
-        yield stimuli_table(joined, layers, checkpoint, self.ranges[-1].images.stop)
+        record = merge(ProbePart.from_arrays(run.arrays(part)) for part in parts)
+        yield stimuli_table(record, layers, checkpoint, self.ranges[-1].images.stop)
         write_tables(
-            run.path(Artifact("responsive", self.place)),
+            run.path(Artifact("responsive", self.key)),
             (responsive_table(run.table(part), layers, checkpoint) for part in responses),
         )
         yield None
@@ -144,16 +152,16 @@ class JoinRanges(OfProbe):
 
 
 @dataclass(frozen=True)
-class TakeEvidence(OfProbe):
+class TakeEvidence(ProbeWork):
     """Work that copies what was recorded of a checkpoint during training."""
 
     ranges: tuple[range, ...]
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        parts = self.ranges if self.parameters.activations else ()
-        activations = (Artifact("activations", (*self.place, r.start, r.stop)) for r in parts)
-        return Artifact("stimuli", self.place), Artifact("responsive", self.place), *activations
+        ranges = self.ranges if self.parameters.activations else ()
+        activations = (Artifact("activations", (*self.key, r.start, r.stop)) for r in ranges)
+        return Artifact("stimuli", self.key), Artifact("responsive", self.key), *activations
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
@@ -170,21 +178,21 @@ def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
     """Raise ValueError if evidence was recorded with other settings; the message lists them."""
     if len(source.loadable()) == len(source.epochs()):
         return
-    recorded, mine = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
+    recorded, current = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
     settings = {
         f"probe.{name}": (recorded["probe"][name], value)
         for name, value in parameters.model_dump(mode="json", exclude={"batch_size"}).items()
     }
     for name in ("resize", "crop", "mean", "std"):
-        settings[name] = recorded["series"][0][name], mine[name]
-    if other := [
-        f"{name} = {then}, and the configuration has {now}"
-        for name, (then, now) in settings.items()
-        if then != now
+        settings[name] = recorded["series"][0][name], current[name]
+    if differences := [
+        f"{name} = {recorded_value}, and the configuration has {current_value}"
+        for name, (recorded_value, current_value) in settings.items()
+        if recorded_value != current_value
     ]:
         raise ValueError(
-            f"series {source.name!r}: its evidence was recorded with {'; '.join(other)}; set the "
-            f"configuration to the same"
+            f"series {source.name!r}: its evidence was recorded with {'; '.join(differences)}; set "
+            f"the configuration to the same"
         )
 
 
@@ -198,10 +206,10 @@ def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameter
             f"series {source.name!r}: its evidence was recorded on other images than the run's "
             f"probe images, or in another order"
         )
-    layers = [read_layers(one, n) for one, n in
+    layers = [read_layers(each_run, series) for each_run, series in
               ((run, source.name), (evidence, RECORDED))]  # fmt: skip
-    named = [[(la.name, la.channels, la.height, la.width) for la in some] for some in layers]
-    if named[0] != named[1]:
+    shapes = [[(la.name, la.channels, la.height, la.width) for la in group] for group in layers]
+    if shapes[0] != shapes[1]:
         raise ValueError(
             f"series {source.name!r}: its evidence was recorded in other layers "
             f"({', '.join(la.name for la in layers[1])}) than those of the run "
@@ -211,8 +219,8 @@ def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameter
 
 def activation_parts(run: Run, config: Config, series: str, epoch: int) -> list[Artifact]:
     """Return the artifacts with the activations of one checkpoint, in the order of the images."""
-    divided = _ranges(run, config.probe, series)
-    return [Artifact("activations", (series, epoch, part.start, part.stop)) for part in divided]
+    parts = _ranges(run, config.probe, series)
+    return [Artifact("activations", (series, epoch, part.start, part.stop)) for part in parts]
 
 
 def _ranges(run: Run, parameters: ProbeParameters, series: str) -> list[range]:
@@ -221,24 +229,24 @@ def _ranges(run: Run, parameters: ProbeParameters, series: str) -> list[range]:
 
 
 def range_works(
-    plan: Plan, source: Source, divided: Sequence[range]
+    plan: Plan, source: Source, image_ranges: Sequence[range]
 ) -> tuple[list[Work], list[Work]]:
     """Return the work that records the remaining ranges of a series, and the work that joins the
     ranges of each epoch or copies what was recorded during training."""
-    parameters, waiting, joins = plan.config.probe, list[Work](), list[Work]()
+    parameters, probing, joins = plan.config.probe, list[Work](), list[Work]()
     for epoch in source.epochs():
         if epoch not in source.loadable():
-            joins.append(TakeEvidence(source, epoch, parameters, tuple(divided)))
+            joins.append(TakeEvidence(source, epoch, parameters, tuple(image_ranges)))
             continue
-        works = tuple(ProbeRange(source, epoch, parameters, part) for part in divided)
+        works = tuple(ProbeRange(source, epoch, parameters, part) for part in image_ranges)
         join = JoinRanges(source, epoch, parameters, works)
         joins.append(join)
         plan.add([*works, join])
         # joining deletes the parts of a range and keeps its activations
-        joined = plan.is_done(join)
-        waiting += [work for work in works if not (joined and work.left(plan))]
+        is_joined = plan.is_done(join)
+        probing += [work for work in works if not (is_joined and work.has_activations(plan))]
     plan.add(joins)
-    return waiting, joins
+    return probing, joins
 
 
 def probe_steps(plan: Plan) -> Iterator[Step]:
@@ -247,13 +255,13 @@ def probe_steps(plan: Plan) -> Iterator[Step]:
         range_works(plan, source, _ranges(plan.run, plan.config.probe, source.name))
         for source in plan.config.series
     ]
-    yield "probing", [work for waiting, _ in works for work in waiting]
+    yield "probing", [work for probing, _ in works for work in probing]
     yield "stimuli", [work for _, joins in works for work in joins]
 
 
 def steps(plan: Plan) -> Iterator[Step]:
     """Find the layers, record every checkpoint, name what neurons detect."""
-    give_checkpoints(plan)
+    declare_checkpoints(plan)
     config = plan.config
     yield "layers", [FindLayers(source) for source in config.series]
     yield from probe_steps(plan)

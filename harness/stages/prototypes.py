@@ -20,14 +20,14 @@ from harness.networks.recording import borrowed
 from harness.networks.running import run_logits
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import OfCheckpoint, fitting_size, load
+from harness.stages.checkpoints import CheckpointWork, fit_pass_size, load_model
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 
 
 @dataclass(frozen=True)
-class MakePrototypes(OfCheckpoint):
+class MakePrototypes(CheckpointWork):
     """Work that computes the mean output of one checkpoint over images of each class."""
 
     config: Config
@@ -46,8 +46,8 @@ class MakePrototypes(OfCheckpoint):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         images = series_images(run, self.source, self.config, self.split)
-        chosen = [self._chosen(images, c) for c in range(len(images.images.classes))]
-        model = load(run, self.source, self.epoch)
+        ids_by_class = [self._select_images(images, c) for c in range(len(images.images.classes))]
+        model = load_model(run, self.source, self.epoch)
         purpose = "for the prototypes of classes"
 
         def mean(ids: np.ndarray, size: int) -> Tensor:
@@ -59,16 +59,17 @@ class MakePrototypes(OfCheckpoint):
             outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
             return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
 
-        what, few = f"prototypes of series {self.source.name!r}", min(FEWEST, len(images.images))
-        most = self.config.evolve.batch_size
-        size = fitting_size(run, what, partial(mean, np.arange(few), few), few, most, room(model))
-        rows = [halving(partial(mean, ids), size, what).float() for ids in chosen]
+        label, count = f"prototypes of series {self.source.name!r}", min(FEWEST, len(images.images))
+        limit = self.config.evolve.batch_size
+        work = partial(mean, np.arange(count), count)
+        size = fit_pass_size(run, label, work, count, limit, room(model))
+        rows = [halving(partial(mean, ids), size, label).float() for ids in ids_by_class]
         yield {
             "prototypes": torch.stack(rows).numpy(),
-            "images": np.array([len(ids) for ids in chosen]),
+            "images": np.array([len(ids) for ids in ids_by_class]),
         }
 
-    def _chosen(self, images: SeriesImages, class_id: int) -> np.ndarray:
+    def _select_images(self, images: SeriesImages, class_id: int) -> np.ndarray:
         if self.split == "test":
             return images.parts(class_id)["importance"]
         ids = np.flatnonzero(images.images.labels == class_id)
@@ -99,14 +100,14 @@ def prototype_works(study: AblationStudy) -> list[Work]:
     return [MakePrototypes(s, epoch, study.config) for (_, epoch), s in needed.items()]
 
 
-def prototypes_read(source: Source, *epochs: int) -> tuple[Artifact, ...]:
+def prototype_artifacts(source: Source, *epochs: int) -> tuple[Artifact, ...]:
     """Return the artifacts that the objective of a series reads."""
     if not choose_objective(source.objective).needs_images:
         return ()
     return tuple(Artifact("prototypes", (source.name, epoch)) for epoch in epochs)
 
 
-def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
+def load_targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
     """Return a function that gives the target of one checkpoint for a class id.
 
     Raises:
@@ -117,7 +118,7 @@ def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
     if objective.file is not None:
         vectors = torch.from_numpy(read_embeddings(objective.file, images.classes))
     elif objective.prototypes:
-        (artifact,) = prototypes_read(source, epoch)
+        (artifact,) = prototype_artifacts(source, epoch)
         vectors = torch.from_numpy(run.arrays(artifact)["prototypes"])
 
     return partial(_target, source, images, vectors)
@@ -142,11 +143,11 @@ def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Ten
     return _target(source, images, vectors, 0)
 
 
-def says(source: Source, config: Config) -> str:
+def objective_text(source: Source, config: Config) -> str:
     """Return on what the importance of a series is measured, as part of a sentence."""
     objective = choose_objective(source.objective)
     split = {"train": "training", "probe": "probe", "test": "importance"}[_split(config)]
-    most = config.evolve.images_per_class
-    counted = f" (at most {most} {split} images each)" if objective.needs_images else ""
-    predicted = "; a prediction is the class with the largest objective"
-    return objective.says + counted + predicted * (not objective.classifies)
+    limit = config.evolve.images_per_class
+    image_text = f" (at most {limit} {split} images each)" if objective.needs_images else ""
+    prediction_text = "; a prediction is the class with the largest objective"
+    return objective.says + image_text + prediction_text * (not objective.classifies)

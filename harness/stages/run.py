@@ -20,7 +20,7 @@ from harness.stages import ablate, audit, check, evolve, images, probe, space, t
 from harness.stages.benchmark import Coverage, bench_config, bench_steps, bench_study
 from harness.stages.engine import Engine, WorkError
 from harness.stages.estimate import estimate, estimate_study
-from harness.stages.faults import faults, faults_of_files
+from harness.stages.faults import faults, file_faults
 from harness.stages.stage import Plan, Stage
 from harness.store import open_run
 from harness.text import pluralise
@@ -74,11 +74,11 @@ def worker_count(config: Config, device: Device) -> int:
     return len(devices()) - 1 if every_gpu else 1
 
 
-def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
+def refuse_all(config: Config, known_faults: Sequence[str] = ()) -> None:
     """Raise ConfigError with all faults of a configuration, if there are any, before work begins;
     those of its file may be known already."""
-    if texts := [*known, *faults(config)]:
-        refuse([*texts, *faults_of_files(config)])
+    if texts := [*known_faults, *faults(config)]:
+        refuse([*texts, *file_faults(config)])
 
 
 @cache_listings()
@@ -91,19 +91,19 @@ def run_until(
     # a cluster's devices are those of its machines, not of this one
     plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
     refuse_all(config)
-    with run.locked(), Engine(plan, workers, console, cluster) as working:
+    with run.locked(), Engine(plan, workers, console, cluster) as engine:
         write_manifest(config, run)
         for name, stage in STAGES.items():
             try:
-                working.run(stage(plan))
+                engine.run(stage(plan))
             except WorkError:
                 if name == "images":  # reports all faults of images and checkpoints together
-                    refuse(faults_of_files(config))
+                    refuse(file_faults(config))
                 raise
             if name == last:
                 break
         if last == "space":  # otherwise the stage `evolve` makes the map
-            working.step("map", [space.map_work(plan)])
+            engine.step("map", [space.map_work(plan)])
     return run
 
 
@@ -123,7 +123,7 @@ def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
 def bench(
     run: Run,
     console: Console,
-    covered: Coverage,
+    coverage: Coverage,
     cluster: str | None = None,
     only_plan: bool = False,
     **machine: object,
@@ -135,19 +135,19 @@ def bench(
         machine: the configuration's `workers`, `memory` and `device`, on which no result depends;
             the precision is the run's.
     """
-    config = bench_config(run, covered).model_copy(update=machine)
+    config = bench_config(run, coverage).model_copy(update=machine)
     run = open_run(run.root, config.store)
     plan = Plan(config, run)
     plan.workers = count = worker_count(config, plan.device)
-    with run.locked(), Engine(plan, count, console, cluster) as working:
+    with run.locked(), Engine(plan, count, console, cluster) as engine:
         for name in takewhile(lambda name: name != "evolve", STAGES):
-            working.run(STAGES[name](plan))
-        study = bench_study(plan, covered)
+            engine.run(STAGES[name](plan))
+        study = bench_study(plan, coverage)
         with using(plan.resources):
             table = estimate_study(study, plan)
         _show(table, plan, console)
         if not only_plan:
-            working.run(bench_steps(study, plan))
+            engine.run(bench_steps(study, plan))
     return run
 
 
@@ -156,12 +156,12 @@ def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
     if table.empty:
         console.print("Nothing is left to do.")
         return
-    shown = table.round({"hours": 3, "memory GiB": 2, "disk GiB": 3}).to_string(index=False)
-    console.print(shown, highlight=False, markup=False)
+    text = table.round({"hours": 3, "memory GiB": 2, "disk GiB": 3}).to_string(index=False)
+    console.print(text, highlight=False, markup=False)
     count, hours = max(plan.workers, 1), table["hours"].sum()
-    time = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} min"
+    duration = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} min"
     console.print(
-        f"Left to do: {table['pieces'].sum():,} pieces of work, about {time} with "
+        f"Left to do: {table['pieces'].sum():,} pieces of work, about {duration} with "
         f"{pluralise(count, 'worker')} on {plan.device.name}, up to "
         f"{table['memory GiB'].max():.2f} GiB of memory per worker, "
         f"{table['disk GiB'].sum():.2f} GiB of disk.",

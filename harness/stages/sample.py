@@ -21,8 +21,8 @@ from harness.networks.layer import ModelPair, Network
 from harness.networks.recording import borrowed
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
-from harness.stages.ablate import RunArms, arm_works, images_shown, revert_few, set_works
-from harness.stages.evolve import ScoreEvolutions, score_works, scoring
+from harness.stages.ablate import RunArms, arm_images, arm_works, revert_few, set_works
+from harness.stages.evolve import ScoreEvolutions, make_scorer, score_works
 from harness.stages.naming import naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
@@ -72,147 +72,147 @@ class Sample:
     ) -> None:
         self.plan, self.source, self.models = plan, source, models
         self.images = SeriesImages(plan.test_images, view, plan.config)
-        pairs = tuple(one for one in study.pairs if one[0].name == source.name)
+        pairs = tuple(pair for pair in study.pairs if pair[0].name == source.name)
         self.study = replace(study, pairs=pairs)
         self.config = plan.config
         self.units = sum(layer.channels for layer in models.layers)
-        most = FORWARD_SECONDS / self._forward_seconds(1)
+        limit = FORWARD_SECONDS / self._forward_seconds(1)
         #: Number of images for timing; fewer for a large network.
-        self.few = int(np.clip(most, 1, min(SAMPLE, len(plan.test_images))))
+        self.sample_size = int(np.clip(limit, 1, min(SAMPLE, len(plan.test_images))))
 
     def _forward_seconds(self, count: int) -> float:
         """Return the seconds per image of a forward pass of `count` images."""
         newer, batch = self.models.newer, self.batch(count)
         with borrowed(newer), torch.inference_mode(), resources().device.computing():
-            return seconds_of(partial(newer, batch)) / count
+            return time_second_call(partial(newer, batch)) / count
 
     def batch(self, count: int) -> Tensor:
         return self.images.batch(np.arange(count) % len(self.plan.test_images))
 
     def _estimate(
-        self, stage: str, left: Sequence[Work], seconds: float, memory: float, disk: float
+        self, stage: str, rest: Sequence[Work], seconds: float, memory: float, disk: float
     ) -> Estimate:
-        return Estimate(stage, self.source.name, len(left), seconds, memory, disk)
+        return Estimate(stage, self.source.name, len(rest), seconds, memory, disk)
 
     def training(self, source: TrainedSource, images: int) -> Iterator[Estimate]:
         """Estimate training from one timed step."""
         parameters, classes = source.training, len(self.plan.test_images.classes)
-        left = self.plan.left([TrainSeries(source, images // parameters.batch_size)])
-        if not left:
+        rest = self.plan.remaining([TrainSeries(source, images // parameters.batch_size)])
+        if not rest:
             return
-        batch = self.batch(min(parameters.batch_size, 4 * self.few))
+        batch = self.batch(min(parameters.batch_size, 4 * self.sample_size))
         cost, weights = training_cost(source, classes, batch)
-        kept = 4.0 * self.images.view.channels * self.images.view.crop**2 * images
-        memory = cost.bytes * parameters.batch_size + weights + kept
-        seconds = cost.seconds * parameters.batch_size * sum(work.steps for work in left)
+        image_bytes = 4.0 * self.images.view.channels * self.images.view.crop**2 * images
+        memory = cost.bytes * parameters.batch_size + weights + image_bytes
+        seconds = cost.seconds * parameters.batch_size * sum(work.steps for work in rest)
         yield self._estimate(
-            "train", left, seconds, memory, weights / 4 * (len(parameters.save) + 3)
+            "train", rest, seconds, memory, weights / 4 * (len(parameters.save) + 3)
         )
 
     def probing(self, images: int) -> Iterator[Estimate]:
         """Estimate probing from a few recorded images, including their decoding."""
-        parameters, count, view = self.config.probe, self.few, self.images.view
-        left, _ = range_works(self.plan, self.source, ranges(images, self.units, parameters))
-        if not left:
+        parameters, count, view = self.config.probe, self.sample_size, self.images.view
+        rest, _ = range_works(self.plan, self.source, ranges(images, self.units, parameters))
+        if not rest:
             return
 
         def decode() -> np.ndarray:
             return np.stack([self.plan.test_images.pixels(i, view) for i in range(count)])
 
-        few = ArrayImages(decode(), np.zeros(count, dtype=np.int64), ("",))
-        least = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
+        sample = ArrayImages(decode(), np.zeros(count, dtype=np.int64), ("",))
+        minimal = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
         newer, layers, device = self.models.newer, self.models.layers, resources().device
         network = Network(Checkpoint("", 0), newer, layers, view, device)
-        cost = measure(partial(probe_range, network, few, range(count), least), count, device)
-        each = cost.seconds + seconds_of(decode) / count
-        kept = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
-        shown = sum(work.steps for work in left)
+        cost = measure(partial(probe_range, network, sample, range(count), minimal), count, device)
+        seconds = cost.seconds + time_second_call(decode) / count
+        size = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
+        total = sum(work.steps for work in rest)
         disk = (
             ROW_BYTES["stimuli"] * self.units * parameters.k / images
             + ROW_BYTES["responsive"] * parameters.responsive
-            + kept
+            + size
         )
-        longest = max(work.steps for work in left)
-        memory = cost.bytes * parameters.batch_size + kept * longest
-        yield self._estimate("probe", left, each * shown, memory, disk * shown)
+        longest = max(work.steps for work in rest)
+        memory = cost.bytes * parameters.batch_size + size * longest
+        yield self._estimate("probe", rest, seconds * total, memory, disk * total)
 
     def naming(self) -> Iterator[Estimate]:
         """Estimate naming as one pass over the images, and half of a pass for the comparison."""
-        works = [work for _, some in naming_steps(self.plan) for work in some]
-        left = self.plan.left([w for w in works if w.makes[0].parts[0] == self.source.name])
-        if not left:
+        works = [work for _, group in naming_steps(self.plan) for work in group]
+        rest = self.plan.remaining([w for w in works if w.makes[0].parts[0] == self.source.name])
+        if not rest:
             return
-        each = 1.5 * self._forward_seconds(self.few)
-        maps = sum(4 * la.channels * la.height * la.width for la in self.models.layers)
-        memory = min(2.0 * maps * self.config.probe.batch_size, resources().memory)
-        seconds = each * sum(work.steps for work in left)
-        yield self._estimate("probe: naming", left, seconds, memory, 64 * self.units * len(left))
+        seconds_per_image = 1.5 * self._forward_seconds(self.sample_size)
+        size = sum(4 * la.channels * la.height * la.width for la in self.models.layers)
+        memory = min(2.0 * size * self.config.probe.batch_size, resources().memory)
+        seconds = seconds_per_image * sum(work.steps for work in rest)
+        yield self._estimate("probe: naming", rest, seconds, memory, 64 * self.units * len(rest))
 
     def evolutions(self) -> Iterator[Estimate]:
         """Estimate scoring of evolutions and ablation of sets."""
-        if scores := self.plan.left(score_works(self.study)):
+        if scores := self.plan.remaining(score_works(self.study)):
             yield self._importance(scores)
-        sets = self.plan.left(set_works(self.study))
-        if runs := self.plan.left(arm_works(self.study)):
+        sets = self.plan.remaining(set_works(self.study))
+        if runs := self.plan.remaining(arm_works(self.study)):
             yield self._ablation(sets, runs)
 
-    def _importance(self, left: list[ScoreEvolutions]) -> Estimate:
+    def _importance(self, rest: list[ScoreEvolutions]) -> Estimate:
         """Estimate importance from a few images scored by each method."""
-        batch, evolve = self.batch(min(self.few, FEWEST)), self.config.evolve
+        batch, evolve = self.batch(min(self.sample_size, FEWEST)), self.config.evolve
         target = sample_target(self.source, self.models.newer, self.plan.test_images, batch)
         costs, memory = dict[str, Cost](), 0.0
-        for name in dict.fromkeys(work.method for work in left):
-            score = scoring(self.models, batch, target, name, evolve.path_steps)
+        for name in dict.fromkeys(work.method for work in rest):
+            score = make_scorer(self.models, batch, target, name, evolve.path_steps)
             costs[name] = cost = measure(score, len(batch), resources().device)
-            what = f"importance of series {self.source.name!r} by {name}"
-            memory_left = room(self.models.older, self.models.newer)
-            memory = max(memory, cost.bytes * fitting(cost, memory_left, evolve.batch_size, what))
+            label = f"importance of series {self.source.name!r} by {name}"
+            free_memory = room(self.models.older, self.models.newer)
+            memory = max(memory, cost.bytes * fitting(cost, free_memory, evolve.batch_size, label))
         seconds = sum(
             costs[work.method].seconds * len(self.images.parts(class_id)["importance"])
-            for work in left
+            for work in rest
             for class_id in work.classes
         )
-        rows = self.units * sum(len(work.classes) for work in left)
+        rows = self.units * sum(len(work.classes) for work in rest)
         disk = ROW_BYTES["importance"] * rows
-        return self._estimate("evolve", left, seconds, memory, disk)
+        return self._estimate("evolve", rest, seconds, memory, disk)
 
-    def _ablation(self, sets: Sequence[Work], left: list[RunArms]) -> Estimate:
+    def _ablation(self, sets: Sequence[Work], rest: list[RunArms]) -> Estimate:
         """Estimate ablation from a batch of arms over all layers and in single layers."""
         reverting = partial(revert_few, self.models, self.images)
         cost = measure(reverting, min(FEWEST, len(self.plan.test_images)), resources().device)
-        what = f"ablation of series {self.source.name!r}"
-        memory_left = room(self.models.older, self.models.newer)
-        size = fitting(cost, memory_left, self.config.revert.batch_size, what)
-        seconds = arm_seconds(self.models, self.batch(min(size, self.few)))
+        label = f"ablation of series {self.source.name!r}"
+        free_memory = room(self.models.older, self.models.newer)
+        size = fitting(cost, free_memory, self.config.revert.batch_size, label)
+        seconds = arm_seconds(self.models, self.batch(min(size, self.sample_size)))
         names = self.study.layers.get(self.source.name) or [la.name for la in self.models.layers]
         total = rows = 0.0
-        for work in left:
-            joint, alone = arms_a_class(self.study, work.method, work.kind, len(names))
-            shown = sum(len(images_shown(self.images, c, work.split)) for c in work.classes)
-            total += (joint * seconds["joint"] + alone * seconds["layer"]) * shown
-            rows += (joint + alone) * shown
+        for work in rest:
+            joint, single = count_arms(self.study, work.method, work.kind, len(names))
+            images = sum(len(arm_images(self.images, c, work.split)) for c in work.classes)
+            total += (joint * seconds["joint"] + single * seconds["layer"]) * images
+            rows += (joint + single) * images
         memory = cost.bytes * size
         disk = ROW_BYTES["records"] * rows
-        return self._estimate("revert", [*sets, *left], total, memory, disk)
+        return self._estimate("revert", [*sets, *rest], total, memory, disk)
 
 
-def arms_a_class(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:
+def count_arms(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:
     """Return a method's arms of one kind per class: over all layers at once, and in single ones."""
-    p = study.arm_parameters
-    one = np.arange(max(p.bins, 2))
-    ranked = arms.Ranked(
-        p,
-        {"layer": one},
-        lambda _: pd.DataFrame({"layer": "layer", "channel": one, "score": 1.0}),
-        {"layer": one},
+    parameters = study.arm_parameters
+    channels = np.arange(max(parameters.bins, 2))
+    ranked = arms.Ranking(
+        parameters,
+        {"layer": channels},
+        lambda _: pd.DataFrame({"layer": "layer", "channel": channels, "score": 1.0}),
+        {"layer": channels},
         lambda *_: np.random.default_rng(0),
     )
-    joint = alone = 0
+    joint = single = 0
     for family in arms.families(method == CONTROLS, kind == "benchmark"):
-        number = len(family.sets(ranked))
-        joint += number
-        alone += number * layers * family.each_layer
-    return joint, alone
+        set_count = len(family.sets(ranked))
+        joint += set_count
+        single += set_count * layers * family.each_layer
+    return joint, single
 
 
 def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
@@ -233,19 +233,19 @@ def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
             )
             for layer in models.layers
         }
-        for what, several in (
+        for key, arms_changes in (
             ("joint", [changes]),
             ("layer", [{name: change} for name, change in changes.items()]),
         ):
-            running.rerun_many(several)
+            running.rerun_many(arms_changes)
             start = time.perf_counter()
-            for logits in running.rerun_many(several):
+            for logits in running.rerun_many(arms_changes):
                 logits.sum().item()  # waits for a GPU
-            seconds[what] = (time.perf_counter() - start) / len(several) / len(batch)
+            seconds[key] = (time.perf_counter() - start) / len(arms_changes) / len(batch)
     return seconds
 
 
-def seconds_of(work: Callable[[], object]) -> float:
+def time_second_call(work: Callable[[], object]) -> float:
     """Time the second call of some work, because the first compiles and loads."""
     work()
     start = time.perf_counter()

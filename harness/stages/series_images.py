@@ -16,7 +16,7 @@ from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, resources
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import view_of
+from harness.stages.checkpoints import read_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +34,14 @@ class SeriesImages:
         """Return the images with these ids, [images, channels, height, width]."""
         return resources().device.batch(batch_of(self.images, ids, self.view))
 
-    def few(self) -> Tensor:
+    def smallest_batch(self) -> Tensor:
         """Return the smallest batch that is run, for measuring the cost of one image."""
         return self.batch(np.arange(min(FEWEST, len(self.images))))
 
     def batches(self, ids: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ids and images, `size` at a time."""
-        for some, batch in batches(self.images, ids, self.view, size):
-            yield some, resources().device.batch(batch)
+        for batch_ids, batch in batches(self.images, ids, self.view, size):
+            yield batch_ids, resources().device.batch(batch)
 
     @cached_property
     def parts(self) -> Callable[[int], dict[str, np.ndarray]]:
@@ -57,32 +57,32 @@ class SeriesImages:
             )
         )
 
-    def of_importance(self, class_id: int, size: int) -> list[Tensor]:
+    def importance_batches(self, class_id: int, size: int) -> list[Tensor]:
         """Return batches of the images of a class on which importance is measured."""
         ids = self.parts(class_id)["importance"]
         return [batch for _, batch in self.batches(ids, size)]
 
-    def of_others(self, class_id: int, size: int) -> list[Tensor]:
+    def other_class_batches(self, class_id: int, size: int) -> list[Tensor]:
         """Return batches of random importance images of other classes, at most twice as many as
         the importance images of this class."""
         counts = np.bincount(self.images.labels, minlength=len(self.images.classes))
-        pool = [
-            self.parts(other)["importance"]
-            for other in range(len(self.images.classes))
-            if other != class_id and counts[other] > 1
+        ids_of_classes = [
+            self.parts(other_class)["importance"]
+            for other_class in range(len(self.images.classes))
+            if other_class != class_id and counts[other_class] > 1
         ]
-        if not pool:
+        if not ids_of_classes:
             return []
-        every = np.concatenate(pool)
-        most = 2 * len(self.parts(class_id)["importance"])
+        all_ids = np.concatenate(ids_of_classes)
+        limit = 2 * len(self.parts(class_id)["importance"])
         rng = generator(self.config.seed, "images of other classes", class_id)
-        chosen = np.sort(rng.choice(every, min(most, len(every)), replace=False))
-        return [batch for _, batch in self.batches(chosen, size)]
+        ids = np.sort(rng.choice(all_ids, min(limit, len(all_ids)), replace=False))
+        return [batch for _, batch in self.batches(ids, size)]
 
 
 def series_images(run: Run, source: Source, config: Config, split: str = "test") -> SeriesImages:
     """Return the images of one split of a run for the networks of a series."""
-    return SeriesImages(open_images(run, split), view_of(run, source), config)
+    return SeriesImages(open_images(run, split), read_view(run, source), config)
 
 
 def split_images(
@@ -98,18 +98,18 @@ def split_images(
     Raises:
         ValueError: the class has fewer than two images.
     """
-    mine = np.flatnonzero(labels == class_id)
-    if len(mine) < 2:
+    image_ids = np.flatnonzero(labels == class_id)
+    if len(image_ids) < 2:
         raise ValueError(
-            f"class {class_id} has {len(mine)} images; importance and reversion need at least one "
-            f"each"
+            f"class {class_id} has {len(image_ids)} images; importance and reversion need at least "
+            f"one each"
         )
-    mine = generator(seed, "split of a class's images", class_id).permutation(mine)
-    if len(mine) < importance + heldout:
+    image_ids = generator(seed, "split of a class's images", class_id).permutation(image_ids)
+    if len(image_ids) < importance + heldout:
         share = importance / (importance + heldout)
-        importance = int(np.clip(round(share * len(mine)), 1, len(mine) - 1))
-        heldout = len(mine) - importance
+        importance = int(np.clip(round(share * len(image_ids)), 1, len(image_ids) - 1))
+        heldout = len(image_ids) - importance
     return {
-        "importance": np.sort(mine[:importance]),
-        "heldout": np.sort(mine[importance : importance + heldout]),
+        "importance": np.sort(image_ids[:importance]),
+        "heldout": np.sort(image_ids[importance : importance + heldout]),
     }

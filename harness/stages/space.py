@@ -41,7 +41,7 @@ class PlaceNeurons(Work):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        return tuple(Artifact("stimuli", place) for place in _checkpoints(self.config))
+        return tuple(Artifact("stimuli", key) for key in _checkpoint_keys(self.config))
 
     @property
     def depends(self) -> object:
@@ -51,12 +51,12 @@ class PlaceNeurons(Work):
 
     def space(self, run: Run, *draw: int) -> SemanticSpace:
         """Return the space; if `draw` is given, with another draw of the method's randomness."""
-        evidence = evidence_of(run, self.config)
+        evidence = read_evidence(run, self.config)
         rng = generator(self.config.seed, "space", self.method, *draw)
         method = SPACES.get(self.method)
         with users_code("space method", self.method):
             space = method(evidence, self.config.space, rng, self.method)
-        return _checked(self.method, space, evidence)
+        return _check_space(self.method, space, evidence)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         space = self.space(run)
@@ -84,10 +84,10 @@ class PlaceAgain(PlaceNeurons):
         rows = np.flatnonzero(
             (space.neurons["series"] == base.series) & (space.neurons["epoch"] == base.epoch)
         )
-        near, _ = space.nearest(rows, rows, NEIGHBOURS)
+        nearest, _ = space.nearest(rows, rows, NEIGHBOURS)
         names = [f"nearest_{rank}" for rank in range(1, NEIGHBOURS + 1)]
         keys = space.neurons.iloc[rows][["layer", "channel"]].reset_index(drop=True)
-        table = pd.concat([keys, pd.DataFrame(near, columns=names)], axis=1)
+        table = pd.concat([keys, pd.DataFrame(nearest, columns=names)], axis=1)
         yield table.assign(method=self.method, seed=self.draw)
 
 
@@ -117,7 +117,7 @@ class MapNeurons(Work):
         yield project(space, self.config.base_checkpoint(), self.config.seed)
 
 
-def _checked(method: str, space: object, evidence: Evidence) -> SemanticSpace:
+def _check_space(method: str, space: object, evidence: Evidence) -> SemanticSpace:
     """Return what a method returned. Raises ValueError if it is no space of the neurons."""
     if not isinstance(space, SemanticSpace):
         fault = f"a {type(space).__name__}"
@@ -125,7 +125,7 @@ def _checked(method: str, space: object, evidence: Evidence) -> SemanticSpace:
         fault = f"{len(space.neurons)} rows, or rows in another order"
     elif "coverage" not in space.neurons:
         fault = "no column coverage"
-    elif fault := _fault(space):
+    elif fault := _find_fault(space):
         fault = f"vectors that are {fault}"
     else:
         return space
@@ -136,7 +136,7 @@ def _checked(method: str, space: object, evidence: Evidence) -> SemanticSpace:
     )
 
 
-def _fault(space: SemanticSpace) -> str:
+def _find_fault(space: SemanticSpace) -> str:
     """Describe what is wrong with the vectors of a space; "" for nothing."""
     vectors, jaccard = space.vectors, space.metric == "jaccard"
     if not isinstance(vectors, np.ndarray):
@@ -146,17 +146,17 @@ def _fault(space: SemanticSpace) -> str:
     return "infinite" if np.isinf(vectors).any() else ""
 
 
-def _checkpoints(config: Config) -> list[tuple[str, int]]:
+def _checkpoint_keys(config: Config) -> list[tuple[str, int]]:
     return [(source.name, epoch) for source in config.series for epoch in source.epochs()]
 
 
-def evidence_of(run: Run, config: Config) -> Evidence:
+def read_evidence(run: Run, config: Config) -> Evidence:
     """Return what the space methods may use of a run: the records of its probed checkpoints."""
-    base, places = config.base_checkpoint(), _checkpoints(config)
+    base, keys = config.base_checkpoint(), _checkpoint_keys(config)
     images = len(open_images(run, "probe"))
 
     @lru_cache(maxsize=1)
-    def matrix(series: str, epoch: int) -> tuple[pd.Series, list[tuple[slice, np.ndarray]]]:
+    def open_matrix(series: str, epoch: int) -> tuple[pd.Series, list[tuple[slice, np.ndarray]]]:
         """Return each neuron's row, and activations [neurons, images] per range of images."""
         neurons = pd.MultiIndex.from_frame(neurons_of(read_layers(run, series)))
         parts = activation_parts(run, config, series, epoch)
@@ -165,17 +165,17 @@ def evidence_of(run: Run, config: Config) -> Evidence:
 
     def activations(neurons: pd.DataFrame) -> np.ndarray:
         values = np.empty((len(neurons), images), dtype=np.float32)
-        numbers = neurons.reset_index(drop=True)
-        for (series, epoch), some in numbers.groupby(["series", "epoch"], sort=False):
-            rows, arrays = matrix(series, epoch)
-            wanted = rows.reindex(pd.MultiIndex.from_frame(some[["layer", "channel"]])).to_numpy()
+        table = neurons.reset_index(drop=True)
+        for (series, epoch), group in table.groupby(["series", "epoch"], sort=False):
+            rows, arrays = open_matrix(series, epoch)
+            index = rows.reindex(pd.MultiIndex.from_frame(group[["layer", "channel"]])).to_numpy()
             for columns, array in arrays:
-                values[some.index, columns] = array[wanted]
+                values[group.index, columns] = array[index]
         return values
 
     return gather_evidence(
         base,
-        pd.concat([run.table(Artifact("stimuli", place)) for place in places], ignore_index=True),
+        pd.concat([run.table(Artifact("stimuli", key)) for key in keys], ignore_index=True),
         run.table(Artifact("responsive", (base.series, base.epoch))),
         images,
         activations,

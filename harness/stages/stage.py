@@ -77,10 +77,8 @@ class Plan:
             messages or write files.
     """
 
-    def __init__(
-        self, config: Config, run: Run, workers: int = 1, looks_only: bool = False
-    ) -> None:
-        self.looks_only = looks_only
+    def __init__(self, config: Config, run: Run, workers: int = 1, dry_run: bool = False) -> None:
+        self.dry_run = dry_run
         self.config = config
         self.run = run
         self.workers = workers
@@ -93,7 +91,7 @@ class Plan:
             for artifact in work.makes:
                 self._inputs[artifact] = partial(_inputs, work)
 
-    def give(
+    def declare(
         self, artifact: Artifact, depends: Callable[[], object], reads: Iterable[Artifact] = ()
     ) -> None:
         """Declare an artifact that no work makes (a user's checkpoint) by what identifies it."""
@@ -108,19 +106,19 @@ class Plan:
             )
         return self._fingerprints[artifact]
 
-    def left(self, works: Sequence[W]) -> list[W]:
+    def remaining(self, works: Sequence[W]) -> list[W]:
         """Declare pieces of work, and return those that are not done."""
         self.add(works)
         return [work for work in works if not self.is_done(work)]
 
     def is_done(self, work: Work) -> bool:
         """Return whether all artifacts of a piece of work were made from exactly these inputs."""
-        return all(self.has(made) for made in work.makes)
+        return all(self.has(artifact) for artifact in work.makes)
 
     def has(self, artifact: Artifact) -> bool:
         """Return whether a declared artifact exists and was made from exactly these inputs."""
-        about = self.run.sidecar(artifact)
-        return about is not None and about["fingerprint"] == self.fingerprint(artifact)
+        sidecar = self.run.sidecar(artifact)
+        return sidecar is not None and sidecar["fingerprint"] == self.fingerprint(artifact)
 
     @cached_property
     def device(self) -> Device:
@@ -135,7 +133,7 @@ class Plan:
         readers = self.readers(self.device.place.type, cores() // workers)
         return Resources(self.device, memory, readers)
 
-    def readers(self, kind: str, share: int) -> int:
+    def readers(self, kind: str, worker_cores: int) -> int:
         """Return the number of processes that decode images for a worker.
 
         By default, a worker on a CUDA GPU has its share of the cores, at most 16, if images are in
@@ -143,12 +141,12 @@ class Plan:
 
         Args:
             kind: of the device, "cuda" for a CUDA GPU.
-            share: the worker's number of cores.
+            worker_cores: the worker's number of cores.
         """
         if self.config.readers is not None:
             return self.config.readers
-        decodes = isinstance(self.config.images, FolderImagesSection)
-        return min(16, share) if kind == "cuda" and decodes else 0
+        in_files = isinstance(self.config.images, FolderImagesSection)
+        return min(16, worker_cores) if kind == "cuda" and in_files else 0
 
     @cached_property
     def test_images(self) -> ImageSet:

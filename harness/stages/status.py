@@ -53,18 +53,20 @@ class Status:
         """Return the progress in words."""
         if self.is_done:
             return "All work is done."
-        doing = "No command is working here; the same `conceptevo run` continues it."
+        state = "No command is working here; the same `conceptevo run` continues it."
         if self.since:
-            doing = f"A command has been working here since {self.since:%Y-%m-%d %H:%M}."
-        more = [*self.steps.loc[self.steps["seconds_left"].isna(), "step"], *self.unknown]
+            state = f"A command has been working here since {self.since:%Y-%m-%d %H:%M}."
+        untimed = [*self.steps.loc[self.steps["seconds_left"].isna(), "step"], *self.unknown]
         if not self.seconds_left > 0:
-            of = f": no work of {', '.join(more)} has been timed" if more else ""
-            return f"{doing} How long the rest takes is not known yet{of}."
-        span = timedelta(seconds=round(self.seconds_left))
-        when = f", at {now + span:%Y-%m-%d %H:%M}" if self.since else ""
-        without = f" (without {', '.join(more)}, of which no work has been timed)" if more else ""
-        several = pluralise(self.workers, "worker")
-        return f"{doing} With {several} it takes about {span} more{when}{without}."
+            reason = f": no work of {', '.join(untimed)} has been timed" if untimed else ""
+            return f"{state} How long the rest takes is not known yet{reason}."
+        duration = timedelta(seconds=round(self.seconds_left))
+        end = f", at {now + duration:%Y-%m-%d %H:%M}" if self.since else ""
+        caveat = (
+            f" (without {', '.join(untimed)}, of which no work has been timed)" if untimed else ""
+        )
+        worker_text = pluralise(self.workers, "worker")
+        return f"{state} With {worker_text} it takes about {duration} more{end}{caveat}."
 
 
 def status(run: Run) -> Status:
@@ -82,29 +84,29 @@ def status(run: Run) -> Status:
             for title, works in stage(plan):
                 if works:  # probing has none once all ranges are joined
                     plan.add(works)
-                    counted = _counted(plan, works, since)
-                    rows.append({"stage": name, "step": title, **counted})
+                    counts = _count_states(plan, works, since)
+                    rows.append({"stage": name, "step": title, **counts})
         except (ArtifactError, KeyError):  # a table or an input is yet to be made
             unknown.append(name)
     steps = pd.DataFrame(rows, columns=["stage", "step", *STATES, "seconds_left"])
-    began = None if since is None else datetime.fromtimestamp(since)
-    return Status(steps, tuple(unknown), began, int(steps["running"].sum()) or cores())
+    start = None if since is None else datetime.fromtimestamp(since)
+    return Status(steps, tuple(unknown), start, int(steps["running"].sum()) or cores())
 
 
-def _counted(plan: Plan, works: Sequence[Work], since: float | None) -> dict[str, float]:
+def _count_states(plan: Plan, works: Sequence[Work], since: float | None) -> dict[str, float]:
     """Return the number of pieces of work in each state, and the seconds left."""
 
     def row(work: Work) -> tuple[str, str, int, float]:
-        about, kind = plan.run.sidecar(work.makes[0]), type(work).__name__
+        sidecar, kind = plan.run.sidecar(work.makes[0]), type(work).__name__
         if plan.is_done(work):
-            return kind, "done", work.steps, (about or {}).get("seconds", np.nan)
+            return kind, "done", work.steps, (sidecar or {}).get("seconds", np.nan)
         if since is not None and plan.run.is_working(work.makes[0], since):
             return kind, "running", work.steps, np.nan
-        return kind, "missing" if about is None else "stale", work.steps, np.nan
+        return kind, "missing" if sidecar is None else "stale", work.steps, np.nan
 
     table = pd.DataFrame(map(row, works), columns=["kind", "state", "steps", "seconds"])
-    timed = table.dropna(subset="seconds").groupby("kind")[["seconds", "steps"]].sum()
-    left = table[table["state"] != "done"]
-    seconds = left["steps"] * left["kind"].map(timed["seconds"] / timed["steps"]).astype(float)
+    totals = table.dropna(subset="seconds").groupby("kind")[["seconds", "steps"]].sum()
+    rest = table[table["state"] != "done"]
+    seconds = rest["steps"] * rest["kind"].map(totals["seconds"] / totals["steps"]).astype(float)
     counts = {state: int((table["state"] == state).sum()) for state in STATES}
     return {**counts, "seconds_left": float(seconds.sum(skipna=False))}

@@ -67,13 +67,13 @@ class AblationStudy:
         return ["reversion", "benchmark"] if self.benchmark else ["reversion"]
 
     @property
-    def scored(self) -> list[str]:
+    def scored_methods(self) -> list[str]:
         """The methods that are scored: the study's, "change", and those that match arms."""
         kinds = [f for benchmark in {False, self.benchmark} for f in families(False, benchmark)]
         matched_on = [name for family in kinds for name in family.matched_on]
         return list(dict.fromkeys([*self.methods, "change", *matched_on]))
 
-    def following(self, class_id: int) -> int | None:
+    def other_class(self, class_id: int) -> int | None:
         """Return the "other class" of a class, whose ranking is compared; None if there is none."""
         position = self.classes.index(class_id)
         other = self.classes[(position + 1) % len(self.classes)]
@@ -83,19 +83,19 @@ class AblationStudy:
         return next(block for block in self.blocks if class_id in block)
 
     def scores(self, pair: Pair, method: str, block: tuple[int, ...]) -> Artifact:
-        return Artifact("importance", (*place(pair), safe(method), scope(block)))
+        return Artifact("importance", (*pair_key(pair), slug(method), scope(block)))
 
     def sets(self, pair: Pair, kind: str, method: str, block: tuple[int, ...]) -> Artifact:
         # the "other class" depends on all classes
-        more = self.classes if kind == "benchmark" and method != CONTROLS else ()
-        return Artifact("sets", (*place(pair), safe(method), kind, scope(block, more)))
+        classes = self.classes if kind == "benchmark" and method != CONTROLS else ()
+        return Artifact("sets", (*pair_key(pair), slug(method), kind, scope(block, classes)))
 
     def records(
         self, pair: Pair, kind: str, method: str, block: tuple[int, ...], ablation: str, split: str
     ) -> Artifact:
-        more = self.classes if kind == "benchmark" and method != CONTROLS else ()
-        where = scope(block, more, self.layers.get(pair.series, ()))
-        parts = (*place(pair), safe(ablation), safe(method), kind, split, where)
+        classes = self.classes if kind == "benchmark" and method != CONTROLS else ()
+        suffix = scope(block, classes, self.layers.get(pair.series, ()))
+        parts = (*pair_key(pair), slug(ablation), slug(method), kind, split, suffix)
         return Artifact("records", parts)
 
     def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
@@ -116,35 +116,35 @@ class AblationStudy:
         }
 
 
-def place(pair: Pair) -> tuple[str | int, ...]:
+def pair_key(pair: Pair) -> tuple[str | int, ...]:
     """Return the parts that identify a pair's artifacts."""
     return pair.series, pair.epoch_from, pair.epoch_to
 
 
-def safe(name: str) -> str:
+def slug(name: str) -> str:
     """Return a plug-in's name as part of a file name; some file systems do not allow colons."""
     return name.replace(":", ".")
 
 
-def scope(block: Sequence[int], *more: Sequence[object]) -> str:
+def scope(block: Sequence[int], *restrictions: Sequence[object]) -> str:
     """Return a name for a block of classes, with a hash of all other restrictions of a file."""
-    contiguous = list(block) == list(range(block[0], block[-1] + 1))
+    is_contiguous = list(block) == list(range(block[0], block[-1] + 1))
     name = f"{block[0]:04d}-{block[-1]:04d}"
-    if contiguous and not any(more):
+    if is_contiguous and not any(restrictions):
         return name
-    return f"{name}.{hashlib.sha256(json.dumps([block, more]).encode()).hexdigest()[:8]}"
+    return f"{name}.{hashlib.sha256(json.dumps([block, restrictions]).encode()).hexdigest()[:8]}"
 
 
-def chosen_classes(plan: Plan) -> tuple[int, ...]:
+def select_classes(plan: Plan) -> tuple[int, ...]:
     """Return the ids of the configured classes. Raises ConfigError if a name is unknown."""
-    images, wanted = plan.test_images, plan.config.evolve.classes
-    if wanted is None:
+    images, names = plan.test_images, plan.config.evolve.classes
+    if names is None:
         return tuple(range(len(images.classes)))
-    if unknown := sorted(set(wanted) - set(images.classes)):
+    if unknown := sorted(set(names) - set(images.classes)):
         raise ConfigError(
             f"classes: no class {', '.join(unknown)}; there are {', '.join(images.classes)}"
         )
-    return tuple(images.classes.index(name) for name in wanted)
+    return tuple(images.classes.index(name) for name in names)
 
 
 def reversion_study(plan: Plan) -> AblationStudy:
@@ -154,7 +154,7 @@ def reversion_study(plan: Plan) -> AblationStudy:
         name=REVERSION,
         config=config,
         pairs=tuple((source, pair) for source in config.series for pair in config.pairs(source)),
-        classes=chosen_classes(plan),
+        classes=select_classes(plan),
         layers={},
         methods=config.evolve.methods,
         ablations=("revert",),

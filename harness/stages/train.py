@@ -97,13 +97,13 @@ def _check_memory(source: TrainedSource, run: Run) -> None:
     batch = resources().device.batch(batch_of(open_images(run, "test"), range(FEWEST), source.view))
     cost, weights = training_cost(source, len(open_images(run, "test").classes), batch)
     size = source.training.batch_size
-    needed, memory = size * cost.bytes + weights, resources().memory
-    if needed > memory:
+    needed_bytes, free_memory = size * cost.bytes + weights, resources().memory
+    if needed_bytes > free_memory:
         raise ValueError(
             f"training of series {source.name!r}: a batch of {size} images needs "
-            f"{needed / 2**30:.2f} GiB with the weights, but only {memory / 2**30:.2f} are free "
-            f"beside the libraries; increase `memory`, use fewer workers or smaller images, or "
-            f"lower training.batch_size, on which the result depends"
+            f"{needed_bytes / 2**30:.2f} GiB with the weights, but only {free_memory / 2**30:.2f} "
+            f"are free beside the libraries; increase `memory`, use fewer workers or smaller "
+            f"images, or lower training.batch_size, on which the result depends"
         )
 
 
