@@ -96,7 +96,7 @@ class Results:
         return list(self.about["methods"])
 
     @property
-    def measured_on(self) -> list[str]:
+    def objective_sentences(self) -> list[str]:
         """Return sentences on what importance is measured and how a prediction is made."""
         series_of: dict[str, list[str]] = {}
         for series, objective in self.about.get("objectives", {}).items():

@@ -71,7 +71,7 @@ class Evidence:
         self.depth = np.array([self._layers[n.series, n.layer]["depth"] for n in names])
         usable = [
             placed and depth >= min_depth and len(self._stimuli.get(n, ())) >= 2 * patches
-            for n, placed, depth in zip(names, self.space.placed, self.depth, strict=True)
+            for n, placed, depth in zip(names, self.space.has_vector, self.depth, strict=True)
         ]
         self.neurons = names
         self.usable = np.flatnonzero(usable)

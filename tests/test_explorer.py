@@ -240,7 +240,7 @@ def test_figures_shown_are_those_of_the_tables(run, visit):
     importance = read_results(run.root, REVERSION).importance(method="sign_t")
     stimuli = run.tables("stimuli").set_index(NEURON).sort_index()
     pairs = {s: (start, end) for s, start, end in source.pairs}
-    for row in rng.choice(np.flatnonzero(source.space.placed), 20, replace=False):
+    for row in rng.choice(np.flatnonzero(source.space.has_vector), 20, replace=False):
         key = neurons.iloc[row][NEURON]
         series, epoch, layer, channel = key
         address = f"{series}/{layer}/{channel}"

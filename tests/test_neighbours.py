@@ -96,7 +96,9 @@ def test_paired_similarities_are_the_diagonal():
     vectors = (np.random.default_rng(0).random((8, 6)) < 0.5).astype(np.float32)
     a, b = np.arange(4), np.arange(4, 8)
     for made in (space_of(vectors), space_of(sparse.csr_array(vectors), "jaccard")):
-        np.testing.assert_allclose(made.paired(a, b), np.diag(made.similarity(a, b)), rtol=1e-6)
+        np.testing.assert_allclose(
+            made.pair_similarities(a, b), np.diag(made.similarity(a, b)), rtol=1e-6
+        )
 
 
 @given(seeds, st.integers(2, 60))

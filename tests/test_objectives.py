@@ -311,7 +311,7 @@ def test_an_encoder_goes_all_the_way_with_an_objective(started):
     started('objective = "prototype"')
     out = Path("out").resolve()
     results = read_results(out, REVERSION)
-    (sentence,) = results.measured_on
+    (sentence,) = results.objective_sentences
     assert "mean of the outputs" in sentence and "at most 3 training images each" in sentence
     assert "class with the largest objective" in sentence
     page = (out / "report" / "report.html").read_text(encoding="utf-8")
@@ -337,7 +337,7 @@ def test_an_encoder_goes_all_the_way_with_an_objective(started):
     assert "stimuli: 2 done before" in text and "class prototypes" not in text
     assert (
         read_results(out, REVERSION)
-        .measured_on[0]
+        .objective_sentences[0]
         .startswith("Importance is measured on the function my_encoders:second")
     )
     changed = read_results(out, REVERSION).records(method="controls")

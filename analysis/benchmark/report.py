@@ -64,7 +64,7 @@ EQUAL = 1e-9
 @shelf.sentences("bench", "leaderboard")
 def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     """Return sentences on the data on which importance is measured."""
-    return bench.results.measured_on
+    return bench.results.objective_sentences
 
 
 @shelf.sentences("bench", "leaderboard")

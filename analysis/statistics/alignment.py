@@ -46,7 +46,7 @@ def concept_sharing(
         these are the nearest). Neurons without a vector or a concept are left out.
     """
     named = space.neurons[NEURON].merge(concepts, on=NEURON, how="left")["concept"]
-    has_concept = named.notna().to_numpy() & space.placed
+    has_concept = named.notna().to_numpy() & space.has_vector
     concept = named.to_numpy()
     base_rows = np.array(
         [row for row in space.rows(series=base.series, epoch=base.epoch) if has_concept[row]]

@@ -36,7 +36,7 @@ def project(
     if len(others):
         positions[others] = mapper.transform(vectors[others])
     table = space.neurons[NEURON].assign(x=positions[:, 0], y=positions[:, 1])
-    return table[space.placed].reset_index(drop=True)
+    return table[space.has_vector].reset_index(drop=True)
 
 
 def import_umap() -> Any:

@@ -46,7 +46,7 @@ class SemanticSpace:
             raise ValueError(f"{len(self.neurons)} neurons but {self.vectors.shape[0]} vectors")
 
     @cached_property
-    def placed(self) -> np.ndarray:
+    def has_vector(self) -> np.ndarray:
         """Whether each neuron has a vector: bool [neurons]."""
         if not isinstance(self.vectors, np.ndarray):
             return np.ones(len(self.neurons), dtype=bool)
@@ -54,7 +54,7 @@ class SemanticSpace:
 
     def rows(self, **values: object) -> np.ndarray:
         """Return rows of neurons with a vector whose columns equal `values`, e.g. series="vgg"."""
-        selected = self.placed.copy()
+        selected = self.has_vector.copy()
         for column, value in values.items():
             selected &= (self.neurons[column] == value).to_numpy()
         return np.flatnonzero(selected)
@@ -69,7 +69,7 @@ class SemanticSpace:
             return _jaccard(shared, left.sum(axis=1)[:, None], right.sum(axis=1)[None, :])
         return unit_rows(a) @ unit_rows(b).T
 
-    def paired(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def pair_similarities(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return the similarities [n] of pairs of rows."""
         a, b = self.vectors[first], self.vectors[second]
         if self.metric == "jaccard":
@@ -116,7 +116,7 @@ class SemanticSpace:
             for epoch in (epoch_from, epoch_to)
         ]
         both = epochs[0].merge(epochs[1], on=["layer", "channel"], suffixes=("_from", "_to"))
-        similarity = self.paired(both["row_from"].to_numpy(), both["row_to"].to_numpy())
+        similarity = self.pair_similarities(both["row_from"].to_numpy(), both["row_to"].to_numpy())
         return both[["layer", "channel"]].assign(displacement=1.0 - similarity)
 
     def arrays(self) -> dict[str, np.ndarray]:
