@@ -31,7 +31,7 @@ from plain_stages import CLASS, by_hand, in_turn, stages
 from torch import Tensor, nn
 
 from harness.concepts.map import project
-from harness.concepts.probing import ProbeParameters, _Recording
+from harness.concepts.probing import ProbeParameters, Recording
 from harness.concepts.space import SemanticSpace
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.evolutions.sensitivity import maps_and_gradients
@@ -85,7 +85,7 @@ def recording(of: Subject, repeats: int) -> list[str]:
     """Compare recording a batch after SEEN earlier images with a bare forward pass."""
     model, layers, batch = of.model, of.layers, of.batch
     count = len(batch)
-    recorded = _Recording(
+    recorded = Recording(
         layers, np.arange(SEEN + repeats * count), ProbeParameters(activations=False), CPU
     )
     ids = iter(range(SEEN, SEEN + repeats * count, count))
@@ -99,8 +99,7 @@ def recording(of: Subject, repeats: int) -> list[str]:
     draw = torch.Generator().manual_seed(0)
     rows = seen[torch.randint(count, (SEEN,), generator=draw)]
     rows += seen.std(dim=0) * torch.randn(rows.shape, generator=draw)
-    recorded._top.update(rows, torch.zeros_like(rows, dtype=torch.int64), torch.arange(SEEN))
-    recorded._thresholds = recorded._top.kth_largest()
+    recorded.add(torch.arange(SEEN), [(rows, torch.zeros_like(rows, dtype=torch.int64))])
 
     def ours() -> None:
         with ActivationRecorder(model, layers, recorded.keep) as record:

@@ -6,16 +6,16 @@ import unicodedata
 from collections.abc import Iterable
 
 
-def join_names(names: Iterable[object], most: int = 5) -> str:
-    """Join the first `most` names and the number of further ones: "a, b and 3 more"."""
+def join_names(names: Iterable[object], limit: int = 5) -> str:
+    """Join the first `limit` names and the number of further ones: "a, b and 3 more"."""
     texts = list(map(str, names))
-    more = len(texts) - most
-    return ", ".join(texts[:most]) + f" and {more} more" * (more > 0)
+    hidden = len(texts) - limit
+    return ", ".join(texts[:limit]) + f" and {hidden} more" * (hidden > 0)
 
 
-def pluralise(number: int, one: str, several: str = "") -> str:
+def pluralise(number: int, singular: str, plural: str = "") -> str:
     """Join a number and its noun: 1 trial, 1,200 trials, 2 answers are."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def normalise_name(name: str) -> str:

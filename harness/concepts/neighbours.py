@@ -97,13 +97,13 @@ def nearest_by_overlap(
         all_values[shared.indices == own[start + rows]] = -1.0  # the query itself is last
         for row in range(block.shape[0]):
             span = slice(shared.indptr[row], shared.indptr[row + 1])
-            columns_sharing, values = shared.indices[span], all_values[span]
+            neighbours, values = shared.indices[span], all_values[span]
             order = np.argsort(-values, kind="stable")[:k]
             order = order[values[order] >= 0]
-            nearest = columns_sharing[order]
+            nearest = neighbours[order]
             if len(nearest) < k:  # candidates that share no item, by column
-                first = np.arange(min(len(sizes), k + len(columns_sharing) + 1))
-                fillers = first[~np.isin(first, columns_sharing) & (first != own[start + row])]
+                first = np.arange(min(len(sizes), k + len(neighbours) + 1))
+                fillers = first[~np.isin(first, neighbours) & (first != own[start + row])]
                 nearest = np.concatenate([nearest, fillers[: k - len(nearest)]])
             columns[start + row, : len(nearest)] = nearest
             similarities[start + row, : len(nearest)] = 0.0

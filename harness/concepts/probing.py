@@ -119,7 +119,7 @@ def probe_range(
     model, layers, device = network.model, network.layers, network.device
 
     def record(batch_size: int) -> RangeRecord:
-        recording = _Recording(layers, ids, parameters, device)
+        recording = Recording(layers, ids, parameters, device)
         with (
             borrowed(model),
             torch.inference_mode(),
@@ -135,7 +135,7 @@ def probe_range(
     return halving(record, parameters.batch_size, f"probing images {ids[0]} to {ids[-1]}")
 
 
-class _Recording:
+class Recording:
     """The record of a range of images (`ids`: int64 [images]), which grows batch by batch."""
 
     def __init__(
@@ -172,7 +172,7 @@ class _Recording:
     def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Add a batch: image ids int64 [batch] and, per layer, the result of `keep`."""
         values = torch.cat([value for value, _ in peaks], dim=1).float()
-        self._top.update(values, torch.cat([place for _, place in peaks], dim=1), ids)
+        self._top.update(values, torch.cat([position for _, position in peaks], dim=1), ids)
         self._thresholds = self._top.kth_largest()
         self._lowest = torch.minimum(self._lowest, values.amin(dim=0))
         self._responses.append((ids, *strongest(values, self._parameters.responsive)))

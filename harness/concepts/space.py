@@ -115,9 +115,11 @@ class SemanticSpace:
             )
             for epoch in (epoch_from, epoch_to)
         ]
-        both = epochs[0].merge(epochs[1], on=["layer", "channel"], suffixes=("_from", "_to"))
-        similarity = self.pair_similarities(both["row_from"].to_numpy(), both["row_to"].to_numpy())
-        return both[["layer", "channel"]].assign(displacement=1.0 - similarity)
+        common = epochs[0].merge(epochs[1], on=["layer", "channel"], suffixes=("_from", "_to"))
+        similarity = self.pair_similarities(
+            common["row_from"].to_numpy(), common["row_to"].to_numpy()
+        )
+        return common[["layer", "channel"]].assign(displacement=1.0 - similarity)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the space to save, apart from `neurons`."""

@@ -80,8 +80,8 @@ def zero(maps: Maps, layer: str) -> Tensor:
 @ABLATIONS.add("mean")
 def mean(maps: Maps, layer: str) -> Tensor:
     """Use the newer model's mean map over the importance images of the class."""
-    now = maps.newer(layer)
-    return maps.mean(layer).expand_as(now).contiguous()
+    output = maps.newer(layer)
+    return maps.mean(layer).expand_as(output).contiguous()
 
 
 @ABLATIONS.add("resample")

@@ -138,20 +138,20 @@ class Family:
     other_class: bool = False
 
 
-def _quarters(ranked: Ranking) -> Sets:
+def _quarters(ranking: Ranking) -> Sets:
     """Return `q1` (most important) to `qB`; every neuron is in exactly one."""
     sets: Sets = {}
-    for layer, parts in ranked.bins.items():
+    for layer, parts in ranking.bins.items():
         for number, part in enumerate(parts, start=1):
             sets.setdefault((f"q{number}", 0), {})[layer] = part
     return sets
 
 
-def _cumulative(ranked: Ranking) -> Sets:
+def _cumulative(ranking: Ranking) -> Sets:
     """Return `most` and `least`: set i holds the first, or the last, i/S of each layer."""
     sets: Sets = {}
-    steps = ranked.parameters.steps
-    for layer, channels in ranked.order.items():
+    steps = ranking.parameters.steps
+    for layer, channels in ranking.order.items():
         for step in range(1, steps):
             count = int(step * len(channels) / steps + 0.5)
             sets.setdefault(("most", step), {})[layer] = channels[:count]
@@ -159,35 +159,36 @@ def _cumulative(ranked: Ranking) -> Sets:
     return sets
 
 
-def _matched(arm: str, method: str, ranked: Ranking) -> Sets:
+def _matched(arm: str, method: str, ranking: Ranking) -> Sets:
     """Match each neuron of `q1` with one of its layer, not in `q1`, of a similar score."""
-    sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
+    sizes = ranking.scores_of(method).set_index(["layer", "channel"])["score"]
     partners = {
         layer: match(parts[0], np.concatenate(parts[1:]), sizes[layer])
-        for layer, parts in ranked.bins.items()
+        for layer, parts in ranking.bins.items()
     }
     return {(arm, 0): partners}
 
 
-def _other_class(ranked: Ranking) -> Sets:
+def _other_class(ranking: Ranking) -> Sets:
     """Return the most important bin of another class: does the ranking depend on the class?"""
-    if ranked.order_of_other_class is None:
+    if ranking.order_of_other_class is None:
         return {}
-    bins = ranked.parameters.bins
+    bins = ranking.parameters.bins
     first = {
-        layer: to_bins(channels, bins)[0] for layer, channels in ranked.order_of_other_class.items()
+        layer: to_bins(channels, bins)[0]
+        for layer, channels in ranking.order_of_other_class.items()
     }
     return {("other_class", 0): first}
 
 
-def _random(ranked: Ranking, first: int, last: int) -> Sets:
+def _random(ranking: Ranking, first: int, last: int) -> Sets:
     """Draw sets of the size of `q1` from all neurons of each layer; each draw has its own seed."""
     sets: Sets = {}
     for draw in range(first, last):
-        rng = ranked.generator("random set", draw)
+        rng = ranking.generator("random set", draw)
         sets["random", draw] = {
-            layer: rng.choice(np.sort(channels), len(ranked.bins[layer][0]), replace=False)
-            for layer, channels in ranked.order.items()
+            layer: rng.choice(np.sort(channels), len(ranking.bins[layer][0]), replace=False)
+            for layer, channels in ranking.order.items()
         }
     return sets
 
@@ -204,7 +205,7 @@ FAMILIES: Registry[Family] = Registry(
             matched_on=("activation",),
         ),
         "other_class": Family(_other_class, each_layer=False, benchmark=True, other_class=True),
-        "whole layers": Family(lambda ranked: {("all", 0): dict(ranked.order)}, control=True),
+        "whole layers": Family(lambda ranking: {("all", 0): dict(ranking.order)}, control=True),
         "random": Family(lambda r: _random(r, 0, r.parameters.layer_draws), control=True),
         "more random": Family(
             lambda r: _random(r, r.parameters.layer_draws, r.parameters.draws),

@@ -65,7 +65,7 @@ class Case:
         """CONTEXTS random masks: layer name -> which neurons are reverted for which image, bool
         [images, channels], each with probability CONTEXT_SHARE."""
         return [
-            {name: drawn < CONTEXT_SHARE for name, drawn in self._draw().items()}
+            {name: numbers < CONTEXT_SHARE for name, numbers in self._draw().items()}
             for _ in range(CONTEXTS)
         ]
 

@@ -98,7 +98,7 @@ class ChooseSets(Work):
                 order = arms.by_rank(scores(class_id, self.method), channels)
                 if other_class is not None and any(family.other_class for family in self._families):
                     other_order = arms.by_rank(scores(other_class, self.method), channels)
-            ranked = arms.Ranking(
+            ranking = arms.Ranking(
                 study.arm_parameters,
                 order,
                 partial(scores, class_id),
@@ -106,7 +106,7 @@ class ChooseSets(Work):
                 partial(_generator, study.config.seed, pair, class_id),
             )
             for family in self._families:
-                table = arms.to_table(family.sets(ranked), family.each_layer)
+                table = arms.to_table(family.sets(ranking), family.each_layer)
                 tables.append(table.assign(class_id=class_id))
         table = pd.concat(tables, ignore_index=True).assign(**vars(pair), method=self.method)
         yield table[_SETS].astype({"draw": "int16", "each_layer": bool, "channel": int})
@@ -279,8 +279,8 @@ def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
         "sizes": [work.makes[0] for work in works if work.method == "change"],
         "importance": [work.makes[0] for work in scores],
         "reliability": [work.makes[1] for work in scores],
-        "sets": [made for work in set_works(study) for made in work.makes],
-        "records": [made for work in arm_works(study) for made in work.makes],
+        "sets": [artifact for work in set_works(study) for artifact in work.makes],
+        "records": [artifact for work in arm_works(study) for artifact in work.makes],
     }
 
 

@@ -99,9 +99,9 @@ class ScoreEvolutions(Work):
             rank = ranks(table, self._generator("ties of importance", class_id))
             scores.append(table.assign(rank=rank, class_id=class_id))
             advance(1)
-        for tables, columns in ((scores, _SCORES), (reliability, _RELIABILITY)):
+        for tables, names in ((scores, _SCORES), (reliability, _RELIABILITY)):
             table = pd.concat(tables, ignore_index=True)
-            yield table.assign(**vars(self.pair), method=self.method)[columns]
+            yield table.assign(**vars(self.pair), method=self.method)[names]
 
     def _generator(self, purpose: str, class_id: int) -> np.random.Generator:
         return generator(self.config.seed, purpose, *pair_key(self.pair), class_id, self.method)

@@ -146,8 +146,8 @@ def _report_images(run: Run, split: str) -> None:
     for row in run.table(Artifact("left_out", (split,))).itertuples():
         logger.warning("images.%s: left out %s × %s", split, row.files, row.what)
     images = len(run.table(Artifact("image_index", (split,))))
-    for what, count in remark_counts(run, split).items():
-        logger.warning("images.%s: %s of %s images: %s", split, count, images, what)
+    for remark, count in remark_counts(run, split).items():
+        logger.warning("images.%s: %s of %s images: %s", split, count, images, remark)
 
 
 def image_works(config: Config) -> list[Work]:

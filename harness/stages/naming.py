@@ -139,10 +139,13 @@ def naming_steps(plan: Plan) -> Iterator[Step]:
     config, checkpoints = plan.config, loadable_checkpoints(plan.config)
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)
-        yield "naming concepts", [NameByMasks(*one, count) for one in checkpoints]
+        yield "naming concepts", [NameByMasks(*checkpoint, count) for checkpoint in checkpoints]
     elif isinstance(config.images, FolderImagesSection) and config.images.attributes is not None:
         path = config.images.attributes
         assert isinstance(plan.test_images, FileImages)
         values, names = read_attributes(path, plan.test_images)
-        known = (tuple(names), tuple(map(tuple, values.astype(int).tolist())))
-        yield "naming concepts", [NameByAttributes(*one, path, known) for one in checkpoints]
+        attributes = (tuple(names), tuple(map(tuple, values.astype(int).tolist())))
+        yield (
+            "naming concepts",
+            [NameByAttributes(*checkpoint, path, attributes) for checkpoint in checkpoints],
+        )

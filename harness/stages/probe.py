@@ -106,7 +106,7 @@ class ProbeRange(ProbeWork):
 
     def has_activations(self, plan: Plan) -> bool:
         """Return whether the artifacts that remain after the ranges are joined exist."""
-        return all(plan.has(made) for made in self.makes if made.kind == "activations")
+        return all(plan.has(artifact) for artifact in self.makes if artifact.kind == "activations")
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         network, images = self.network(run), open_images(run, "probe")

@@ -111,7 +111,7 @@ def run_until(
 def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
     """Print what is left of a run, by stage; nothing is written. See `estimate`."""
     refuse(faults(config))
-    plan = Plan(config, Run(out), looks_only=True)
+    plan = Plan(config, Run(out), dry_run=True)
     plan.workers = worker_count(config, plan.device)
     with console.status("timing one batch of each kind of work"), using(plan.resources):
         table = estimate(plan)

@@ -200,7 +200,7 @@ def count_arms(study: AblationStudy, method: str, kind: str, layers: int) -> tup
     """Return a method's arms of one kind per class: over all layers at once, and in single ones."""
     parameters = study.arm_parameters
     channels = np.arange(max(parameters.bins, 2))
-    ranked = arms.Ranking(
+    ranking = arms.Ranking(
         parameters,
         {"layer": channels},
         lambda _: pd.DataFrame({"layer": "layer", "channel": channels, "score": 1.0}),
@@ -209,7 +209,7 @@ def count_arms(study: AblationStudy, method: str, kind: str, layers: int) -> tup
     )
     joint = single = 0
     for family in arms.families(method == CONTROLS, kind == "benchmark"):
-        set_count = len(family.sets(ranked))
+        set_count = len(family.sets(ranking))
         joint += set_count
         single += set_count * layers * family.each_layer
     return joint, single

@@ -73,7 +73,7 @@ class Plan:
 
     Args:
         workers: number of processes that share the memory.
-        looks_only: the steps are listed, not done: a stage must not read what they would make, log
+        dry_run: the steps are listed, not done: a stage must not read what they would make, log
             messages or write files.
     """
 

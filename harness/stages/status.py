@@ -77,7 +77,7 @@ def status(run: Run) -> Status:
     """
     config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
     since = lock_time(run.root)
-    plan = Plan(config, run, looks_only=True)
+    plan = Plan(config, run, dry_run=True)
     rows, unknown = [], []
     for name, stage in STAGES.items():
         try:

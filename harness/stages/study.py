@@ -76,8 +76,8 @@ class AblationStudy:
     def other_class(self, class_id: int) -> int | None:
         """Return the "other class" of a class, whose ranking is compared; None if there is none."""
         position = self.classes.index(class_id)
-        other = self.classes[(position + 1) % len(self.classes)]
-        return None if other == class_id else other
+        following = self.classes[(position + 1) % len(self.classes)]
+        return None if following == class_id else following
 
     def block_of(self, class_id: int) -> tuple[int, ...]:
         return next(block for block in self.blocks if class_id in block)
