@@ -235,6 +235,10 @@ def test_only_what_a_function_needs_is_required(images):
     assert ce.probe(one, few, k=4, progress=False).to_pandas()["channel"].eq(0).all()
     with pytest.raises(ValueError, match="need two images of a class; r, g have fewer"):
         ce.importance(one, few, (1, 4), ["change"], progress=False)
+    for objective in ("logit", "prototype"):
+        one = ce.Series("one", one.models, one.view, objective=objective)
+        scores = ce.importance(one, few, (1, 4), ["change"], classes=["b"], progress=False)
+        assert scores.to_pandas()["class_id"].eq(2).all()
     with pytest.raises(ValueError, match="there are 4 probe images"):
         ce.probe(one, few, progress=False)
 

@@ -40,6 +40,7 @@ from harness.stages.checkpoints import (
 )
 from harness.stages.images import note_shared_images
 from harness.stages.stage import Advance, Plan, Step, Value
+from harness.stages.study import select_classes
 from harness.text import join_names
 
 logger = logging.getLogger(__name__)
@@ -213,13 +214,16 @@ def check_probe_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def check_class_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
-    """Yield a message if classes have too few images for importance and ablation."""
-    counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
-    too_small = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
+    """Yield a message if a studied class has too few images for importance and ablation."""
+    images = plan.test_images
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    too_small = [
+        images.classes[class_id] for class_id in select_classes(plan) if counts[class_id] < 2
+    ]
     if too_small:
         yield (
             f"images.test: importance and ablation need two images of a class; "
-            f"{', '.join(too_small)} have fewer"
+            f"{', '.join(too_small)} have fewer: add images, or name the other classes in `classes`"
         )
 
 

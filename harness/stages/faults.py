@@ -64,11 +64,12 @@ def file_faults(config: Config) -> list[str]:
 def _sound_part(config: Config) -> Config | None:
     """Return the configuration without faulty parts and series that are yet to be trained; None
     if no images or no series remain."""
-    section = config.images
-    if isinstance(section, FolderImagesSection) and any(
-        any(_failures(partial(folder_split, section, split))) for split in ("probe", "test")
-    ):
-        return None
+    section, classes = config.images, None
+    if isinstance(section, FolderImagesSection):
+        if any(any(_failures(partial(folder_split, section, s))) for s in ("probe", "test")):
+            return None
+        if not any(_failures(partial(_check_classes, config, section))):
+            classes = config.evolve.classes
     series = tuple(
         source
         for source in config.series
@@ -78,7 +79,7 @@ def _sound_part(config: Config) -> Config | None:
         update={
             "series": series,
             "base": None,
-            "evolve": config.evolve.model_copy(update={"classes": None, "pairs": {}}),
+            "evolve": config.evolve.model_copy(update={"classes": classes, "pairs": {}}),
             "report": ReportSection(),
         }
     )

@@ -70,9 +70,9 @@ class MakePrototypes(CheckpointWork):
         }
 
     def _select_images(self, images: SeriesImages, class_id: int) -> np.ndarray:
-        if self.split == "test":
-            return images.parts(class_id)["importance"]
         ids = np.flatnonzero(images.images.labels == class_id)
+        if self.split == "test" and len(ids) > 1:  # a class with one image is not ablated
+            return images.parts(class_id)["importance"]
         rng = generator(self.config.seed, "images of a prototype", class_id)
         return np.sort(rng.permutation(ids)[: self.config.evolve.images_per_class])
 
