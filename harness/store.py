@@ -179,8 +179,9 @@ class StoredRun(Run):
             yield
         except (OSError, ValueError) as error:
             raise ArtifactError(
-                f"the store {self.url} cannot be used ({error}); finished work is kept: run the "
-                f"same command again"
+                f"the store {self.url} cannot be used ({error}): its bucket must exist, and the "
+                f"environment must hold credentials that may write to it, its region and its "
+                f"endpoint; finished work is kept: run the same command again"
             ) from error
 
 

@@ -209,7 +209,7 @@ def test_of_two_commands_the_earlier_stops(bucket, tmp_path):
 
 def test_a_store_that_cannot_be_used_is_named(bucket, server, tmp_path):
     with (
-        pytest.raises(ArtifactError, match=r"store s3://no-such/mine cannot be used .*not exist"),
+        pytest.raises(ArtifactError, match=r"s3://no-such/mine cannot be used .*: its bucket must"),
         StoredRun(tmp_path / "run", "s3://no-such/mine").locked(),
     ):
         pass
