@@ -25,7 +25,7 @@ from rich.console import Console
 
 from harness.config import parse_config
 from harness.images import drawn
-from harness.images.sets import drawn_arrays
+from harness.images.sets import draw_arrays
 from harness.networks.architectures import build
 from harness.stages.run import STAGES, run_until
 
@@ -48,7 +48,7 @@ def write_inputs(folder: Path) -> None:
     rows = ["path,odd"]
     for number, split in enumerate(SPLITS):
         names = np.repeat(list(COUNTS), [count[number] for count in COUNTS.values()])
-        for index, image in enumerate(drawn_arrays(number, 0, len(names))["pixels"]):
+        for index, image in enumerate(draw_arrays(number, 0, len(names))["pixels"]):
             path = folder / split / names[index] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).resize((256, 256)).save(path)

@@ -41,7 +41,7 @@ from harness.networks.devices import CPU
 from harness.networks.execution import _Traced, execution, replace_channels
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.layers import find_layers
-from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.recording import ActivationRecorder, borrow
 from harness.networks.running import run_network
 from harness.records import Checkpoint
 from harness.stages.engine import one_thread
@@ -90,7 +90,7 @@ def recording(of: Subject, repeats: int) -> list[str]:
     )
     ids = iter(range(SEEN, SEEN + repeats * count, count))
     with (
-        borrowed(model),
+        borrow(model),
         torch.inference_mode(),
         ActivationRecorder(model, layers, lambda maps, layer: layer.strength(maps).amax(2)) as peak,
     ):
@@ -109,7 +109,7 @@ def recording(of: Subject, repeats: int) -> list[str]:
                 torch.arange(first, first + count), [record.kept[layer.name] for layer in layers]
             )
 
-    with borrowed(model), torch.inference_mode():
+    with borrow(model), torch.inference_mode():
         best, _ = in_turn(repeats, bare=lambda: model(batch), ours=ours)
     return [
         of.size,
@@ -237,7 +237,7 @@ def published_gradients(
     graph per cell (an image and layer), and the gradients of the cells."""
     found = {}
     with (
-        borrowed(model),
+        borrow(model),
         ActivationRecorder(
             model,
             layers,

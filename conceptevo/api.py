@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
-from conceptevo.inputs import Arms, Images, Series, plugin_name
+from conceptevo.inputs import Arms, Images, Series, register_plugin
 from conceptevo.inputs import View as View
 from conceptevo.recorder import Evidence as Evidence
 from conceptevo.recorder import Recorder as Recorder
@@ -57,12 +57,12 @@ def probe(
         progress: show progress bars.
     """
     methods = SpaceSection().methods
-    fitting = [m for m in methods if activations or not needs_activations(SPACES.get(m))]
+    usable_methods = [m for m in methods if activations or not needs_activations(SPACES.get(m))]
     session = _session(
         [series] if isinstance(series, Series) else series,
         images,
         device,
-        space=SpaceSection(methods=tuple(fitting)),
+        space=SpaceSection(methods=tuple(usable_methods)),
         probe=ProbeParameters(k=k, responsive=responsive, activations=activations),
     )
     opening = session.opening(check.steps(session.plan, [check.check_probe_images]))
@@ -88,7 +88,7 @@ def space(
         progress: show progress bars.
         parameters: fields of SpaceParameters, e.g. dimension=30.
     """
-    method = plugin_name(SPACES, method)
+    method = register_plugin(SPACES, method)
     SPACES.get(method)
     config = probed.session.config
     base = config.base_checkpoint() if base is None else base
@@ -128,7 +128,7 @@ def importance(
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" (a CUDA GPU, else Apple's, else CPU).
         progress: show progress bars.
     """
-    names = tuple(plugin_name(IMPORTANCE, method) for method in methods)
+    names = tuple(register_plugin(IMPORTANCE, method) for method in methods)
     session = _session(
         [series],
         images,
@@ -163,7 +163,7 @@ def ablate(
         arms: sizes and numbers of the sets.
         progress: show progress bars.
     """
-    ablation = plugin_name(ABLATIONS, ablation)
+    ablation = register_plugin(ABLATIONS, ablation)
     ABLATIONS.get(ablation)
     config = scores.session.config
     each_layer = min(config.revert.random_draws, arms.random)

@@ -98,13 +98,13 @@ def _report(run) -> None:
     from analysis.run.report import write_report
 
     with console.status("report"):
-        written = write_report(run)
+        report = write_report(run)
         run.publish()
-    _show_written(written)
+    _show_report(report)
 
 
-def _show_written(written) -> None:
-    for line in (written.summary, *written.sentences, *(f"  {path}" for path in written.paths)):
+def _show_report(report) -> None:
+    for line in (report.summary, *report.sentences, *(f"  {path}" for path in report.paths)):
         console.print(line)
 
 
@@ -134,8 +134,8 @@ def _stage_command(stage: str) -> None:
         device: Device = None,
         precision: Precision = None,
     ) -> None:
-        read = _read_config(config, device=device, precision=precision)
-        _run_until(stage, read, out or Path("runs") / config.stem, cluster)
+        configuration = _read_config(config, device=device, precision=precision)
+        _run_until(stage, configuration, out or Path("runs") / config.stem, cluster)
 
 
 for _stage in STAGE_COMMANDS:
@@ -152,14 +152,14 @@ def run(
     plan: OnlyPlan = False,
 ) -> None:
     """Run all stages, from checkpoints and images to the report."""
-    read = _read_config(config, device=device, precision=precision)
+    configuration = _read_config(config, device=device, precision=precision)
     folder = out or Path("runs") / config.stem
     if plan:
         from harness.stages.run import show_estimate
 
-        show_estimate(read, folder, console)
+        show_estimate(configuration, folder, console)
     else:
-        _run_until("report", read, folder, cluster)
+        _run_until("report", configuration, folder, cluster)
 
 
 @app.command()
@@ -177,22 +177,22 @@ def demo(
 ) -> None:
     """Run all stages and a simulated study on synthetic images and small networks."""
     from analysis.commands import explore
-    from conceptevo.demo import demo_config, demo_study
+    from conceptevo.demo import demo_config, run_demo_study
 
-    _run_until("report", demo_config(_list(series), seed), out)
-    explore(out, demo_study(out))
+    _run_until("report", demo_config(_split(series), seed), out)
+    explore(out, run_demo_study(out))
 
 
-def _list(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _names(text: str, known: Sequence[str]) -> list[str]:
+def _split_names(text: str, known_names: Sequence[str]) -> list[str]:
     """Split names at commas; of known names that contain commas, the longest match is taken."""
     rest, names = text.strip(), []
     while rest:
-        fitting = [n for n in known if rest == n or re.match(re.escape(n) + r"\s*,", rest)]
-        name = max(fitting, key=len, default=rest.partition(",")[0].strip())
+        matches = [n for n in known_names if rest == n or re.match(re.escape(n) + r"\s*,", rest)]
+        name = max(matches, key=len, default=rest.partition(",")[0].strip())
         names.append(name)
         rest = rest[len(name) :].lstrip().removeprefix(",").strip()
     return [name for name in names if name]
@@ -223,28 +223,30 @@ def bench(
     """Compare importance methods by how predictions change when important neurons are ablated."""
     from harness.artifacts import Run
 
-    opened = Run(run)
+    results = Run(run)
     if not leaderboard:
         from harness.images.sets import open_images
         from harness.stages.benchmark import Coverage
         from harness.stages.run import bench as run_bench
         from harness.text import normalise_name
 
-        covered = Coverage(
-            _list(methods),
-            _names(normalise_name(classes), open_images(opened, "test").classes) if classes else [],
-            *map(_list, (pairs, layers, ablation, splits)),
+        coverage = Coverage(
+            _split(methods),
+            _split_names(
+                normalise_name(classes), open_images(results, "test").classes if classes else ()
+            ),
+            *map(_split, (pairs, layers, ablation, splits)),
         )
         machine = {"workers": workers, "memory": memory, "device": device}
-        opened = run_bench(opened, console, covered, cluster, only_plan=plan, **machine)
+        results = run_bench(results, console, coverage, cluster, only_plan=plan, **machine)
         if plan:
             return
     from analysis.benchmark.report import write_bench_report
 
     with console.status("statistics"):
-        written = write_bench_report(run)
-        opened.publish()
-    _show_written(written)
+        report = write_bench_report(run)
+        results.publish()
+    _show_report(report)
 
 
 @app.command()
@@ -328,18 +330,18 @@ def convert(
     """Extract the weights of a checkpoint that safe loading refuses, executing code in the file."""
     from harness.networks.checkpoint_files import convert as write_weights
 
-    target = out or file.with_name(f"{file.stem}-weights.pt")
+    output = out or file.with_name(f"{file.stem}-weights.pt")
     if not trust:
         raise ValueError(
             f"{file}: reading it runs the Python code that it may contain (pickle). If you trust "
-            f"its author, add --trust; only its weights are then written to {target}"
+            f"its author, add --trust; only its weights are then written to {output}"
         )
-    if target.exists():
-        raise ValueError(f"{target} exists; name another file with --out")
+    if output.exists():
+        raise ValueError(f"{output} exists; name another file with --out")
     console.print(f"loading {file} with pickle, which runs the code in it")
-    keys, tensors = write_weights(file, target)
-    listed = ", ".join(key or "(the file itself)" for key in keys)
-    console.print(f"wrote {target}: {tensors} tensors of {listed}")
+    keys, tensors = write_weights(file, output)
+    names = ", ".join(key or "(the file itself)" for key in keys)
+    console.print(f"wrote {output}: {tensors} tensors of {names}")
 
 
 def _version(wanted: bool) -> None:
@@ -381,8 +383,8 @@ def main() -> None:
         text = f"[bold red]error:[/] {escape(str(error))}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # so Typer ends a command after Ctrl-C
+    except SystemExit as stop:
+        if stop.code == 130:  # so Typer ends a command after Ctrl-C
             Console(stderr=True).print("\ninterrupted; run the same command again to continue")
         raise
 

@@ -16,33 +16,33 @@ from survey_app.commands import database_url, export, simulate
 from tasks.commands import build
 
 
-def demo_config(wanted: Sequence[str], seed: int | None) -> Config:
+def demo_config(names: Sequence[str], seed: int | None) -> Config:
     """Return the demo's configuration.
 
     Args:
-        wanted: names of the series to include.
+        names: names of the series to include.
         seed: seed of images, initial weights and random draws; None for that of demo.toml.
 
     Raises:
         ValueError: the demo has no series of such a name.
     """
     values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
-    known = [section["name"] for section in values["series"]]
-    if unknown := sorted(set(wanted) - set(known)):
-        raise ValueError(f"--series: the demo has {', '.join(known)}, not {', '.join(unknown)}")
+    all_names = [section["name"] for section in values["series"]]
+    if unknown := sorted(set(names) - set(all_names)):
+        raise ValueError(f"--series: the demo has {', '.join(all_names)}, not {', '.join(unknown)}")
     if seed is not None:
         values["seed"] = seed
     values["series"] = [
         section | {"seed": values["seed"]}
         for section in values["series"]
-        if section["name"] in wanted
+        if section["name"] in names
     ]
     pairs = values["evolve"]["pairs"]
-    values["evolve"]["pairs"] = {name: pairs[name] for name in pairs if name in wanted}
+    values["evolve"]["pairs"] = {name: pairs[name] for name in pairs if name in names}
     return parse_config(values, "the demo")
 
 
-def demo_study(out: Path) -> Path:
+def run_demo_study(out: Path) -> Path:
     """Build a study from the run, add simulated participants and analyse it, unless done already.
 
     Returns:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from harness.artifacts import Run, fingerprint
 from harness.config import MemoryImagesSection
-from harness.images.sets import ArrayImages, as_rgb
+from harness.images.sets import ArrayImages, to_rgb
 from harness.networks.objectives import OBJECTIVES
 from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
-from harness.networks.wrappers import copied
+from harness.networks.wrappers import copy_network
 from harness.registry import Registry
 from harness.text import join_names, normalise_name
 
@@ -87,7 +87,7 @@ class Series:
             layers=None if layers is None else tuple(layers),
             class_outputs=dict(self.class_outputs),
             output=self.output,
-            objective=plugin_name(OBJECTIVES, self.objective),
+            objective=register_plugin(OBJECTIVES, self.objective),
         )
 
 
@@ -112,28 +112,28 @@ class Images:
                 f"Images: classes must be a list of names in the order of the labels, got a "
                 f"{type(self.classes).__name__}"
             )
-        given: Any = self.pixels
-        if isinstance(given, Sequence):
-            given = [as_rgb(p) if isinstance(p, Image.Image) else p for p in given]
-            if len(shapes := {np.shape(one) for one in given}) > 1:
+        pixels: Any = self.pixels
+        if isinstance(pixels, Sequence):
+            pixels = [to_rgb(p) if isinstance(p, Image.Image) else p for p in pixels]
+            if len(shapes := {np.shape(one) for one in pixels}) > 1:
                 raise ValueError(
                     f"Images: all images must have the same shape, got {join_names(sorted(shapes))}"
                 )
-        pixels, labels = np.asarray(given), np.asarray(self.labels)
-        if pixels.dtype != np.uint8:
+        array, labels = np.asarray(pixels), np.asarray(self.labels)
+        if array.dtype != np.uint8:
             raise ValueError(
-                f"Images: pixels must be uint8 (0 to 255), got {pixels.dtype}; convert numbers "
+                f"Images: pixels must be uint8 (0 to 255), got {array.dtype}; convert numbers "
                 f"in [0, 1] by (255 * x).round().astype('uint8')"
             )
-        if pixels.ndim == 3:
-            pixels = np.repeat(pixels[..., None], 3, axis=3)
-        if pixels.ndim != 4 or pixels.shape[3] != 3:
+        if array.ndim == 3:
+            array = np.repeat(array[..., None], 3, axis=3)
+        if array.ndim != 4 or array.shape[3] != 3:
             raise ValueError(
-                f"Images: pixels must be [images, height, width, 3], got shape {pixels.shape}"
+                f"Images: pixels must be [images, height, width, 3], got shape {array.shape}"
             )
-        if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
+        if labels.shape != (len(array),) or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
-                f"Images: labels must be {len(pixels)} integers, got {labels.dtype} {labels.shape}"
+                f"Images: labels must be {len(array)} integers, got {labels.dtype} {labels.shape}"
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise ValueError(
@@ -148,7 +148,7 @@ class Images:
                 f"Images: there is no image of the classes {join_names(empty)}: leave them out, "
                 f"number the labels from 0, and give Series class_outputs, the output of each class"
             )
-        object.__setattr__(self, "pixels", pixels)
+        object.__setattr__(self, "pixels", array)
         object.__setattr__(self, "labels", labels.astype(np.int64))
         object.__setattr__(self, "classes", classes)
 
@@ -172,7 +172,7 @@ class Arms:
     steps: int = 8
 
 
-def plugin_name(registry: Registry, plugin: str | Callable) -> str:
+def register_plugin(registry: Registry, plugin: str | Callable) -> str:
     """Return the name of a plug-in; register a function under its own name.
 
     If another plug-in has the name, a number is added, since earlier results may still use that.
@@ -201,24 +201,24 @@ class MemorySource(Source):
     @classmethod
     def _copies(cls, models: Mapping[int, nn.Module]) -> Mapping[int, nn.Module]:
         """Copy the models, so that results stay the same when the originals are trained on."""
-        first: dict[nn.Module, int] = {}
+        first_epochs: dict[nn.Module, int] = {}
         for epoch, model in models.items():
-            if first.setdefault(model, epoch) != epoch:
+            if first_epochs.setdefault(model, epoch) != epoch:
                 raise ValueError(
-                    f"epochs {first[model]} and {epoch} are one and the same module: keep a copy "
-                    f"of each epoch, copy.deepcopy(model)"
+                    f"epochs {first_epochs[model]} and {epoch} are one and the same module: keep a "
+                    f"copy of each epoch, copy.deepcopy(model)"
                 )
-        return {epoch: copied(model) for epoch, model in models.items()}
+        return {epoch: copy_network(model) for epoch, model in models.items()}
 
     def epochs(self) -> tuple[int, ...]:
-        return self._used(sorted(self.models))
+        return self._without_skipped(sorted(self.models))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         if epoch not in self.models:
             raise CheckpointError(
                 f"series {self.name!r} has no model of epoch {epoch}; it has {sorted(self.models)}"
             )
-        return copied(self.models[epoch])
+        return copy_network(self.models[epoch])
 
     def identity(self, epoch: int) -> str:
         """Return a hash of the weights and of the printed structure."""

@@ -31,7 +31,7 @@ from harness.images.sets import ImageSet, sample_digest
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
 from harness.networks.training import save_weights
-from harness.networks.wrappers import copied
+from harness.networks.wrappers import copy_network
 from harness.stages.images import folder_split
 from harness.stages.probe import probe_steps
 from harness.text import join_names
@@ -128,24 +128,24 @@ class Recorder:
         if self.evidence is not None:
             devices = {p.device.index or 0 for p in network.parameters() if p.is_cuda}
             with torch.random.fork_rng(devices=devices):
-                self._keep_evidence(copied(network), epoch, self.evidence)
+                self._record_evidence(copy_network(network), epoch, self.evidence)
         if last:
             source = RecordedSource(name=RECORDED, folder=Path(self.folder), architecture="")
-            if later := [one for one in source.epochs() if one > epoch]:
+            if later_epochs := [one for one in source.epochs() if one > epoch]:
                 logger.warning(
                     "%s also holds records of epochs %s, after the last one (%s): they are of "
                     "another training; delete them",
                     self.folder,
-                    join_names(later),
+                    join_names(later_epochs),
                     epoch,
                 )
         return True
 
-    def _keep_evidence(self, network: nn.Module, epoch: int, evidence: Evidence) -> None:
+    def _record_evidence(self, network: nn.Module, epoch: int, evidence: Evidence) -> None:
         """Probe a copy of the network by the same stages as a run."""
         network.zero_grad(set_to_none=True)
-        where = next((p.device for p in network.parameters()), torch.device("cpu"))
-        known = {"cuda": f"cuda:{where.index or 0}", "mps": "mps"}
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        device_names = {"cuda": f"cuda:{device.index or 0}", "mps": "mps"}
         series = Series(
             RECORDED, {epoch: network}, evidence.view, evidence.layers, {}, evidence.output
         )
@@ -155,37 +155,37 @@ class Recorder:
             section = evidence.images.section()
             images = section.images
         else:
-            place = Path(evidence.images)
-            section = FolderImagesSection(source="folder", probe=place, test=place)
+            folder = Path(evidence.images)
+            section = FolderImagesSection(source="folder", probe=folder, test=folder)
             images = folder_split(section, "probe")
         source = series.source()
         config = Config(
             workers=0,
-            device=known.get(where.type, "cpu"),
+            device=device_names.get(device.type, "cpu"),
             images=section,
             series=(source,),
             probe=evidence.parameters,
         )
         session = Session(config, Run(Path(self.folder) / EVIDENCE))
-        of_series = {"resize", "crop", "mean", "std", "layers", "output"}
+        series_fields = {"resize", "crop", "mean", "std", "layers", "output"}
         settings = {
             "images": sample_digest(images, source.view),
-            **source.model_dump(mode="json", include=of_series),
+            **source.model_dump(mode="json", include=series_fields),
             **config.probe.model_dump(mode="json", exclude={"batch_size", "range_images"}),
         }
-        kept = session.run.root / "settings.json"
-        self._refuse_other(kept, settings)
+        settings_file = session.run.root / "settings.json"
+        self._check_settings(settings_file, settings)
         session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
-        write_text(kept, json.dumps(settings) + "\n")
+        write_text(settings_file, json.dumps(settings) + "\n")
 
-    def _refuse_other(self, kept: Path, settings: dict[str, object]) -> None:
-        """Raise ValueError if the folder's evidence was recorded with other settings (`kept`: the
+    def _check_settings(self, file: Path, settings: dict[str, object]) -> None:
+        """Raise ValueError if the folder's evidence was recorded with other settings (`file`: the
         file of those settings, if there is any)."""
-        before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else settings
-        if other := [name for name, value in settings.items() if before[name] != value]:
+        recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+        if differing := [name for name, value in settings.items() if recorded[name] != value]:
             raise ValueError(
                 f"Recorder: {self.folder} holds evidence that was recorded with other settings "
-                f"({join_names(other)}); use another folder, or delete it"
+                f"({join_names(differing)}); use another folder, or delete it"
             )
 
     def lightning_callback(self) -> Any:

@@ -36,8 +36,8 @@ class Result:
         about: further values that are saved with the result.
     """
 
-    def __init__(self, run: Run, session: Session | None = None, **about: Any) -> None:
-        self.run, self._session, self._about = run, session, about
+    def __init__(self, run: Run, session: Session | None = None, **metadata: Any) -> None:
+        self.run, self._session, self._metadata = run, session, metadata
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the result as one table."""
@@ -51,8 +51,8 @@ class Result:
     def save(self, folder: str | Path) -> None:
         """Copy the result to a new folder, from which `load` can read it."""
         shutil.copytree(self.run.root, folder)
-        about = {"kind": type(self).__name__, **self._about}
-        write_text(Path(folder) / "result.json", json.dumps(about) + "\n")
+        metadata = {"kind": type(self).__name__, **self._metadata}
+        write_text(Path(folder) / "result.json", json.dumps(metadata) + "\n")
 
     def __reduce__(self) -> Any:
         if self._session is None:
@@ -91,12 +91,12 @@ class Probed(Result):
         stimuli = self.run.tables("stimuli")
         epochs = sorted(stimuli.loc[stimuli["series"] == neuron.series, "epoch"].unique())
         if not epochs:
-            known = ", ".join(map(repr, stimuli["series"].unique()))
-            raise ValueError(f"no series {neuron.series!r}; there are {known}")
+            choices = ", ".join(map(repr, stimuli["series"].unique()))
+            raise ValueError(f"no series {neuron.series!r}; there are {choices}")
         layers = self.layers[self.layers["series"] == neuron.series].set_index("layer")["channels"]
         if not 0 <= neuron.channel < layers.get(neuron.layer, 0):
-            known = ", ".join(f"{name!r} ({count})" for name, count in layers.items())
-            raise ValueError(f"no neuron {neuron}; layers (and their channels) are {known}")
+            choices = ", ".join(f"{name!r} ({count})" for name, count in layers.items())
+            raise ValueError(f"no neuron {neuron}; layers (and their channels) are {choices}")
         key = (neuron.layer, neuron.channel)
         pictures = [album.picture((neuron.series, int(e), *key), side, tile) for e in epochs]
         gap = np.full((len(pictures[0]), tile // 4, 3), 255, dtype=np.uint8)
@@ -109,7 +109,7 @@ class Space(Result):
 
     @cached_property
     def space(self) -> SemanticSpace:
-        return SemanticSpace.load(self.run, self._about["method"])
+        return SemanticSpace.load(self.run, self._metadata["method"])
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per neuron: identity, coverage, vector (NaN if it is not in the space)."""
@@ -134,12 +134,12 @@ class Space(Result):
         if unknown := sorted(set(among) - set(NEURON)):
             raise ValueError(f"neighbours are chosen by {', '.join(NEURON)}, not {unknown[0]!r}")
         if not len(candidates := self.space.rows(**among)):
-            wanted = ", ".join(f"{name} = {value!r}" for name, value in among.items())
-            raise ValueError(f"no neuron of the space has {wanted}")
-        near, similarity = self.space.nearest(rows, candidates, k)
-        kept = near[0] >= 0
-        table = self.space.neurons.iloc[near[0][kept]][NEURON].reset_index(drop=True)
-        return table.assign(similarity=similarity[0][kept])
+            conditions = ", ".join(f"{name} = {value!r}" for name, value in among.items())
+            raise ValueError(f"no neuron of the space has {conditions}")
+        neighbours, similarity = self.space.nearest(rows, candidates, k)
+        is_neighbour = neighbours[0] >= 0
+        table = self.space.neurons.iloc[neighbours[0][is_neighbour]][NEURON].reset_index(drop=True)
+        return table.assign(similarity=similarity[0][is_neighbour])
 
 
 class Scores(Result):
@@ -151,7 +151,7 @@ class Scores(Result):
         The highest score has rank 0.
         """
         table = self.run.tables("importance")
-        return table[table["method"].isin(self._about["methods"])].reset_index(drop=True)
+        return table[table["method"].isin(self._metadata["methods"])].reset_index(drop=True)
 
 
 class Ablated(Result):
@@ -193,6 +193,6 @@ def load(folder: str | Path) -> Result:
     path = Path(folder).absolute() / "result.json"
     if not path.exists():
         raise ValueError(f"{folder} holds no saved result")
-    about = json.loads(path.read_text(encoding="utf-8"))
+    metadata = json.loads(path.read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in (Probed, Space, Scores, Ablated)}
-    return kinds[about.pop("kind")](Run(path.parent), **about)
+    return kinds[metadata.pop("kind")](Run(path.parent), **metadata)

@@ -28,9 +28,9 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def _as_in_a_command() -> Iterator[None]:
+def _as_in_command() -> Iterator[None]:
     """Compute with torch's own defaults, whatever the caller's device, type or autocast."""
-    kind = torch.get_default_dtype()
+    dtype = torch.get_default_dtype()
     with (
         _one_at_a_time,
         torch.device("cpu"),
@@ -41,7 +41,7 @@ def _as_in_a_command() -> Iterator[None]:
         try:
             yield
         finally:
-            torch.set_default_dtype(kind)
+            torch.set_default_dtype(dtype)
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Session:
     keeper: TemporaryDirectory[str] | None = None
 
     @classmethod
-    def temporary(cls, config: Config, given: Run | None = None) -> Session:
-        """Return a session whose run is in a new folder, which links to the files of the given run.
+    def temporary(cls, config: Config, original: Run | None = None) -> Session:
+        """Return a session whose run is in a new folder, which links to the files of the original.
 
-        Files are replaced, not overwritten, so what is computed here leaves the given run as it is.
+        Files are replaced, not overwritten, so what is computed here leaves the original as it is.
         """
-        keeper = TemporaryDirectory(prefix="conceptevo-")
-        if given is not None:
-            shutil.copytree(given.root, keeper.name, copy_function=os.link, dirs_exist_ok=True)
-        return cls(config, Run(keeper.name), keeper)
+        folder = TemporaryDirectory(prefix="conceptevo-")
+        if original is not None:
+            shutil.copytree(original.root, folder.name, copy_function=os.link, dirs_exist_ok=True)
+        return cls(config, Run(folder.name), folder)
 
     @cached_property
     def plan(self) -> Plan:
@@ -83,5 +83,5 @@ class Session:
     def do(self, steps: Iterable[Step], progress: bool) -> None:
         """Run the steps in order, with or without progress bars."""
         write_manifest(self.config, self.run)
-        with _as_in_a_command(), Engine(self.plan, 0, Console(quiet=not progress)) as working:
-            working.run(steps)
+        with _as_in_command(), Engine(self.plan, 0, Console(quiet=not progress)) as engine:
+            engine.run(steps)

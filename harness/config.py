@@ -173,9 +173,9 @@ class Config(Section):
 
     def pairs(self, source: Source) -> list[Pair]:
         """Return the pairs of epochs of one series; by default consecutive trained ones."""
-        if not source.loadable():  # without weights, nothing can be reverted
+        if not source.loadable_epochs():  # without weights, nothing can be reverted
             return []
-        series = Series(source.name, source.loadable())
+        series = Series(source.name, source.loadable_epochs())
         if source.name in self.evolve.pairs:
             try:
                 return series.pairs(self.evolve.pairs[source.name])

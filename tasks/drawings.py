@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from harness.images.patches import grid
+from harness.images.patches import make_grid
 
 SIDE = 156  # pixels of one drawn tile
 FINE = 3  # drawn this much larger, then reduced
@@ -31,7 +31,7 @@ def group(
         np.asarray(_tile(shapes[i % len(shapes)], COLOURS[colours[i % len(colours)]], rng))
         for i in range(count)
     ]
-    return grid(tiles, columns, SIDE if count > 1 else 3 * SIDE, 4)
+    return make_grid(tiles, columns, SIDE if count > 1 else 3 * SIDE, 4)
 
 
 def _tile(shape: str, colour: str, rng: np.random.Generator) -> Image.Image:

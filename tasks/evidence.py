@@ -14,7 +14,7 @@ from PIL import Image
 from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
-from harness.images.patches import grid, patch
+from harness.images.patches import cut_patch, make_grid
 from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON, Checkpoint, Neuron
 from harness.section import read_toml
@@ -128,7 +128,7 @@ class Evidence:
         stimuli = self.stimuli(neuron)
         images, ys, xs = (stimuli[n].to_numpy() for n in ("image_id", "peak_y", "peak_x"))
         return [
-            patch(self.images.pixels(int(images[r]), view), ys[r], xs[r], layer["patch"])
+            cut_patch(self.images.pixels(int(images[r]), view), ys[r], xs[r], layer["patch"])
             for r in ranks
         ]
 
@@ -136,7 +136,7 @@ class Evidence:
         self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
     ) -> Image.Image:
         """Return a composite of a neuron's patches (by default the strongest)."""
-        return grid(self.crops(neuron, ranks or range(self.patches), TILE), columns, TILE, GAP)
+        return make_grid(self.crops(neuron, ranks or range(self.patches), TILE), columns, TILE, GAP)
 
     def look(
         self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
@@ -145,7 +145,7 @@ class Evidence:
         view."""
         key = neuron, tuple(ranks or range(self.patches)), columns
         if key not in self._looks:
-            self._looks[key] = features(grid(self.crops(neuron, key[1]), columns, LOOK, GAP))
+            self._looks[key] = features(make_grid(self.crops(neuron, key[1]), columns, LOOK, GAP))
         return self._looks[key]
 
     @cached_property

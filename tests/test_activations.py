@@ -11,12 +11,12 @@ from torch import nn
 from harness.concepts import naming
 from harness.concepts.naming import attribute_overlaps, dissect
 from harness.concepts.probing import ProbeParameters
-from harness.images.batches import batch_of
+from harness.images.batches import load_batch
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build
 from harness.networks.layer import Network
-from harness.networks.layers import Layer, find_layers, with_patches
-from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.layers import Layer, find_layers, measure_patches
+from harness.networks.recording import ActivationRecorder, borrow
 from harness.networks.sources import TrainedSource
 from harness.records import Checkpoint
 from harness.stages.naming import layer_groups
@@ -120,7 +120,7 @@ def test_a_layer_that_runs_more_than_once_is_refused():
 
 def test_patches_grow_with_depth_within_their_limits():
     model = build("small_vgg", 5, 0)
-    layers = with_patches(model, find_layers(model, View(64, 64)), View(64, 64))
+    layers = measure_patches(model, find_layers(model, View(64, 64)), View(64, 64))
     sides = [layer.patch for layer in layers]
     assert sides == sorted(sides)
     assert sides[0] == 20 / 64 and sides[-1] == 0.625
@@ -147,7 +147,7 @@ def test_recorded_maps_survive_in_place_operations_and_exceptions():
 
     with (
         pytest.raises(RuntimeError, match="inside the hook"),
-        borrowed(model),
+        borrow(model),
         ActivationRecorder(model, layers, fail),
     ):
         model(image)
@@ -226,7 +226,7 @@ def masks():
 def test_naming_equals_the_plain_count(drawn_like, masks):
     network, table = named(drawn_like, masks)
     with ActivationRecorder(network.model, network.layers, lambda m, _: m.numpy(force=True)) as r:
-        network.model.eval()(batch_of(drawn_like, range(30), network.view))
+        network.model.eval()(load_batch(drawn_like, range(30), network.view))
     for layer in network.layers:
         size = layer.height, layer.width
         covered = torch.nn.functional.adaptive_avg_pool2d(masks.float(), size).flatten(2)

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import nn
 
 import conceptevo as ce
-from conceptevo.inputs import plugin_name
+from conceptevo.inputs import register_plugin
 from harness.concepts.space_methods import SPACES
 from harness.evolutions.importance import IMPORTANCE
-from harness.images.sets import drawn_arrays
+from harness.images.sets import draw_arrays
 from harness.registry import Registry
 
 MINE = (0, 1, 2)
@@ -34,7 +34,7 @@ def my_score(change):
 
 @pytest.fixture(scope="module")
 def images():
-    arrays = drawn_arrays(3, 0, 400)
+    arrays = draw_arrays(3, 0, 400)
     chosen = np.isin(arrays["labels"], MINE)
     return ce.Images(arrays["pixels"][chosen], arrays["labels"][chosen], classes=["r", "g", "b"])
 
@@ -292,7 +292,7 @@ def test_a_function_takes_no_name_from_another():
 
     registry = Registry("score", {"change": my_score})
     mine, other = lambda: 1, functools.partial(my_score)
-    names = [plugin_name(registry, plugin) for plugin in (mine, other, my_score, mine, change)]
+    names = [register_plugin(registry, plugin) for plugin in (mine, other, my_score, mine, change)]
     assert names == ["<lambda>", "partial", "my_score", "<lambda>", "change-2"]
     assert registry.get("change") is my_score and registry.get("change-2") is change
 

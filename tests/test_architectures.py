@@ -10,10 +10,10 @@ from network_pairs import perturbed
 from rich.console import Console
 
 from harness.config import parse_config
-from harness.images.batches import batch_of
+from harness.images.batches import load_batch
 from harness.images.sets import open_images
 from harness.networks.architectures import build, channels_last
-from harness.networks.recording import borrowed
+from harness.networks.recording import borrow
 from harness.records import JOINT
 from harness.results import REVERSION, read_results
 from harness.stages.checkpoints import read_layers
@@ -101,9 +101,9 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
     chosen = sets[np.logical_and.reduce([sets[k] == v for k, v in own.items()])]
     rows = records[np.logical_and.reduce([records[k] == v for k, v in own.items()])]
     rows = rows[rows["split"] == "heldout"]
-    batch = batch_of(open_images(run, "test"), rows["image_id"].to_numpy(), config.series[0].view)
+    batch = load_batch(open_images(run, "test"), rows["image_id"].to_numpy(), config.series[0].view)
     older, newer = (channels_last(checkpoint(name, epoch)) for epoch in (1, 2))
-    with borrowed(older), borrowed(newer):
+    with borrow(older), borrow(newer):
         logits = oracles.reverted_logits(
             older,
             newer,

@@ -331,7 +331,7 @@ def test_sound_trainings_raise_nothing(n, drift, decay, seed):
 def test_the_order_is_the_shortest_way(order, seed):
     points = np.cumsum(np.random.default_rng(seed).normal(size=(5, 800)), axis=0)[list(order)]
     total = way(points).total
-    found, _ = trajectory._order(way(points), range(5))
+    found, _ = trajectory._find_order(way(points), range(5))
     shortest = min(trajectory._length(total, other) for other in permutations(range(5)))
     assert trajectory._length(total, found) <= 1.1 * shortest
 

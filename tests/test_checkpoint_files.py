@@ -459,7 +459,7 @@ def test_files_without_an_epochs_number_are_counted(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     mine = source(tmp_path, "model-{epoch}.pth")
     assert mine.epochs() == (1,)
-    assert mine.left_out() == ["model-1.5.pth", "model-best.pth", "model-last.pth"]
+    assert mine.files_without_epoch() == ["model-1.5.pth", "model-best.pth", "model-last.pth"]
 
 
 def test_a_pattern_lies_below_its_folder(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
 from harness.networks import budget, devices
 from harness.networks.architectures import build
-from harness.networks.budget import Cost, fitting, halving, measure, worker_bytes
+from harness.networks.budget import Cost, fit_batch, measure_cost, run_halving, worker_bytes
 from harness.networks.devices import CPU, Device, choose_device
 from harness.networks.layers import find_layers
 from harness.stages.stage import Plan
@@ -127,15 +127,15 @@ def test_measured_memory_is_what_is_held_at_the_worst_moment():
         del first
         return second + 1  # and 16,000, when the first are gone
 
-    assert measure(work, images=4).bytes == pytest.approx(2 * 16_000 / 4, rel=1e-2)
-    assert measure(work, images=4).seconds > 0
+    assert measure_cost(work, images=4).bytes == pytest.approx(2 * 16_000 / 4, rel=1e-2)
+    assert measure_cost(work, images=4).seconds > 0
 
 
 def test_measured_memory_grows_with_the_images_alone():
     model = build("small_vgg", 6, seed=0).eval()
     layers = find_layers(model, View(64, 64))
     few, many = (
-        measure(lambda b=b: maps_and_gradients(model, layers, b, 0), len(b)).bytes
+        measure_cost(lambda b=b: maps_and_gradients(model, layers, b, 0), len(b)).bytes
         for b in (torch.randn(8, 3, 64, 64), torch.randn(32, 3, 64, 64))
     )
     assert many == pytest.approx(few, rel=0.1)
@@ -168,11 +168,11 @@ def test_workers_share_the_budget(monkeypatch):
 
 def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
     cost = Cost(bytes=253 * 2**20, seconds=1)
-    assert fitting(cost, 8 * 2**30, 32, "importance") == 32
-    assert fitting(cost, 4 * 2**30, 32, "importance") == 16
+    assert fit_batch(cost, 8 * 2**30, 32, "importance") == 32
+    assert fit_batch(cost, 4 * 2**30, 32, "importance") == 16
     with pytest.raises(ValueError, match=r"importance of vgg: 4 images need 0\.99 GiB per worker"):
-        fitting(cost, 2**29, 32, "importance of vgg")
-    assert fitting(cost, 2**29, 2, "importance of vgg") == 2
+        fit_batch(cost, 2**29, 32, "importance of vgg")
+    assert fit_batch(cost, 2**29, 2, "importance of vgg") == 2
 
 
 @pytest.mark.parametrize(
@@ -195,21 +195,21 @@ def test_out_of_memory_halves_the_batch_and_says_so(error, caplog):
         return size
 
     with caplog.at_level(logging.WARNING):
-        assert halving(work, 25, "probing") == 7
+        assert run_halving(work, 25, "probing") == 7
     assert tried == [25, 13, 7]
     assert "probing: out of memory; continuing with 13 images per pass" in caplog.text
     with pytest.raises(MemoryError, match="one image per pass fits"):
-        halving(lambda size: (_ for _ in ()).throw(error), 2, "probing")
+        run_halving(lambda size: (_ for _ in ()).throw(error), 2, "probing")
 
 
 def test_torch_s_own_message_is_recognised():
     with pytest.raises(MemoryError):
-        halving(lambda size: torch.empty(2**55), 1, "probing")
+        run_halving(lambda size: torch.empty(2**55), 1, "probing")
 
 
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="shape"):
-        halving(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 4, "probing")
+        run_halving(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 4, "probing")
 
 
 def test_an_array_is_what_it_was():  # batches stay as they are on the CPU

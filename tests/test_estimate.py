@@ -36,7 +36,7 @@ def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     one = {"joint": 1.0, "layer": 1.0}  # seconds an arm and image
     monkeypatch.setattr("harness.stages.sample.arm_seconds", lambda *a: one)
     for stage in ("sample", "train"):
-        monkeypatch.setattr(f"harness.stages.{stage}.measure", lambda *a: Cost(1e6, 1.0))
+        monkeypatch.setattr(f"harness.stages.{stage}.measure_cost", lambda *a: Cost(1e6, 1.0))
     said = show_estimate(CONFIG, tmp_path / "run", QUIET).groupby("stage").sum(numeric_only=True)
     monkeypatch.setattr(
         "harness.stages.space.project", lambda *a: pd.DataFrame({"x": [0.0], "y": [0.0]})

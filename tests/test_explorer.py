@@ -26,7 +26,7 @@ from analysis.study.responses import read_tables
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.files import write_text
-from harness.images.patches import patch
+from harness.images.patches import cut_patch
 from harness.images.sets import View, open_images
 from harness.records import JOINT, NEURON
 from harness.results import REVERSION, read_results
@@ -161,7 +161,7 @@ def columns(run):
 
 
 def test_corners_are_those_of_the_patches_that_people_see(run, columns):
-    """Cut from the whole image at the corner, the crop is `patch`'s to the pixel."""
+    """Cut from the whole image at the corner, the crop is `cut_patch`'s to the pixel."""
     source, images, rng = Source(run), open_images(run, "probe"), np.random.default_rng(0)
     stimuli, layers = columns["stimuli"], run.tables("layers").set_index(["series", "layer"])
     table = source.stimuli
@@ -169,7 +169,7 @@ def test_corners_are_those_of_the_patches_that_people_see(run, columns):
         one = table.iloc[line]
         layer = layers.loc[(one["series"], one["layer"])]
         pixels = images.pixels(int(one["image_id"]), View(int(layer["resize"]), int(layer["crop"])))
-        expected = patch(pixels, one["peak_y"], one["peak_x"], float(layer["patch"]))
+        expected = cut_patch(pixels, one["peak_y"], one["peak_x"], float(layer["patch"]))
         place = int(one["row"]) * stimuli["each"] + int(one["place"])
         top, left, side = int(stimuli["top"][place]), int(stimuli["left"][place]), len(expected)
         assert (pixels[top : top + side, left : left + side] == expected).all()
@@ -461,7 +461,7 @@ def test_patches_are_drawn_from_the_images(run, visit):
     layer = run.tables("layers").query("series == 'vgg' & layer == 'features.2'").iloc[0]
     best = row.sort_values("rank").iloc[0]
     pixels = open_images(run, "probe").pixels(int(best["image_id"]), View(64, 64))
-    expected = patch(pixels, best["peak_y"], best["peak_x"], float(layer["patch"]))
+    expected = cut_patch(pixels, best["peak_y"], best["peak_x"], float(layer["patch"]))
     assert drawn == pytest.approx(expected.reshape(-1, 3).mean(axis=0), abs=8)
 
 

@@ -17,14 +17,14 @@ from rich.console import Console
 from analysis.run.images import images as images_table
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
-from harness.images.batches import batches, reading
-from harness.images.folders import folder_images, image_remarks, left_out
-from harness.images.patches import grid, patch, patches
+from harness.images.batches import batches, use_readers
+from harness.images.folders import count_unused, folder_images, image_remarks
+from harness.images.patches import cut_patch, cut_patches, make_grid
 from harness.images.sets import (
     ArrayImages,
     FileImages,
     View,
-    drawn_arrays,
+    draw_arrays,
     image_index,
     open_images,
 )
@@ -76,7 +76,7 @@ def test_every_image_is_seen_in_the_view_s_size(width, height, size):
 
 def test_open_images_gives_back_what_a_run_used(tmp_path_factory, folder):
     run = Run(tmp_path_factory.mktemp("run"))
-    arrays = drawn_arrays(3, 0, 24)
+    arrays = draw_arrays(3, 0, 24)
     run.save(Artifact("images", ("probe",)), {"pixels": arrays["pixels"]}, "f")
     labels = arrays["labels"]
     index = pd.DataFrame(
@@ -99,7 +99,7 @@ def test_open_images_gives_back_what_a_run_used(tmp_path_factory, folder):
 def test_a_patch_is_square_inside_the_image_and_holds_its_peak(y, x, side):
     rows, columns = np.mgrid[0:40, 0:60]
     pixels = np.stack([rows, columns, 0 * rows], axis=2).astype(np.int64)
-    cut = patch(pixels, y, x, side)
+    cut = cut_patch(pixels, y, x, side)
     assert cut.shape[0] == cut.shape[1] == max(1, round(side * 40))
     assert cut[0, 0, 0] - 1 <= min(int(y * 40), 39) <= cut[-1, -1, 0] + 1
     assert cut[0, 0, 1] - 1 <= min(int(x * 60), 59) <= cut[-1, -1, 1] + 1
@@ -110,9 +110,9 @@ def test_patches_come_strongest_first_and_a_grid_leaves_gaps_white():
     arrays[1] = 200
     images = ArrayImages(arrays, np.zeros(2, dtype=np.int64), ("a",))
     stimuli = pd.DataFrame({"rank": [1, 0], "image_id": [0, 1], "peak_y": 0.5, "peak_x": 0.5})
-    crops = patches(stimuli, images, View(16, 16), 0.5, 9)
+    crops = cut_patches(stimuli, images, View(16, 16), 0.5, 9)
     assert [int(crop[0, 0, 0]) for crop in crops] == [200, 0]
-    sheet = np.asarray(grid(crops, 3, 10, gap=2))
+    sheet = np.asarray(make_grid(crops, 3, 10, gap=2))
     assert sheet.shape == (10, 34, 3)
     assert sheet[5, 5, 0] == 200 and sheet[5, 17, 0] == 0 and sheet[5, 30, 0] == 255
 
@@ -182,7 +182,7 @@ def test_all_kinds_of_files_are_read_and_what_is_left_out_is_counted(tmp_path):
     images = folder_images(tmp_path / "data")
     assert images.classes == ("a",) and len(images) == 8
     assert all(images.pixels(index, View(8, 8)).shape == (8, 8, 3) for index in range(8))
-    assert left_out(tmp_path / "data") == {
+    assert count_unused(tmp_path / "data") == {
         "hidden folder": 1,
         "hidden file": 1,
         "broken link": 2,
@@ -434,13 +434,13 @@ def test_reading_in_processes_gives_the_same_batches_and_errors(tmp_path, monkey
         write(tmp_path, f"a/{number}.png", Image.fromarray(pixels))
     images, view = folder_images(tmp_path), View(8, 8)
     plain = list(batches(images, np.arange(7), view, 2))
-    with reading(2):
+    with use_readers(2):
         read = list(batches(images, np.arange(7), view, 2))
     for (ids, batch), (other_ids, other) in zip(plain, read, strict=True):
         assert torch.equal(ids, other_ids) and torch.equal(batch, other)
         assert batch.stride() == other.stride()
     (tmp_path / "a" / "3.png").write_bytes(b"no image")
-    with reading(2), pytest.raises(ValueError, match=r"3\.png cannot be read"):
+    with use_readers(2), pytest.raises(ValueError, match=r"3\.png cannot be read"):
         list(batches(images, np.arange(7), view, 2))
 
 

@@ -20,7 +20,7 @@ from harness.networks.layers import find_layers
 from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes
 from harness.networks.sources import FolderSource
-from harness.networks.wrappers import usable
+from harness.networks.wrappers import unwrap
 from harness.records import Checkpoint
 from harness.registry import UserCodeError
 from harness.stages.check import problems
@@ -474,7 +474,7 @@ def test_models_in_memory_stay_as_they_are():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 3)).half()
     kept = copy.deepcopy(model.state_dict())
     source = MemorySource(name="mine", models={1: model})
-    loaded = usable(source.load(1, 3, None))
+    loaded = unwrap(source.load(1, 3, None))
     loaded.float().requires_grad_(False)
     assert loaded is not model and all(p.requires_grad for p in model.parameters())
     for name, value in model.state_dict().items():

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import dissect
-from harness.images.sets import ArrayImages, View, drawn_arrays
+from harness.images.sets import ArrayImages, View, draw_arrays
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.calls import expose_calls
 from harness.networks.default_layers import token_grid
 from harness.networks.layer import Network
-from harness.networks.layers import find_layers, with_patches
+from harness.networks.layers import find_layers, measure_patches
 from harness.networks.running import choose_output, logits_of
-from harness.networks.watching import watch
+from harness.networks.watching import record_pass
 from harness.records import Checkpoint
 from harness.registry import UserCodeError
 from harness.stages.check import CheckCheckpoint
@@ -125,7 +125,7 @@ def test_one_channel_networks_are_probed_on_one_channel():
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
     view = View(16, 16, mean=(0.5,), std=(0.25,))
     (layer,) = find_layers(model, view)
-    assert layer.channels == 8 and with_patches(model, [layer], view)[0].patch > 0
+    assert layer.channels == 8 and measure_patches(model, [layer], view)[0].patch > 0
     with pytest.raises(UserCodeError, match=r"on images of shape \(2, 3, 16, 16\) failed"):
         find_layers(model, View(16, 16))
 
@@ -144,7 +144,7 @@ class Frozen(nn.Module):
 
 def test_a_part_without_gradients_gets_the_largest_patch():
     model = Frozen()
-    layers = with_patches(model, find_layers(model, View(32, 32)), View(32, 32))
+    layers = measure_patches(model, find_layers(model, View(32, 32)), View(32, 32))
     assert [layer.patch for layer in layers] == [0.625, 0.625]
 
 
@@ -383,7 +383,7 @@ def test_networks_without_maps_keep_their_vectors():
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_tokens_are_named_by_masks_and_vectors_are_not(extra):
-    arrays = drawn_arrays(0, 0, 12)
+    arrays = draw_arrays(0, 0, 12)
     images = ArrayImages(arrays["pixels"], arrays["labels"], tuple("abcdefghijkl"))
     masks = torch.rand(12, 3, 64, 64) > 0.5
     view = View(64, 64)
@@ -417,7 +417,7 @@ def test_tokens_are_named_by_masks_and_vectors_are_not(extra):
 )
 def test_tokens_lie_as_a_convolution_has_cut_the_image_or_half_as_finely(count, grid):
     model = nn.Sequential(nn.Conv2d(3, 5, (2, 3), (2, 3)))
-    assert token_grid(count, watch(model, torch.rand(2, 3, 16, 18))) == grid
+    assert token_grid(count, record_pass(model, torch.rand(2, 3, 16, 18))) == grid
 
 
 class Windows(nn.Module):

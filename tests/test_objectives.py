@@ -18,7 +18,7 @@ import conceptevo as ce
 from harness.artifacts import Artifact, Run
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.sensitivity import maps_and_gradients
-from harness.images.sets import View, drawn_arrays
+from harness.images.sets import View, draw_arrays
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.objectives import (
@@ -362,7 +362,7 @@ def test_a_prototype_is_the_mean_of_outputs_of_length_one():
 
 @pytest.fixture(scope="module")
 def images():
-    arrays = drawn_arrays(3, 0, 300)
+    arrays = draw_arrays(3, 0, 300)
     chosen = np.isin(arrays["labels"], (0, 1, 2))
     return ce.Images(arrays["pixels"][chosen], arrays["labels"][chosen], classes=["r", "g", "b"])
 

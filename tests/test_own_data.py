@@ -10,7 +10,7 @@ from command_line import say
 from network_pairs import perturbed
 from PIL import Image
 
-from harness.images.sets import drawn_arrays
+from harness.images.sets import draw_arrays
 from harness.networks.architectures import build
 
 CLASSES = ("clock", "fish", "zebra")
@@ -46,7 +46,7 @@ def own(tmp_path_factory):
     """Return three classes of images in several formats, and three DataParallel checkpoints."""
     root = tmp_path_factory.mktemp("own")
     for split, seed, each in (("probe", 1, 8), ("test", 2, 6)):
-        arrays = drawn_arrays(seed, 0, 12 * each)
+        arrays = draw_arrays(seed, 0, 12 * each)
         for label, name in enumerate(CLASSES):
             folder = root / split / name
             folder.mkdir(parents=True)

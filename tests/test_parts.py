@@ -13,10 +13,10 @@ from torch import nn
 from harness.concepts.probing import ProbeParameters
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.sensitivity import maps_and_gradients
-from harness.images.sets import ArrayImages, View, drawn_arrays
+from harness.images.sets import ArrayImages, View, draw_arrays
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair, Network
-from harness.networks.layers import find_layers, with_patches
+from harness.networks.layers import find_layers, measure_patches
 from harness.networks.parts import OpenAttention, open_attention
 from harness.records import Checkpoint
 
@@ -99,7 +99,7 @@ def test_parts_are_found_in_the_order_of_running(extra):
     )
     assert (middle.channels, residual.channels) == (12, 12)
     assert {(la.height, la.width, la.extra) for la in layers} == {(4, 4, extra)}
-    measured = with_patches(Transformer(extra), layers, VIEW)
+    measured = measure_patches(Transformer(extra), layers, VIEW)
     assert all(layer.patch > 0 for layer in measured)
 
 
@@ -194,7 +194,7 @@ def test_gradients_of_heads_equal_plain_autograd():
 def test_a_head_is_active_as_its_vector_is_long():
     model = Transformer().eval()
     (layer,) = find_layers(model, VIEW, ["blocks.1.attn:heads"])
-    arrays = drawn_arrays(0, 0, 6)
+    arrays = draw_arrays(0, 0, 6)
     view = View(32, 32)
     images = ArrayImages(arrays["pixels"], arrays["labels"], tuple("abcdefghijkl"))
     network = Network(Checkpoint("t", 1), model, [layer], view)

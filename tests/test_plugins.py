@@ -17,7 +17,7 @@ from torch import nn
 import conceptevo as ce
 from analysis import commands
 from harness.concepts.space import SemanticSpace
-from harness.images.sets import drawn_arrays
+from harness.images.sets import draw_arrays
 from harness.networks.sources import parse_source
 from harness.registry import plugin_identity
 from tests.synthetic_study import make_responses, make_study, write
@@ -204,7 +204,7 @@ def test_what_a_space_method_returns_is_checked(registries):
         "Tensor": lambda n, v: SemanticSpace("", n, torch.from_numpy(v)),
         "space method 'method-9' failed: ZeroDivisionError": lambda n, v: 1 // 0,
     }
-    images = ce.Images(drawn_arrays(0, 0, 12)["pixels"], np.arange(12) % 2, ["a", "b"])
+    images = ce.Images(draw_arrays(0, 0, 12)["pixels"], np.arange(12) % 2, ["a", "b"])
     network = nn.Sequential(nn.Conv2d(3, 12, 3), nn.Sigmoid(), nn.Flatten(), nn.LazyLinear(2))
     network(torch.zeros(1, 3, 8, 8))
     series = ce.Series("one", {1: network}, ce.View(8, 8), layers="1")

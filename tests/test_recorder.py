@@ -16,7 +16,7 @@ from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import parse_config
 from harness.images.folders import folder_images
-from harness.images.sets import drawn_arrays
+from harness.images.sets import draw_arrays
 from harness.networks.architectures import build
 from harness.networks.recorded_source import RecordedSource
 from harness.stages.engine import Engine
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     from PIL import Image
 
     root = tmp_path_factory.mktemp("images")
-    drawn = drawn_arrays(1, 0, 48)
+    drawn = draw_arrays(1, 0, 48)
     for index, (pixels, label) in enumerate(zip(drawn["pixels"], drawn["labels"], strict=True)):
         place = root / f"class{label:02d}"
         place.mkdir(exist_ok=True)
@@ -224,7 +224,7 @@ def test_evidence_of_other_images_or_parameters_is_refused(recorded, folder, tmp
 
 
 def test_images_in_memory_will_do(tmp_path):
-    drawn = drawn_arrays(1, 0, 24)
+    drawn = draw_arrays(1, 0, 24)
     images = ce.Images(drawn["pixels"], drawn["labels"], [f"c{n}" for n in range(12)])
     recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K), weights=(0,))
     assert recorder.record(Net(), 0) and (tmp_path / "model-0.pth").exists()
@@ -241,7 +241,7 @@ def test_images_in_memory_will_do(tmp_path):
     ],
 )
 def test_evidence_of_a_folder_has_the_same_settings(tmp_path, name, change):
-    pixels = drawn_arrays(1, 0, 24)["pixels"]
+    pixels = draw_arrays(1, 0, 24)["pixels"]
     given = {"images": [0, 1], "view": view(), "parameters": K}
     for epoch, now in enumerate((given, given, given | change)):
         order = np.concatenate([np.arange(24)[half::2] for half in now["images"]])
@@ -260,7 +260,7 @@ def test_an_epoch_is_a_number_that_a_run_can_read(tmp_path, epoch):
 
 
 def test_what_cannot_be_copied_is_named(tmp_path):
-    images = ce.Images(drawn_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
+    images = ce.Images(draw_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
     evidence, net = ce.Evidence(images, view(), K), nn.Sequential(Net())
     net.lock = threading.Lock()
     with pytest.raises(

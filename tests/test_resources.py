@@ -13,7 +13,7 @@ from harness.artifacts import Artifact, Run
 from harness.config import load_config, parse_config
 from harness.files import write_tables
 from harness.networks import devices
-from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Resources, resources, using
+from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Resources, resources, use_resources
 from harness.networks.devices import Device
 from harness.stages.checkpoints import declare_checkpoints
 from harness.stages.engine import Engine
@@ -124,7 +124,7 @@ def test_workers_take_turns_at_the_gpus(monkeypatch):
 
 def test_resources_end_with_their_block():
     before = resources()
-    with using(Resources(Device("cpu", "bfloat16"), 7)):
+    with use_resources(Resources(Device("cpu", "bfloat16"), 7)):
         assert resources().memory == 7
     assert resources() == before
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness.artifacts import Artifact
 from harness.config import FolderImagesSection, parse_config
-from harness.images.folders import folder_images, image_remarks, left_out
+from harness.images.folders import count_unused, folder_images, image_remarks
 from harness.images.sets import View, open_images
 from harness.stages.images import ListImages
 from harness.stages.run import run_until
@@ -150,4 +150,4 @@ def test_what_does_not_fit_is_said(drawn, tmp_path):
     with pytest.raises(ValueError, match=r"h\.tar hold no image; allowed: "):
         folder_images(tmp_path / "h.tar")
     (tmp_path / "notes.txt").touch()
-    assert left_out(tmp_path) == {"file outside the class folders": 1}
+    assert count_unused(tmp_path) == {"file outside the class folders": 1}

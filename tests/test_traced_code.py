@@ -11,7 +11,7 @@ from harness.images.sets import View
 from harness.networks.calls import expose_calls
 from harness.networks.execution import execution
 from harness.networks.layers import find_layers
-from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.recording import ActivationRecorder, borrow
 from harness.networks.running import run_logits
 from harness.networks.soundness import check_gradients
 
@@ -160,7 +160,7 @@ def test_parts_that_torch_compiles_run_as_python_code():
     assert [layer.name for layer in layers] == ["act", "block._orig_mod.1", "last"]
     for layer in layers:  # other hooks at each pass
         recorder = ActivationRecorder(model, [layer], lambda maps, _: maps.clone())
-        with borrowed(model), torch.no_grad(), recorder as record:
+        with borrow(model), torch.no_grad(), recorder as record:
             run_logits(model, IMAGES)
         assert list(record.kept) == [layer.name]
 
@@ -226,7 +226,7 @@ def test_a_layer_that_runs_on_some_of_the_images_is_refused():
     layers = find_layers(model, VIEW)
     with (
         pytest.raises(ValueError, match="'last' runs on 3 images where the network is given 4"),
-        borrowed(model),
+        borrow(model),
         ActivationRecorder(model, layers, lambda maps, _: maps.amax(2)),
     ):
         run_logits(model, IMAGES)

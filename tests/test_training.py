@@ -3,12 +3,12 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.images.batches import batch_of
-from harness.images.sets import FileImages, KeptImages, View
+from harness.images.batches import load_batch
+from harness.images.sets import CachedImages, FileImages, View
 from harness.networks.architectures import build
 from harness.networks.training import (
     Examples,
-    Lesson,
+    TrainingData,
     TrainingFiles,
     TrainingParameters,
     _one_cycle,
@@ -41,7 +41,7 @@ def run(folder, data, parameters, stop_after=None):
 
     return train(
         "small_vgg",
-        Lesson(data, data, 3),
+        TrainingData(data, data, 3),
         parameters,
         seed=4,
         files=TrainingFiles(lambda epoch: folder / f"{epoch}.pt", folder / "state.pt"),
@@ -127,8 +127,8 @@ def test_files_are_decoded_once_while_there_is_room(monkeypatch):
         return np.full((2, 2, 3), index, dtype=np.uint8)
 
     monkeypatch.setattr(FileImages, "pixels", pixels)
-    kept = KeptImages((), np.zeros(3, dtype=int), ("a",), limit=24)  # two of three
+    kept = CachedImages((), np.zeros(3, dtype=int), ("a",), limit=24)  # two of three
     for _ in range(3):
-        batch = batch_of(kept, np.arange(3), View(2, 2, (0.0,) * 3, (1.0,) * 3))
+        batch = load_batch(kept, np.arange(3), View(2, 2, (0.0,) * 3, (1.0,) * 3))
         assert (batch[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]
     assert read == [0, 1, 2, 2, 2]

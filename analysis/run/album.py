@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.run.tables import named_concepts
 from harness.artifacts import Run
-from harness.images.patches import grid, patches
+from harness.images.patches import cut_patches, make_grid
 from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON
 
@@ -40,14 +40,14 @@ class Album:
         if neuron not in self._stimuli:
             return np.full((size, size, 3), 235, dtype=np.uint8)
         row = self._layers.loc[(neuron[0], neuron[2])]
-        crops = patches(
+        crops = cut_patches(
             self._stimuli[neuron],
             self._images,
             View(int(row["resize"]), int(row["crop"])),
             float(row["patch"]),
             side * side,
         )
-        return np.asarray(grid(crops, side, tile))
+        return np.asarray(make_grid(crops, side, tile))
 
     def concept(self, neuron: tuple[str, int, str, int]) -> str:
         """Return the true concept with its overlap, "dead", or "" if there is none."""

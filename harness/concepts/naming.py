@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from harness.images.batches import batches
 from harness.images.sets import FileImages, ImageSet
-from harness.networks.budget import halving
+from harness.networks.budget import run_halving
 from harness.networks.layer import Layer, Network
-from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.recording import ActivationRecorder, borrow
 from harness.networks.running import run_network
 from harness.records import NEURON
 from harness.text import join_names
@@ -80,7 +80,7 @@ def dissect(
     def run_pass(make_recording: Callable[[], R], size: int) -> R:
         recording = make_recording()
         keep = ActivationRecorder(network.model, layers, recording.keep)
-        with borrowed(network.model), torch.inference_mode(), network.device.computing(), keep:
+        with borrow(network.model), torch.inference_mode(), network.device.computing(), keep:
             for ids, batch in batches(images, np.arange(len(images)), network.view, size):
                 recording.start(ids)
                 inputs = network.device.batch(batch)
@@ -90,9 +90,9 @@ def dissect(
 
     top_counts = {layer.name: top_cells(layer, len(images)) for layer in layers}
     make_thresholds = partial(_Thresholds, top_counts)
-    thresholds = halving(partial(run_pass, make_thresholds), batch_size, "naming neurons")
+    thresholds = run_halving(partial(run_pass, make_thresholds), batch_size, "naming neurons")
     make_overlaps = partial(_Overlaps, thresholds, masks)
-    overlaps = halving(partial(run_pass, make_overlaps), batch_size, "naming neurons")
+    overlaps = run_halving(partial(run_pass, make_overlaps), batch_size, "naming neurons")
     frames = []
     for layer in layers:
         largest = overlaps.overlaps(layer).max(dim=1)

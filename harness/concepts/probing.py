@@ -22,10 +22,10 @@ from torch import Tensor
 from harness.concepts.stimuli import ProbePart, TopK
 from harness.images.batches import batches
 from harness.images.sets import ImageSet
-from harness.networks.budget import FEWEST, halving
+from harness.networks.budget import FEWEST, run_halving
 from harness.networks.devices import Device
 from harness.networks.layer import Layer, Network
-from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.recording import ActivationRecorder, borrow
 from harness.networks.running import run_network
 from harness.section import Section
 
@@ -121,7 +121,7 @@ def probe_range(
     def record(batch_size: int) -> RangeRecord:
         recording = Recording(layers, ids, parameters, device)
         with (
-            borrowed(model),
+            borrow(model),
             torch.inference_mode(),
             device.computing(),
             ActivationRecorder(model, layers, recording.keep) as record,
@@ -132,7 +132,7 @@ def probe_range(
                 on_image(len(batch_ids))
         return recording.result()
 
-    return halving(record, parameters.batch_size, f"probing images {ids[0]} to {ids[-1]}")
+    return run_halving(record, parameters.batch_size, f"probing images {ids[0]} to {ids[-1]}")
 
 
 class Recording:

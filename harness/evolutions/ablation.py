@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harness.networks.execution import Change, Execution, execution, replace_channels
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
-from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.recording import ActivationRecorder, borrow
 from harness.networks.running import UNDEFINED, run_network, users_code
 from harness.records import ARM
 from harness.registry import Registry
@@ -216,7 +216,7 @@ def _means(
 
     hooks = ActivationRecorder(model, layers, sum_maps)
     outputs: dict[str, Tensor] = {}
-    with borrowed(model), hooks as record, torch.no_grad():
+    with borrow(model), hooks as record, torch.no_grad():
         for batch in batches:
             run_network(model, batch, "for its mean maps")
             for name, part in record.kept.items():

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from harness.networks.execution import Execution
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
-from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import WithGradients, explained, logits_of, run_network
+from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.running import WithGradients, explain_errors, logits_of, run_network
 
 CONCEPT_DRAWS = 5
 CONTEXTS = 16
@@ -269,7 +269,7 @@ def concept_vector(members: np.ndarray, others: np.ndarray, rng: np.random.Gener
 
 def _record(hooks: ActivationRecorder[Tensor], batch: Tensor, purpose: str) -> dict[str, Tensor]:
     """Run a model once without gradients, and return what is kept of its layers."""
-    with borrowed(hooks.model), torch.no_grad(), hooks as record:
+    with borrow(hooks.model), torch.no_grad(), hooks as record:
         run_network(hooks.model, batch, purpose)
     return record.kept
 
@@ -325,14 +325,14 @@ def maps_and_gradients(
             start_gradient=True,
             copies=copies,
         )
-        with borrowed(model), torch.enable_grad(), recorder as record:
+        with borrow(model), torch.enable_grad(), recorder as record:
             with WithGradients():
                 answer = run_network(model, batch, purpose)
             if record.overwritten:
                 continue
             value = as_target(target).value(logits_of(model, answer)).sum()
             maps = [record.kept[layer.name] for layer in layers]
-            with explained(model, batch, purpose):
+            with explain_errors(model, batch, purpose):
                 gradients = torch.autograd.grad(
                     value, maps, allow_unused=True, materialize_grads=True
                 )

@@ -24,7 +24,7 @@ _readers: ContextVar[int] = ContextVar("readers", default=0)
 
 
 @contextmanager
-def reading(processes: int) -> Iterator[None]:
+def use_readers(processes: int) -> Iterator[None]:
     """Read and decode images in this many additional processes, or in one thread for 0 and 1."""
     token = _readers.set(processes)
     try:
@@ -49,7 +49,7 @@ class _Pieces(Dataset):
             return error
 
 
-def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View) -> Tensor:
+def load_batch(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View) -> Tensor:
     """Return images as float32 [batch, channels, crop, crop], normalised, in the view's format.
 
     A network for greyscale images gets the luminance (ITU-R 601-2), as Pillow's mode L.
@@ -73,13 +73,13 @@ def random_images(view: View, count: int, height: int | None = None) -> Tensor:
 def batches(
     images: ImageSet, image_ids: np.ndarray, view: View, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ids, int64 [batch], and images, as `batch_of` returns them, while the next are read.
+    """Yield ids, int64 [batch], and images, as `load_batch` returns them, while the next are read.
 
     Batches have nearly equal sizes, because a last batch of one to three images would be computed
     by other kernels, whose results differ in the last bits.
     """
     pieces = np.array_split(image_ids, max(1, -(-len(image_ids) // batch_size)))
-    for piece, batch in read_ahead(partial(batch_of, images, view=view), pieces):
+    for piece, batch in read_ahead(partial(load_batch, images, view=view), pieces):
         yield torch.from_numpy(np.ascontiguousarray(piece, dtype=np.int64)), batch
 
 
@@ -88,24 +88,24 @@ def read_ahead(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield (piece, data read for it), in order, while the next ones are read.
 
-    One thread reads ahead, so that two pieces are in memory; or as many processes as `reading`
+    One thread reads ahead, so that two pieces are in memory; or as many processes as `use_readers`
     says, with two pieces each.
     """
     if len(pieces) == 1:
         yield pieces[0], read(pieces[0])
         return
-    if (count := min(_readers.get(), len(pieces))) > 1:
+    if (processes := min(_readers.get(), len(pieces))) > 1:
         data = _Pieces(read, pieces)
-        loader = DataLoader(data, None, num_workers=count, multiprocessing_context=START)
+        loader = DataLoader(data, None, num_workers=processes, multiprocessing_context=START)
         for piece, batch in zip(pieces, loader, strict=True):
             if isinstance(batch, Exception):
                 raise batch
             yield piece, batch
         return
     with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting = [reader.submit(read, piece) for piece in pieces[:1]]
+        pending = [reader.submit(read, piece) for piece in pieces[:1]]
         for position, piece in enumerate(pieces):
-            batch = waiting.pop().result()
+            batch = pending.pop().result()
             if position + 1 < len(pieces):
-                waiting.append(reader.submit(read, pieces[position + 1]))
+                pending.append(reader.submit(read, pieces[position + 1]))
             yield piece, batch

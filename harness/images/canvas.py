@@ -227,11 +227,11 @@ class Canvas:
         scale = abs(np.linalg.det(frame.axes)) ** 0.5
         detail = self.pick(*part.details, chance=1, on=colour) if part.details else colour
         for stroke in part.strokes:
-            shown = _NAMES.index(detail if stroke.shade is None else colour)
-            rgb = self._palette[shown] * (1 if stroke.shade is None else stroke.shade)
+            ink = _NAMES.index(detail if stroke.shade is None else colour)
+            rgb = self._palette[ink] * (1 if stroke.shade is None else stroke.shade)
             # at least one image pixel wide, as the maps would lack thinner lines
             width = stroke.width and max(_SUPER, round(stroke.width * scale))
-            self._stroke(frame.at(stroke.points), width, rgb, part.number, shown + 1)
+            self._stroke(frame.at(stroke.points), width, rgb, part.number, ink + 1)
 
     def pair(
         self, name: str, colour: str, centre: Point, sx: float, sy: float = 0, turn: float = 0
@@ -250,7 +250,7 @@ class Canvas:
         """Paint a plain muted shape that hides what is below it and is not a part."""
         shape = (_DISK, _BLOCK)[self.rng.integers(2)]
         points = self._frame.inside(centre, sx, sy, turn).at(shape)
-        self._stroke(points, 0, muted(self.rng), 0, 0)
+        self._stroke(points, 0, muted_colour(self.rng), 0, 0)
 
     def pick(self, *typical: str, chance: float = 0.7, on: str | None = None) -> str:
         """Draw a typical colour with the given probability, otherwise any, visible on `on`."""
@@ -263,10 +263,10 @@ class Canvas:
     def develop(self, background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the image, float [64, 64, 3], on a background, and maps of parts and colours."""
         numbers = np.asarray(self._map)
-        table = np.array([rgb for rgb, _, _ in self._inks]).clip(0, 255)
-        behind = background.repeat(_SUPER, axis=0).repeat(_SUPER, axis=1)
-        full = np.where(numbers[..., None] == 0, behind, table[numbers])
-        picture = full.reshape(SIZE, _SUPER, SIZE, _SUPER, 3).mean(axis=(1, 3))
+        palette = np.array([rgb for rgb, _, _ in self._inks]).clip(0, 255)
+        enlarged = background.repeat(_SUPER, axis=0).repeat(_SUPER, axis=1)
+        pixels = np.where(numbers[..., None] == 0, enlarged, palette[numbers])
+        picture = pixels.reshape(SIZE, _SUPER, SIZE, _SUPER, 3).mean(axis=(1, 3))
         nearest = numbers[::_SUPER, ::_SUPER]
         parts, colours = np.array([ink[1:] for ink in self._inks], dtype=np.uint8).T
         return picture, parts[nearest], colours[nearest]
@@ -283,6 +283,6 @@ class Canvas:
             self._pen.polygon(flat, fill=ink)
 
 
-def muted(rng: np.random.Generator) -> np.ndarray:
+def muted_colour(rng: np.random.Generator) -> np.ndarray:
     """Draw an RGB colour [3] that cannot be taken for a named colour, black or white."""
     return rng.uniform(75, 185) + rng.uniform(-22, 22, 3)

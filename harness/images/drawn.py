@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from harness.images.canvas import COLOURS, PARTS, SHAPES, SIZE, Canvas, muted
+from harness.images.canvas import COLOURS, PARTS, SHAPES, SIZE, Canvas, muted_colour
 
 __all__ = ["CLASSES", "COLOURS", "PARTS", "SIZE", "Drawing", "draw"]
 
@@ -239,29 +239,29 @@ _CLASSES: dict[str, tuple[Callable[[Canvas], None], float]] = {
 CLASSES = tuple(_CLASSES)
 
 
-def _ramp(rng: np.random.Generator) -> np.ndarray:
+def _draw_ramp(rng: np.random.Generator) -> np.ndarray:
     """Return a linear ramp [64, 64], about -0.5 to 0.5, in a random direction."""
     turn = rng.uniform(0, 2 * np.pi)
     line = np.linspace(-0.5, 0.5, SIZE)
     return np.add.outer(np.sin(turn) * line, np.cos(turn) * line)
 
 
-def _background(rng: np.random.Generator) -> np.ndarray:
+def _draw_background(rng: np.random.Generator) -> np.ndarray:
     """Return a plain, gradual, banded or cloudy mix of two muted colours, float [64, 64, 3]."""
     kind = rng.integers(4)
     mix = np.zeros((SIZE, SIZE))
     if kind == 1:
-        mix = _ramp(rng)
+        mix = _draw_ramp(rng)
     elif kind == 2:
-        mix = 0.5 * np.sin(_ramp(rng) * rng.uniform(15, 60))
+        mix = 0.5 * np.sin(_draw_ramp(rng) * rng.uniform(15, 60))
     elif kind == 3:
         coarse = rng.random((rng.integers(4, 25),) * 2).astype(np.float32)
         mix = np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    first, second = muted(rng), muted(rng)
+    first, second = muted_colour(rng), muted_colour(rng)
     return first + mix[..., None] * (second - first)
 
 
-def _stray(canvas: Canvas, near: float, far: float) -> None:
+def _paint_stray(canvas: Canvas, near: float, far: float) -> None:
     """Paint a single part at a distance in [near, far] from the centre (1 = half the image).
 
     It is any of the 24 parts, whatever the class, so it does not indicate the label.
@@ -292,20 +292,20 @@ def draw(seed: int, index: int) -> Drawing:
     paint, lean = _CLASSES[CLASSES[label]]
 
     for _ in range(rng.integers(2, 7)):
-        _stray(canvas, 0.3, 1.2)
+        _paint_stray(canvas, 0.3, 1.2)
     size = rng.uniform(0.55, 0.88)
     # smaller objects may lie further from the centre, so that most of the object stays visible
     x, y = rng.uniform(-1, 1, 2) * (1.05 - size)
     sx, sy = size * rng.uniform(0.85, 1.1, 2) * (rng.choice((-1, 1)), 1)
     canvas.within((x, y), sx, sy, rng.uniform(-lean, lean), paint)
     for _ in range(rng.integers(0, 3)):
-        _stray(canvas, 0.8, 1.1)
+        _paint_stray(canvas, 0.8, 1.1)
     for _ in range(rng.integers(0, 3)):
         x, y = rng.uniform(-0.8, 0.8, 2)
         canvas.occlude((x, y), rng.uniform(0.08, 0.28), rng.uniform(0.08, 0.18), rng.uniform(0, 3))
 
-    picture, parts, colours = canvas.develop(_background(rng))
-    light = 1 + rng.uniform(0, 0.4) * _ramp(rng)[..., None]
+    picture, parts, colours = canvas.develop(_draw_background(rng))
+    light = 1 + rng.uniform(0, 0.4) * _draw_ramp(rng)[..., None]
     contrast, brightness = rng.uniform(0.5, 1.1), rng.uniform(-28, 28)
     picture = (picture * light - 128) * contrast + 128 + brightness
     picture += rng.normal(0, rng.uniform(1, 16), picture.shape)

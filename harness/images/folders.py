@@ -18,8 +18,8 @@ from PIL import Image
 
 from harness.artifacts import Artifact, Run
 from harness.files import cached_listing
-from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
-from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
+from harness.images.sets import FileImages, explain_failure, has_alpha, to_rgb
+from harness.images.shards import SHARDS, SUFFIXES, image_bytes, read_shards, shard_files
 from harness.text import join_names, normalise_name
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
     does, or files of many images (see `shard_files`).
 
     Links to files and folders are followed. Hidden folders and files (whose names begin with a dot)
-    are left out; `left_out` counts them.
+    are left out; `count_unused` counts them.
 
     Args:
         classes: the expected class names in label order; default: all sub-folders, sorted.
@@ -54,10 +54,10 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     if files := shard_files(root):
         return FileImages(*read_shards(root, files, classes))
     if not root.is_dir():
-        place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
-        what = f"is neither a folder nor a file of many images ({', '.join(SHARDS)})"
+        hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
+        problem = f"is neither a folder nor a file of many images ({', '.join(SHARDS)})"
         raise ValueError(
-            f"image folder {root} {what if root.exists() else 'does not exist'}{place}"
+            f"image folder {root} {problem if root.exists() else 'does not exist'}{hint}"
         )
     folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
     present = {normalise_name(name): name for name in sorted(folders)}
@@ -82,17 +82,19 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"classes: name one of them for each split, e.g. {root / min(present)}"
         )
     problems = []
-    if misnamed := [ascii(name) for name in folders if not _is_unicode(name)]:
-        problems.append(f"image folder {root}: names that are not UTF-8: {join_names(misnamed, 4)}")
+    if unreadable := [ascii(name) for name in folders if not _is_unicode(name)]:
+        problems.append(
+            f"image folder {root}: names that are not UTF-8: {join_names(unreadable, 4)}"
+        )
     if len(present) < len(folders):
         problems.append(f"image folder {root} has two class folders whose names look the same")
     if missing := sorted(set(names) - set(present)):
         problems.append(f"image folder {root} lacks the class folders {', '.join(missing)}")
-    if more := sorted(set(present) - set(names)):
+    if unexpected := sorted(set(present) - set(names)):
         problems.append(
-            f"image folder {root} has the class folders {', '.join(more)}, which the probe images "
-            f"lack; a class's position among the folders is that of its output of the network, so "
-            f"all splits must have the same ones: add them there, or remove them here"
+            f"image folder {root} has the class folders {', '.join(unexpected)}, which the probe "
+            f"images lack; a class's position among the folders is that of its output of the "
+            f"network, so all splits must have the same ones: add them there, or remove them here"
         )
     paths: list[Path] = []
     labels: list[int] = []
@@ -106,12 +108,14 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             empty.append(name)
         paths += files
         labels += [label] * len(files)
-    if misnamed := [ascii(path.name) for path in paths if not _is_unicode(path.name)]:
-        problems.append(f"image folder {root}: names that are not UTF-8: {join_names(misnamed, 4)}")
-    if empty:
-        what = "class folder" if len(empty) == 1 else "class folders"
+    if unreadable := [ascii(path.name) for path in paths if not _is_unicode(path.name)]:
         problems.append(
-            f"{what} {', '.join(str(root / name) for name in empty)} "
+            f"image folder {root}: names that are not UTF-8: {join_names(unreadable, 4)}"
+        )
+    if empty:
+        problem = "class folder" if len(empty) == 1 else "class folders"
+        problems.append(
+            f"{problem} {', '.join(str(root / name) for name in empty)} "
             f"{'holds' if len(empty) == 1 else 'hold'} no image; allowed: "
             f"{', '.join(sorted(SUFFIXES))}"
         )
@@ -126,23 +130,23 @@ def walk(folder: Path) -> list[Path]:
     Raises:
         OSError: a folder cannot be read.
     """
-    return [Path(file) for file in _below(str(folder), set())]
+    return [Path(file) for file in _walk(str(folder), set())]
 
 
-def _below(folder: str, visited: set[str]) -> Iterator[str]:
-    if (real := os.path.realpath(folder)) in visited:
+def _walk(folder: str, visited: set[str]) -> Iterator[str]:
+    if (target := os.path.realpath(folder)) in visited:
         return
-    visited.add(real)
+    visited.add(target)
     with os.scandir(folder) as entries:
-        shown = [
+        visible = [
             entry
             for entry in entries
             if not entry.name.startswith(".")
             and (not entry.is_symlink() or os.path.exists(entry.path))  # no link to itself
         ]
-    for entry in sorted(shown, key=lambda entry: entry.name):
+    for entry in sorted(visible, key=lambda entry: entry.name):
         if entry.is_dir():
-            yield from _below(entry.path, visited)
+            yield from _walk(entry.path, visited)
         elif entry.is_file():
             yield entry.path
 
@@ -152,23 +156,23 @@ def _is_unicode(name: str) -> bool:
     return not re.search("[\ud800-\udfff]", name)
 
 
-def left_out(root: Path) -> Counter[str]:
+def count_unused(root: Path) -> Counter[str]:
     """Count the unused files below an image folder by suffix, with hidden and broken ones."""
     counts: Counter[str] = Counter()
-    used = set(shard_files(root))
-    for place, folders, names in os.walk(root, followlinks=False):
-        hidden = [name for name in folders if name.startswith(".")]
-        counts["hidden folder"] += len(hidden)
-        folders[:] = [name for name in folders if name not in hidden]
+    used_files = set(shard_files(root))
+    for directory, folders, names in os.walk(root, followlinks=False):
+        hidden_folders = [name for name in folders if name.startswith(".")]
+        counts["hidden folder"] += len(hidden_folders)
+        folders[:] = [name for name in folders if name not in hidden_folders]
         for name in names:
-            path = Path(place, name)
-            if path in used:
+            path = Path(directory, name)
+            if path in used_files:
                 continue
             if name.startswith("."):
                 counts["hidden file"] += 1
             elif not path.is_file():
                 counts["broken link" if path.is_symlink() else "no regular file"] += 1
-            elif Path(place) == root:
+            elif Path(directory) == root:
                 counts["file outside the class folders"] += 1
             elif path.suffix.lower() not in SUFFIXES:
                 counts[f"{path.suffix.lower() or 'no suffix'}"] += 1
@@ -184,15 +188,15 @@ def image_remarks(images: FileImages) -> pd.DataFrame:
     """
     with ThreadPoolExecutor(max_workers=8) as readers:
         table = pd.DataFrame(
-            readers.map(_look, images.paths), columns=["remarks", "fault", "sha256"]
+            readers.map(_inspect, images.paths), columns=["remarks", "fault", "sha256"]
         )
-    first = pd.Series(images.labels).groupby(table["sha256"]).transform("first")
-    copies = table["sha256"].duplicated() & (table["sha256"] != "")
-    same = first == images.labels
-    kinds = np.where(same, "copy of another image", "copy of an image of another class")
-    table.loc[copies, "remarks"] = [
-        "; ".join(filter(None, both))
-        for both in zip(table["remarks"][copies], kinds[copies], strict=True)
+    first_labels = pd.Series(images.labels).groupby(table["sha256"]).transform("first")
+    is_copy = table["sha256"].duplicated() & (table["sha256"] != "")
+    same_class = first_labels == images.labels
+    kinds = np.where(same_class, "copy of another image", "copy of an image of another class")
+    table.loc[is_copy, "remarks"] = [
+        "; ".join(filter(None, texts))
+        for texts in zip(table["remarks"][is_copy], kinds[is_copy], strict=True)
     ]
     return table
 
@@ -204,37 +208,37 @@ def remark_counts(run: Run, split: str) -> dict[str, int]:
         return {}
     remarks = index["remarks"].str.split("; ").explode()
     counts = remarks[remarks != ""].value_counts().to_dict()
-    for other in ("train", "probe") if split == "test" else ():
-        if run.path(artifact := Artifact("image_index", (other,))).exists():
-            counts[f"also in images.{other}"] = int(
+    for other_split in ("train", "probe") if split == "test" else ():
+        if run.path(artifact := Artifact("image_index", (other_split,))).exists():
+            counts[f"also in images.{other_split}"] = int(
                 index["sha256"].isin(run.table(artifact)["sha256"]).sum()
             )
     return {remark: count for remark, count in counts.items() if count}
 
 
-def _look(path: Path) -> tuple[str, str, str]:
+def _inspect(path: Path) -> tuple[str, str, str]:
     """Return the remarks on a file, the reason why it cannot be opened, and its SHA-256."""
     try:
-        file = content(path)
+        file = image_bytes(path)
         with Image.open(BytesIO(file)) as image:
-            more_bits = image.mode.startswith(("I", "F"))
+            deep = image.mode.startswith(("I", "F"))
             profile = image.info.get("icc_profile", b"sRGB").replace(b"\0", b"")
-            cut_bits = re.search(";16[BLN]", str(image.tile))  # of RGB, Pillow keeps the high bytes
-            kinds = {
+            cut = re.search(";16[BLN]", str(image.tile))  # of RGB, Pillow keeps the high bytes
+            checks = {
                 "several frames or pages, only the first is used": getattr(image, "n_frames", 1)
                 > 1,
-                "16 bits or floating point, scaled to 8 bits": more_bits or cut_bits,
+                "16 bits or floating point, scaled to 8 bits": deep or cut,
                 "transparent pixels, shown on white": has_alpha(image),
                 f"{image.mode}, converted to RGB": image.mode in ("CMYK", "LAB", "HSV"),
                 "turned upright by its EXIF data": image.getexif().get(ORIENTATION) in range(2, 9),
                 "a colour profile other than sRGB, ignored": b"sRGB" not in profile,
             }
-            if more_bits:  # raises an error if their range is unknown
-                scaled = np.asarray(as_rgb(image))
-                kinds["nearly black once scaled, of fewer bits than its type"] = scaled.max() < 32
+            if deep:  # raises an error if their range is unknown
+                scaled = np.asarray(to_rgb(image))
+                checks["nearly black once scaled, of fewer bits than its type"] = scaled.max() < 32
             elif not file.endswith(ENDINGS):
                 image.load()  # raises an error if the file is truncated
-            remarks = "; ".join(kind for kind, holds in kinds.items() if holds)
+            remarks = "; ".join(text for text, applies in checks.items() if applies)
         return remarks, "", hashlib.sha256(file).hexdigest()
     except Exception as error:  # a damaged file can raise anything
-        return "", f"{path}: {why_unreadable(path, error)}", ""
+        return "", f"{path}: {explain_failure(path, error)}", ""

@@ -9,7 +9,7 @@ from PIL import Image
 from harness.images.sets import ImageSet, View
 
 
-def patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.ndarray:
+def cut_patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.ndarray:
     """Cut a square centred on the peak, shifted where needed to stay inside the image.
 
     Args:
@@ -25,18 +25,18 @@ def patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.n
     return pixels[top : top + size, left : left + size]
 
 
-def patches(
+def cut_patches(
     stimuli: pd.DataFrame, images: ImageSet, view: View, side: float, count: int
 ) -> list[np.ndarray]:
     """Return the patches of a neuron's `count` strongest stimuli (its rows in any order)."""
     rows = stimuli.sort_values("rank").head(count)
     return [
-        patch(images.pixels(row.image_id, view), row.peak_y, row.peak_x, side)
+        cut_patch(images.pixels(row.image_id, view), row.peak_y, row.peak_x, side)
         for row in rows.itertuples()
     ]
 
 
-def grid(crops: list[np.ndarray], columns: int, tile: int, gap: int = 2) -> Image.Image:
+def make_grid(crops: list[np.ndarray], columns: int, tile: int, gap: int = 2) -> Image.Image:
     """Arrange crops, scaled to `tile` pixels, row by row on white; missing ones stay white."""
     rows = -(-len(crops) // columns)
     size = (columns * (tile + gap) - gap, rows * (tile + gap) - gap)

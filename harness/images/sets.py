@@ -18,7 +18,7 @@ from pydantic import AfterValidator
 from harness.artifacts import Artifact, Run
 from harness.files import describe_format
 from harness.images import drawn
-from harness.images.shards import content, file_of
+from harness.images.shards import containing_file, image_bytes
 
 # Large images and unusual tags are read or refused by name; warnings would disturb progress bars.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -66,9 +66,9 @@ class View:
         """Return the image as uint8 [crop, crop, 3], rotated by its EXIF orientation.
 
         Raises:
-            ValueError: the range of its pixels is unknown (see `as_rgb`).
+            ValueError: the range of its pixels is unknown (see `to_rgb`).
         """
-        image = as_rgb(ImageOps.exif_transpose(image))
+        image = to_rgb(ImageOps.exif_transpose(image))
         width, height = image.size
         if min(width, height) != self.resize:
             scale = self.resize / min(width, height)
@@ -78,7 +78,7 @@ class View:
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to 8-bit RGB.
 
     Integers in [0, 65535] are divided by 257, floating-point numbers in [0, 1] multiplied by 255.
@@ -102,9 +102,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
             )
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if has_alpha(image):
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
+        picture = image.convert("RGBA")
+        background = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(background, picture).convert("RGB")
     return image.convert("RGB")
 
 
@@ -149,11 +149,11 @@ class FileImages:
         """Decode an image. Raises ValueError with the file's name if that fails."""
         path = self.paths[index]
         try:
-            with Image.open(BytesIO(content(path))) as image:
+            with Image.open(BytesIO(image_bytes(path))) as image:
                 return view.apply(image)
         except Exception as error:  # a damaged file can raise anything
             raise ValueError(
-                f"image {path} cannot be read ({why_unreadable(path, error)}); replace or remove "
+                f"image {path} cannot be read ({explain_failure(path, error)}); replace or remove "
                 f"the file"
             ) from error
 
@@ -162,14 +162,14 @@ class FileImages:
 ImageSet: TypeAlias = ArrayImages | FileImages
 
 
-def why_unreadable(path: Path, error: Exception) -> str:
+def explain_failure(path: Path, error: Exception) -> str:
     """Explain why an image cannot be read."""
-    if not file_of(path).exists():
+    if not containing_file(path).exists():
         return "it no longer exists" + f" in {Path.cwd()}" * (not path.is_absolute())
-    if file_of(path) == path:
+    if containing_file(path) == path:
         with path.open("rb") as file:
-            if what := describe_format(file.read(512)):
-                return f"it is {what}"
+            if kind := describe_format(file.read(512)):
+                return f"it is {kind}"
     if isinstance(error, UnidentifiedImageError):
         return "it is damaged, or of a format that Pillow does not read"
     if isinstance(error, Image.DecompressionBombError):
@@ -178,7 +178,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class KeptImages(FileImages):
+class CachedImages(FileImages):
     """Images in files, kept in memory for one view after they are read, up to `limit` bytes."""
 
     limit: int = 0
@@ -193,7 +193,7 @@ class KeptImages(FileImages):
         return pixels
 
 
-def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
+def draw_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
     """Return images `start` to `stop` of the stream `seed`: pixels, labels, parts, colours."""
     drawings = [drawn.draw(seed, index) for index in range(start, stop)]
     fields = {"pixels": "image", "labels": "label", "parts": "parts", "colours": "colours"}

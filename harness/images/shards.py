@@ -59,7 +59,7 @@ def open_shard(path: Path) -> Shard:
 
 
 @lru_cache(maxsize=256)
-def _open(path: Path, changed: int) -> Shard:
+def _open(path: Path, modified: int) -> Shard:
     try:
         return SHARDS.get(path.suffix)(path)
     except Exception as error:  # libraries raise several unrelated types on damaged files
@@ -68,17 +68,17 @@ def _open(path: Path, changed: int) -> Shard:
         raise ValueError(f"{path} cannot be used as images: {reason}") from error
 
 
-def shard_files(place: Path) -> list[Path]:
+def shard_files(path: Path) -> list[Path]:
     """Return the files of many images that a path names: the file itself, those that match a
     pattern (`train-*.tar`), or those in a folder without sub-folders."""
-    if place.is_dir():
-        entries = sorted(place.iterdir())
+    if path.is_dir():
+        entries = sorted(path.iterdir())
         if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
             return []
-    elif place.is_file():
-        entries = [place]
+    elif path.is_file():
+        entries = [path]
     else:
-        entries = sorted(place.parent.glob(place.name)) if set(place.name) & set("*?[") else []
+        entries = sorted(path.parent.glob(path.name)) if set(path.name) & set("*?[") else []
     return [e for e in entries if e.suffix in SHARDS and e.is_file() and e.name[0] != "."]
 
 
@@ -103,12 +103,12 @@ def read_shards(
     labels = [normalise_name(label) for shard in shards for label in shard.labels]
     numbered = all(label.isdecimal() for label in labels)
     occurring = sorted(set(labels), key=lambda label: (int(label) if numbered else 0, label))
-    stated = next((shard.classes for shard in shards if shard.classes), occurring)
-    present = tuple(map(normalise_name, stated))
-    names = present if classes is None else tuple(classes)
-    if set(names) != set(present) or not set(labels) <= set(names):
+    class_names = next((shard.classes for shard in shards if shard.classes), occurring)
+    own_classes = tuple(map(normalise_name, class_names))
+    names = own_classes if classes is None else tuple(classes)
+    if set(names) != set(own_classes) or not set(labels) <= set(names):
         raise ValueError(
-            f"images {root} have the classes {', '.join(present)}, and the probe images "
+            f"images {root} have the classes {', '.join(own_classes)}, and the probe images "
             f"{', '.join(names)}: all splits must have the same ones"
         )
     if not labels:
@@ -118,12 +118,12 @@ def read_shards(
             f"images {root} hold no image of the classes {', '.join(empty)}: add some, or leave "
             f"these classes out of the data set"
         )
-    number = {name: place for place, name in enumerate(names)}
+    label_of = {name: label for label, name in enumerate(names)}
     paths = tuple(f / m for f, shard in zip(files, shards, strict=True) for m in shard.members)
-    return paths, np.array([number[label] for label in labels], dtype=np.int64), names
+    return paths, np.array([label_of[label] for label in labels], dtype=np.int64), names
 
 
-def file_of(image: Path) -> Path:
+def containing_file(image: Path) -> Path:
     """Return the file on disk that contains an image: its own file, or a file of many images."""
     for parent in image.parents:
         if parent.suffix in SHARDS and parent.is_file():
@@ -131,42 +131,42 @@ def file_of(image: Path) -> Path:
     return image
 
 
-def content(image: Path) -> bytes:
+def image_bytes(image: Path) -> bytes:
     """Return the bytes of an image's file, or of its part of a file of many images."""
-    file = file_of(image)
+    file = containing_file(image)
     if file == image:
         return image.read_bytes()
     return open_shard(file).read(str(image.relative_to(file)))
 
 
 @SHARDS.add(".tar")
-def webdataset(path: Path) -> Shard:
+def open_webdataset(path: Path) -> Shard:
     """Open a tar archive: its index and all classes are read at once, images when needed."""
-    places: dict[str, tuple[int, int]] = {}
+    spans: dict[str, tuple[int, int]] = {}
     images: dict[str, list[str]] = {}
     classes: dict[str, str] = {}
     with tarfile.open(path, "r:") as archive:
         for member in archive:
-            place = PurePosixPath(member.name)
-            stem, _, kind = place.name.partition(".")
-            key = str(place.with_name(stem)) if stem else ""
+            member_path = PurePosixPath(member.name)
+            stem, _, suffix = member_path.name.partition(".")
+            key = str(member_path.with_name(stem)) if stem else ""
             if not member.isfile() or not key:
                 continue
-            if PurePosixPath(f"x.{kind.lower()}").suffix in SUFFIXES:
-                images.setdefault(key, []).append(str(place))
-                places[str(place)] = member.offset_data, member.size
-            elif kind == "cls" and (file := archive.extractfile(member)) is not None:
+            if PurePosixPath(f"x.{suffix.lower()}").suffix in SUFFIXES:
+                images.setdefault(key, []).append(str(member_path))
+                spans[str(member_path)] = member.offset_data, member.size
+            elif suffix == "cls" and (file := archive.extractfile(member)) is not None:
                 classes[key] = file.read().decode().strip()
-    if several := next((names for names in images.values() if len(names) > 1), None):
-        raise ValueError(f"{', '.join(several)} belong to one sample, which must have one image")
-    if missing := [key for key in images if not classes.get(key)]:
+    if group := next((names for names in images.values() if len(names) > 1), None):
+        raise ValueError(f"{', '.join(group)} belong to one sample, which must have one image")
+    if keys := [key for key in images if not classes.get(key)]:
         raise ValueError(
-            f"{len(missing)} of {len(images)} samples have no class, e.g. no {missing[0]}.cls; "
-            f"write a `cls` file with each sample"
+            f"{len(keys)} of {len(images)} samples have no class, e.g. no "
+            f"{keys[0]}.cls; write a `cls` file with each sample"
         )
 
     def read(member: str) -> bytes:
-        start, size = places[member]
+        start, size = spans[member]
         with path.open("rb") as file:
             file.seek(start)
             return file.read(size)
@@ -175,76 +175,78 @@ def webdataset(path: Path) -> Shard:
 
 
 @SHARDS.add(".parquet")
-def parquet(path: Path) -> Shard:
+def open_parquet(path: Path) -> Shard:
     """Open a file of `Dataset.to_parquet` or a downloaded one; row groups are read when needed."""
     file = pq.ParquetFile(path)
-    image, label, names = _columns(file.schema_arrow)
+    image, label, names = _find_columns(file.schema_arrow)
     groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     starts = np.cumsum([0, *groups])
 
     def read(member: str) -> bytes:
         group = int(np.searchsorted(starts, int(member), side="right")) - 1
-        return _bytes(_group(path, group, image)[int(member) - int(starts[group])])
+        return _file_bytes(_read_group(path, group, image)[int(member) - int(starts[group])])
 
-    return _shard(file.read([label])[label], names, read)
+    return _make_shard(file.read([label])[label], names, read)
 
 
 @lru_cache(maxsize=4)
-def _group(path: Path, group: int, column: str) -> pa.ChunkedArray:
+def _read_group(path: Path, group: int, column: str) -> pa.ChunkedArray:
     return pq.ParquetFile(path).read_row_group(group, [column])[column]
 
 
 @SHARDS.add(".arrow")
-def arrow(path: Path) -> Shard:
+def open_arrow(path: Path) -> Shard:
     """Open a file of `Dataset.save_to_disk` or of a cached dataset; it is mapped into memory."""
-    mapped = pa.memory_map(str(path))
+    file = pa.memory_map(str(path))
     try:
-        table = pa.ipc.open_stream(mapped).read_all()
+        table = pa.ipc.open_stream(file).read_all()
     except pa.ArrowInvalid:  # Arrow's file format instead of its stream format
-        table = pa.ipc.open_file(mapped).read_all()
-    image, label, names = _columns(table.schema)
-    return _shard(table[label], names, lambda member: _bytes(table[image][int(member)]))
+        table = pa.ipc.open_file(file).read_all()
+    image, label, names = _find_columns(table.schema)
+    return _make_shard(table[label], names, lambda member: _file_bytes(table[image][int(member)]))
 
 
-def _columns(schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
+def _find_columns(schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
     """Return the columns of images and of labels, and the names of the classes (() if unknown).
 
     The columns are those that the metadata of `datasets` marks, otherwise `image` and `label`.
     """
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = about.get("info", {}).get("features", {})
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features", {})
     kinds = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
-    chosen = []
-    for kind, usual in (("Image", "image"), ("ClassLabel", "label")):
-        fitting = [name for name, has in kinds.items() if has == kind] or [usual]
-        if len(fitting) > 1 or fitting[0] not in schema.names:
+    columns = []
+    for kind, default in (("Image", "image"), ("ClassLabel", "label")):
+        candidates = [name for name, k in kinds.items() if k == kind] or [default]
+        if len(candidates) > 1 or candidates[0] not in schema.names:
             raise ValueError(
-                f"it needs one column of type {kind} or named {usual!r}; it has "
+                f"it needs one column of type {kind} or named {default!r}; it has "
                 f"{', '.join(schema.names)}"
             )
-        chosen.append(fitting[0])
-    return chosen[0], chosen[1], tuple(features.get(chosen[1], {}).get("names", ()))
+        columns.append(candidates[0])
+    return columns[0], columns[1], tuple(features.get(columns[1], {}).get("names", ()))
 
 
-def _shard(labels: pa.ChunkedArray, names: tuple[str, ...], read: Callable[[str], bytes]) -> Shard:
+def _make_shard(
+    labels: pa.ChunkedArray, names: tuple[str, ...], read: Callable[[str], bytes]
+) -> Shard:
     values = labels.to_pylist()
-    if odd := [value for value in values if not isinstance(value, int | str | None)]:
-        raise ValueError(f"labels must be integers or names; one is {odd[0]!r}")
-    most = len(names) or np.inf
+    if unusable := [value for value in values if not isinstance(value, int | str | None)]:
+        raise ValueError(f"labels must be integers or names; one is {unusable[0]!r}")
+    count = len(names) or np.inf
     # -1 means "without a label" in Hugging Face's data sets
-    known = [v if isinstance(v, str) else v is not None and 0 <= v < most for v in values]
-    if bad := [row for row, has_label in enumerate(known) if not has_label]:
-        raise ValueError(f"{len(bad)} of {len(values)} images have no label, e.g. row {bad[0]}")
+    labelled = [v if isinstance(v, str) else v is not None and 0 <= v < count for v in values]
+    if rows := [row for row, label in enumerate(labelled) if not label]:
+        raise ValueError(f"{len(rows)} of {len(values)} images have no label, e.g. row {rows[0]}")
     classes = [names[value] if names else str(value) for value in values]
     return Shard([str(row) for row in range(len(values))], classes, names, read)
 
 
-def _bytes(value: pa.Scalar) -> bytes:
-    held = value.as_py()
-    held = held.get("bytes") if isinstance(held, dict) else held
-    if not isinstance(held, bytes):
+def _file_bytes(value: pa.Scalar) -> bytes:
+    content = value.as_py()
+    content = content.get("bytes") if isinstance(content, dict) else content
+    if not isinstance(content, bytes):
         raise ValueError(
             "the file refers to an image elsewhere instead of containing it; save the data set "
             "with its images (`Dataset.to_parquet` does)"
         )
-    return held
+    return content

@@ -129,8 +129,8 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             *_conv(inputs, outputs, stride), nn.ReLU(), *_conv(outputs, outputs)
         )
-        same = inputs == outputs and stride == 1
-        self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        fits = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if fits else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from harness.images.batches import reading
+from harness.images.batches import use_readers
 from harness.networks.devices import CPU, Device
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Resources:
     readers: int = 0
 
 
-#: Used outside of `using`.
+#: Used outside of `use_resources`.
 _LEAST = Resources()
 _resources: ContextVar[Resources] = ContextVar("resources", default=_LEAST)
 
@@ -73,11 +73,11 @@ def resources() -> Resources:
 
 
 @contextmanager
-def using(granted: Resources) -> Iterator[None]:
+def use_resources(grant: Resources) -> Iterator[None]:
     """Run a block with these resources."""
-    token = _resources.set(granted)
+    token = _resources.set(grant)
     try:
-        with reading(granted.readers):
+        with use_readers(grant.readers):
             yield
     finally:
         _resources.reset(token)
@@ -110,15 +110,15 @@ def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> in
         workers: number of workers (0 and 1 mean the same).
         device: where networks compute; the workers share a GPU's memory in the same way.
     """
-    whole = SHARE * free_bytes(device) if memory is None else GIVEN_SHARE * memory * 2**30
-    each = whole / max(workers, 1)
-    return int(each if device.name != "cpu" else max(each - WORKER_BYTES, 0))
+    total = SHARE * free_bytes(device) if memory is None else GIVEN_SHARE * memory * 2**30
+    share = total / max(workers, 1)
+    return int(share if device.name != "cpu" else max(share - WORKER_BYTES, 0))
 
 
-def room(*models: nn.Module) -> int:
+def pass_memory(*models: nn.Module) -> int:
     """Return the bytes that passes may use beside the weights of the networks that are loaded."""
-    values = (v for model in models for v in (*model.parameters(), *model.buffers()))
-    return max(resources().memory - sum({v.data_ptr(): v.nbytes for v in values}.values()), 0)
+    tensors = (t for model in models for t in (*model.parameters(), *model.buffers()))
+    return max(resources().memory - sum({t.data_ptr(): t.nbytes for t in tensors}.values()), 0)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Cost:
     seconds: float
 
 
-def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
+def measure_cost(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
     """Measure the time, without the first run if that is short, and the memory of a piece of work.
 
     Args:
@@ -146,18 +146,18 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
             torch.cuda.synchronize(device.place)
         return (time.perf_counter() - start) / images
 
-    each = seconds()
+    per_image = seconds()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device.place)
-        before = torch.cuda.memory_allocated(device.place)
-        each = seconds()
-        return Cost((torch.cuda.max_memory_allocated(device.place) - before) / images, each)
-    if each * images < WARM_SECONDS:  # in longer work, the overhead of the first run is small
-        each = seconds()
-    return Cost(_peak(profiled(work)) / images, each)
+        base = torch.cuda.memory_allocated(device.place)
+        per_image = seconds()
+        return Cost((torch.cuda.max_memory_allocated(device.place) - base) / images, per_image)
+    if per_image * images < WARM_SECONDS:  # otherwise the overhead of the first run is small
+        per_image = seconds()
+    return Cost(_peak_bytes(profile_events(work)) / images, per_image)
 
 
-def profiled(work: Callable[[], object]) -> list[Any]:
+def profile_events(work: Callable[[], object]) -> list[Any]:
     """Run work, and return what torch's profiler records of it on the CPU."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints at its start
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
@@ -166,41 +166,41 @@ def profiled(work: Callable[[], object]) -> list[Any]:
     return record.profiler.kineto_results.events()
 
 
-def _peak(events: Iterable[Any]) -> int:
+def _peak_bytes(events: Iterable[Any]) -> int:
     """Return the largest number of bytes allocated at any moment beyond those at the start."""
-    held = most = 0
+    current = peak = 0
     memory = (event for event in events if event.name() == "[memory]")
     for event in sorted(memory, key=lambda event: event.start_ns()):
-        held += event.nbytes()  # type: ignore[attr-defined]  # missing in torch's stubs
-        most = max(most, held)
-    return most
+        current += event.nbytes()  # type: ignore[attr-defined]  # missing in torch's stubs
+        peak = max(peak, current)
+    return peak
 
 
-def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST) -> int:
+def fit_batch(cost: Cost, memory: int, largest: int, what: str, smallest: int = FEWEST) -> int:
     """Return the number of images per pass that fits into the memory.
 
     Args:
         memory: bytes.
-        most: the largest batch wanted.
+        largest: the largest batch wanted.
         what: the work, for the message, e.g. "importance of series 'vgg'".
-        fewest: the smallest useful batch.
+        smallest: the smallest useful batch.
 
     Raises:
-        ValueError: fewer than `fewest` (or `most`, if smaller) images fit.
+        ValueError: fewer than `smallest` (or `largest`, if smaller) images fit.
     """
     memory = max(memory, 0)
-    fit = int(memory / max(cost.bytes, 1.0))
-    if fit < min(fewest, most):
+    count = int(memory / max(cost.bytes, 1.0))
+    if count < min(smallest, largest):
         raise ValueError(
-            f"{what}: {min(fewest, most)} images need "
-            f"{min(fewest, most) * cost.bytes / 2**30:.2f} GiB per worker, but only "
+            f"{what}: {min(smallest, largest)} images need "
+            f"{min(smallest, largest) * cost.bytes / 2**30:.2f} GiB per worker, but only "
             f"{memory / 2**30:.2f} are free beside its libraries and weights; increase `memory`, "
             f"or use fewer workers, fewer layers or smaller images"
         )
-    return min(fit, most)
+    return min(count, largest)
 
 
-def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
+def run_halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
     """Do some work; if memory runs out, log it and repeat with half as many images per pass.
 
     Args:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from harness.networks.recording import borrowed
+from harness.networks.recording import borrow
 from harness.networks.running import run_network
-from harness.networks.tracing import restored
-from harness.networks.written_out import NONLINEARITIES, Ways, is_activation_call, plain_name
+from harness.networks.tracing import restore_modules
+from harness.networks.written_out import NONLINEARITIES, Derivations, is_activation_call, plain_name
 from harness.registry import UserCodeError
 
 #: The positional and keyword arguments of a module's call, and its output.
@@ -104,35 +104,35 @@ def expose_calls(model: nn.Module, images: Tensor) -> nn.Module:
         The model.
     """
     for module in list(model.modules()):
-        torchs = isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
-        if torchs and not isinstance(module.activation, nn.Module):  # a plain function
+        builtin = isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+        if builtin and not isinstance(module.activation, nn.Module):  # a plain function
             module.activation = Call(module.activation, method=False)
-    with borrowed(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        own = [m for m in model.modules() if _has_own_code(m) and not is_activation(m)]
-        exposed = {module: code for module in own if (code := _exposed(module)) is not None}
-        calls = _calls(model, list(exposed), images) if exposed else {}
-        for module, seen in calls.items():
-            _use(module, *exposed[module], seen)
+    with borrow(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        candidates = [m for m in model.modules() if _has_own_code(m) and not is_activation(m)]
+        graphs = {m: graph for m in candidates if (graph := _trace_calls(m)) is not None}
+        calls = _record_calls(model, list(graphs), images) if graphs else {}
+        for module, records in calls.items():
+            _replace_code(module, *graphs[module], records)
     return model
 
 
 def _has_own_code(module: nn.Module) -> bool:
-    ours = type(module).__module__.startswith("torch.nn") or isinstance(module, Call | Gated)
-    return not ours and "forward" not in vars(module)
+    is_known = type(module).__module__.startswith("torch.nn") or isinstance(module, Call | Gated)
+    return not is_known and "forward" not in vars(module)
 
 
-def _calls(
+def _record_calls(
     model: nn.Module, modules: Sequence[nn.Module], images: Tensor
 ) -> dict[nn.Module, list[_Call]]:
     """Record the calls of modules in one pass of the network."""
-    given = defaultdict[nn.Module, list[tuple[Any, Any]]](list)
+    arguments = defaultdict[nn.Module, list[tuple[Any, Any]]](list)
     calls = defaultdict[nn.Module, list[_Call]](list)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        given[module].append(_copied((args, kwargs)))
+        arguments[module].append(_copy_tensors((args, kwargs)))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        calls[module].append((*given[module].pop(), _copied(output)))
+        calls[module].append((*arguments[module].pop(), _copy_tensors(output)))
 
     handles = [m.register_forward_pre_hook(before, prepend=True, with_kwargs=True) for m in modules]
     handles += [module.register_forward_hook(after) for module in modules]
@@ -145,57 +145,57 @@ def _calls(
     return calls
 
 
-def _copied(values: Any) -> Any:
+def _copy_tensors(values: Any) -> Any:
     return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, values)
 
 
-def _use(
-    module: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module], calls: Sequence[_Call]
+def _replace_code(
+    module: nn.Module, graph: fx.Graph, children: Mapping[str, nn.Module], calls: Sequence[_Call]
 ) -> None:
     """Let a module run a graph in place of its code, if both give the same outputs."""
-    for name, child in added.items():
+    for name, child in children.items():
         module.add_module(name, child)
     try:
         forward = type(fx.GraphModule(module, graph)).forward
         module.forward = MethodType(forward, module)
         for args, kwargs, output in calls:
-            answer = module(*_copied(args), **_copied(kwargs))
-            both = (vars(v) if is_dataclass(v) else v for v in (answer, output))
-            torch.testing.assert_close(*both, rtol=0, atol=0, equal_nan=True)
+            answer = module(*_copy_tensors(args), **_copy_tensors(kwargs))
+            outputs = (vars(v) if is_dataclass(v) else v for v in (answer, output))
+            torch.testing.assert_close(*outputs, rtol=0, atol=0, equal_nan=True)
     except Exception:  # the graph fails, or its outputs differ or cannot be compared
         vars(module).pop("forward", None)
-        for name in added:
+        for name in children:
             delattr(module, name)
 
 
-def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
+def _trace_calls(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
     """Return a module's graph with a module for each call, and these modules by name; None if there
     is no such call or the code cannot be traced."""
     try:
-        with restored(module):
+        with restore_modules(module):
             graph = _Flat().trace(module)
     except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
         return None
-    results = _results(graph, module)
+    results = _find_results(graph, module)
     calls = Counter(node.target for node in results)
-    bare = [
+    bare_calls = [
         node
         for node, alone in results.items()
         if alone and (node.op != "call_module" or calls[node.target] > 1)
     ]
-    products = [node for node, alone in results.items() if not alone]
+    formulas = [node for node, alone in results.items() if not alone]
     output = next(node for node in graph.nodes if node.op == "output")
-    if not (bare or products) or results.get(output.args[0], False):
+    if not (bare_calls or formulas) or results.get(output.args[0], False):
         return None
-    added: dict[str, nn.Module] = {}
+    children: dict[str, nn.Module] = {}
 
     def add(stem: str, child: nn.Module) -> str:
-        taken = [name.rpartition("_")[0] for name in (*dict(module.named_children()), *added)]
-        name = f"{stem}_call_{1 + taken.count(f'{stem}_call')}"
-        added[name] = child
+        stems = [name.rpartition("_")[0] for name in (*dict(module.named_children()), *children)]
+        name = f"{stem}_call_{1 + stems.count(f'{stem}_call')}"
+        children[name] = child
         return name
 
-    for node in bare:
+    for node in bare_calls:
         if node.op == "call_module":
             child = Call(module.get_submodule(str(node.target)), method=False)
         else:
@@ -206,24 +206,24 @@ def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
             new = graph.call_module(name, node.args, node.kwargs)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
-    for node in products:
+    for node in formulas:
         users = list(node.users)
         with graph.inserting_after(node):
             new = graph.call_module(add("gated", Gated()), (node,))
         for user in users:
             user.replace_input_with(node, new)
-    return graph, added
+    return graph, children
 
 
-def _results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
+def _find_results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
     """Return the nodes of activation functions' results, and whether one call computes each."""
-    ways, results = Ways(), dict[fx.Node, bool]()
+    derivations, results = Derivations(), dict[fx.Node, bool]()
     for node in graph.nodes:
-        inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
+        inputs = [other for other in node.all_input_nodes if other.op != "get_attr"]
         alone = _is_activation(node, module)
-        within = ways.follow(node, _function(node, module), inputs, alone)
-        if within is not None:
-            results = {one: kind for one, kind in results.items() if one not in within}
+        parts = derivations.follow(node, _called_name(node, module), inputs, alone)
+        if parts is not None:
+            results = {other: kind for other, kind in results.items() if other not in parts}
             results[node] = alone
     return results
 
@@ -231,12 +231,12 @@ def _results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
 def _is_activation(node: fx.Node, module: nn.Module) -> bool:
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
-        torchs = not _has_own_code(called) and _function(node, module) in NONLINEARITIES
-        return torchs or is_activation(called)
-    return is_activation_call(_function(node, module), node.args, node.kwargs)
+        builtin = not _has_own_code(called) and _called_name(node, module) in NONLINEARITIES
+        return builtin or is_activation(called)
+    return is_activation_call(_called_name(node, module), node.args, node.kwargs)
 
 
-def _function(node: fx.Node, module: nn.Module) -> str:
+def _called_name(node: fx.Node, module: nn.Module) -> str:
     """Return the plain name of the function, or the class of the module, that a node calls."""
     if node.op == "call_module":
         return plain_name(type(module.get_submodule(str(node.target))))

@@ -102,7 +102,7 @@ def read_checkpoint(path: Path) -> object:
     """Read the tensors and plain values of a checkpoint. Raises CheckpointError."""
     files = weight_files(path)
     if path.is_dir():
-        _say_unused(path)
+        _log_unused(path)
     contents = [_read_file(file) for file in files]
     if len(contents) == 1:
         return contents[0]
@@ -118,15 +118,15 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         CheckpointError: the file does not exist, or the folder holds no weights.
     """
     if path.name.endswith(".index.json"):
-        return _shards(path)
+        return _shard_files(path)
     if not path.is_dir():
         if not path.exists():
-            broken = f": it is a broken link to {os.readlink(path)}" if path.is_symlink() else ""
-            raise CheckpointError(f"checkpoint {path} does not exist{broken}")
+            hint = f": it is a broken link to {os.readlink(path)}" if path.is_symlink() else ""
+            raise CheckpointError(f"checkpoint {path} does not exist{hint}")
         return (path,)
     if names := _folder_weights(path):
         return weight_files(path / names[0])
-    raise CheckpointError(f"checkpoint folder {path} {_described_folder(path)}")
+    raise CheckpointError(f"checkpoint folder {path} {_describe_folder(path)}")
 
 
 def _folder_weights(path: Path) -> list[str]:
@@ -135,7 +135,7 @@ def _folder_weights(path: Path) -> list[str]:
     return [name for name in names if (path / name).exists()]
 
 
-def _say_unused(path: Path) -> None:
+def _log_unused(path: Path) -> None:
     """Log which other weights a folder holds: they may differ from those that are read."""
     used, *others = _folder_weights(path)
     others += [name for name in OTHER_FOLDER_FILES if (path / name).exists()]
@@ -148,7 +148,7 @@ def _say_unused(path: Path) -> None:
         )
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
+def _shard_files(index: Path) -> tuple[Path, ...]:
     """Return the files that an index names. Raises CheckpointError."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -160,7 +160,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return shards
 
 
-def _described_folder(path: Path) -> str:
+def _describe_folder(path: Path) -> str:
     """Describe a folder that holds none of FOLDER_FILES, and say what to do."""
     names = sorted(entry.name for entry in path.iterdir())
     if ".metadata" in names:
@@ -174,9 +174,9 @@ def _described_folder(path: Path) -> str:
             f"was written by DeepSpeed, which splits tensors; `python zero_to_fp32.py {path} "
             f"FILE`, a script that DeepSpeed writes into the folder, joins them in one file"
         )
-    for name, what in OTHER_FOLDER_FILES.items():
+    for name, description in OTHER_FOLDER_FILES.items():
         if name in names:
-            return f"holds {name}: {what}"
+            return f"holds {name}: {description}"
     return (
         f"holds neither {' nor '.join(FOLDER_FILES)}, but {join_names(names) or 'nothing'}; if one "
         f"of these files holds the weights, name it in `pattern`"
@@ -191,8 +191,8 @@ def _read_file(path: Path) -> object:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
     if _is_safetensors(head):
         return _read_safetensors(path)
-    if what := _other_kind(path, head):
-        raise CheckpointError(f"checkpoint {path} {what}")
+    if description := _describe_kind(path, head):
+        raise CheckpointError(f"checkpoint {path} {description}")
     try:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storages
@@ -202,7 +202,7 @@ def _read_file(path: Path) -> object:
             with path.open("rb") as file:  # given a path, torch.load would consider its suffix
                 return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"checkpoint {path} {_refusal(path, str(error))}") from error
+        raise CheckpointError(f"checkpoint {path} {_explain_refusal(path, str(error))}") from error
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"checkpoint {path} is damaged or truncated ({reason})") from error
@@ -213,12 +213,12 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 
-def _other_kind(path: Path, head: bytes) -> str:
+def _describe_kind(path: Path, head: bytes) -> str:
     """Describe a file that is not of torch.save, and say what to do; "" if it may be one."""
-    if what := describe_format(head):
-        return f"is {what}"
+    if description := describe_format(head):
+        return f"is {description}"
     if head.startswith(b"PK"):
-        return _other_archive(path)
+        return _describe_archive(path)
     if not head.startswith(b"\x80"):
         return (
             f"is damaged, or not a file of torch.save or safetensors: it begins with {head[:16]!r}"
@@ -226,11 +226,11 @@ def _other_kind(path: Path, head: bytes) -> str:
     if LEGACY in head[:64]:
         return ""
     return (
-        f"is a plain pickle, not a file of torch.save; loading it could run code. {_convert(path)}"
+        f"is a plain pickle, not a file of torch.save; loading it could run code. {_advise(path)}"
     )
 
 
-def _convert(path: Path) -> str:
+def _advise(path: Path) -> str:
     return f"If you trust it, `conceptevo convert {path} --trust` writes its weights alone"
 
 
@@ -247,7 +247,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint {path} is damaged or truncated ({error})") from error
 
 
-def _other_archive(path: Path) -> str:
+def _describe_archive(path: Path) -> str:
     """Describe a zip archive that is not of torch.save, and say what to do; "" for an archive of
     torch.save and for a truncated one."""
     if not zipfile.is_zipfile(path):
@@ -255,7 +255,7 @@ def _other_archive(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         names = [name.split("/", 1)[-1] for name in archive.namelist()]
     if any(name.startswith("code/") for name in names):
-        return f"is a TorchScript archive, which holds code as well as weights. {_convert(path)}"
+        return f"is a TorchScript archive, which holds code as well as weights. {_advise(path)}"
     if "archive_format" in names or "serialized_exported_program.json" in names:
         return (
             "is an archive of torch.export; load it with torch.export.load, and save its "
@@ -282,12 +282,12 @@ def foreign_code(path: Path) -> list[str]:
         return []
 
 
-def _refusal(path: Path, reason: str) -> str:
+def _explain_refusal(path: Path, reason: str) -> str:
     """Say why safe loading refused a file: which classes it would run, and what to do."""
     if "Unsupported operand" in reason:
         return (
             f"was pickled in a way (protocol 4 or later) that safe loading does not read. "
-            f"{_convert(path)}"
+            f"{_advise(path)}"
         )
     names = foreign_code(path)
     if not names:
@@ -298,7 +298,7 @@ def _refusal(path: Path, reason: str) -> str:
     kind = "an object of class" if len(names) == 1 else "objects of the classes"
     return (
         f"holds {kind} {join_names(names)} beside or instead of weights, and is not loaded, since "
-        f"loading it could run code. {_convert(path)}"
+        f"loading it could run code. {_advise(path)}"
     )
 
 
@@ -314,14 +314,14 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
         CheckpointError: the file cannot be loaded, or holds no weights.
     """
     weight_files(path)  # raises an error if the file does not exist
-    here = search_working_folder()
+    folder = search_working_folder()
     try:
         content = call_with_torchvision(_load_trusted, path)
     except Exception as error:  # code in the file is run and can raise anything
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise CheckpointError(
             f"{path} cannot be loaded ({reason}). The modules that it needs are looked for among "
-            f"the installed packages, on PYTHONPATH and in {here}; classes of the script that "
+            f"the installed packages, on PYTHONPATH and in {folder}; classes of the script that "
             f"saved it (__main__) cannot be imported: save model.state_dict() there"
         ) from error
     dicts = dict(state_dicts(content))
@@ -349,7 +349,7 @@ def _load_trusted(path: Path) -> object:
 _EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(?<!\d)(\d+)(?!\d)"}
 
 
-def numbered(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
+def match_epochs(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
     """Return the paths below a folder that match a pattern (see `FolderSource`), sorted, each with
     its epoch; None if the path fits except for the number.
 
@@ -360,20 +360,20 @@ def numbered(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
     # brackets and question marks have no special meaning in `pattern`
     literal = re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*")
     parts = (part if part == "**" else re.sub(r"\*+", "*", part) for part in literal.split("/"))
-    longest = "".join(
+    greedy = "".join(
         _EXPRESSIONS.get(part, re.escape(part))
         for part in re.split(r"(\*\*/|\*|\{epoch\})", pattern)
     )
-    shortest = longest.replace(_EXPRESSIONS["*"], _EXPRESSIONS["*"] + "?")
-    matches: list[tuple[Path, int | None]] = []
+    lazy = greedy.replace(_EXPRESSIONS["*"], _EXPRESSIONS["*"] + "?")
+    results: list[tuple[Path, int | None]] = []
     for path in sorted(folder.glob("/".join(parts))):
         name = path.relative_to(folder).as_posix()
-        ways = [re.fullmatch(expression, name) for expression in (shortest, longest)]
-        epoch, *others = dict.fromkeys(int(way.group(1)) if way else None for way in ways)
+        matches = [re.fullmatch(expression, name) for expression in (lazy, greedy)]
+        epoch, *others = dict.fromkeys(int(match.group(1)) if match else None for match in matches)
         if others:
             raise ValueError(
                 f"by pattern {pattern!r}, the epoch of {name} may be "
                 f"{' or '.join(map(str, (epoch, *others)))}: write what is before or after it"
             )
-        matches.append((path, epoch))
-    return matches
+        results.append((path, epoch))
+    return results

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.networks.watching import Passes, Shape, Site, Watched, shape_in
+from harness.networks.watching import Passes, PassRecord, Shape, Site, shape_in
 
 #: Largest number of tokens without a position in the image: class, distillation, registers.
 EXTRA_TOKENS = 8
@@ -16,7 +16,7 @@ EXTRA_TOKENS = 8
 HALVINGS = 4
 
 
-def _positions(shape: Shape) -> int:
+def _count_positions(shape: Shape) -> int:
     """Return the number of tokens, or of positions of a map, channels first or last."""
     if len(shape) < 4:
         return shape[1] if len(shape) == 3 else 1
@@ -30,17 +30,18 @@ def _mixes_images(passes: Passes, name: str) -> bool:
     return not (axis == 0 or sequence) or not output.is_floating_point()
 
 
-def _placeless(passes: Passes, name: str) -> bool:
+def _has_no_position(passes: Passes, name: str) -> bool:
     """Return whether a layer is fully connected or has one position for any image size
     (squeeze-and-excitation).
 
     Such layers are left out if other layers have positions; the paper probes convolutions.
     """
     shape = passes.two.output(name).shape
-    return _positions(shape) == _positions(shape_in(passes.tall, Site(name)) or shape) == 1
+    tall = shape_in(passes.tall, Site(name)) or shape
+    return _count_positions(shape) == _count_positions(tall) == 1
 
 
-def _copied(passes: Passes, name: str) -> bool:
+def _is_joined(passes: Passes, name: str) -> bool:
     """Return whether a layer only concatenates (and normalises or activates) earlier outputs, which
     are not new neurons (DenseNet)."""
     return passes.two.modules[name].joined
@@ -52,12 +53,12 @@ def _mixes_tokens(passes: Passes, name: str) -> bool:
     shape, axis = passes.two.output(name).shape, passes.image_axis(Site(name))
     if len(shape) != 3 or token_grid(shape[0 if axis == 1 else 1], passes.two):
         return False
-    seen = [s.output for s in passes.two.modules.values() if s.output is not None]
-    tokens = [o for o in seen if o.dim() == 3]
-    return any(token_grid(n, passes.two) for o in tokens for n in o.shape[:2])
+    outputs = [record.output for record in passes.two.modules.values()]
+    tokens = [output for output in outputs if output is not None and output.dim() == 3]
+    return any(token_grid(n, passes.two) for output in tokens for n in output.shape[:2])
 
 
-def _windows(passes: Passes, name: str) -> bool:
+def _is_cut_into_windows(passes: Passes, name: str) -> bool:
     """Return whether a map was cut into windows (MaxViT): rows are windows, columns positions."""
     shape, tall = passes.two.output(name).shape, shape_in(passes.tall, Site(name))
     if len(shape) != 4:
@@ -66,10 +67,10 @@ def _windows(passes: Passes, name: str) -> bool:
         return True
     if shape[2] == shape[3] or shape[1] == shape[2]:
         return False
-    return not {shape[2:], shape[1:3]} & _grids(passes.two)
+    return not {shape[2:], shape[1:3]} & _map_sizes(passes.two)
 
 
-def _class_scores(passes: Passes, name: str) -> bool:
+def _is_class_scores(passes: Passes, name: str) -> bool:
     """Return whether the mean of a map over positions is the network's output (SqueezeNet)."""
     answer, output = passes.two.answer, passes.two.output(name)
     if not isinstance(answer, Tensor) or output.dim() != 4 or answer.dim() != 2:
@@ -81,47 +82,47 @@ def _class_scores(passes: Passes, name: str) -> bool:
 #: Reasons for which a layer is left out by default, in the order in which they are checked.
 RULES: dict[str, Callable[[Passes, str], bool]] = {
     "no batch dimension": _mixes_images,
-    "no position in the image": _placeless,
-    "a concatenation of earlier outputs": _copied,
+    "no position in the image": _has_no_position,
+    "a concatenation of earlier outputs": _is_joined,
     "mixes tokens": _mixes_tokens,
-    "cut into windows": _windows,
-    "class scores": _class_scores,
+    "cut into windows": _is_cut_into_windows,
+    "class scores": _is_class_scores,
 }
 
 
-def concept_maps(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[str, list[str]]]:
+def split_layers(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[str, list[str]]]:
     """Split layers (modules that return the result of a non-linearity) into maps of concepts and
     others, with the rule of RULES that leaves each out."""
-    placed = any(_positions(passes.two.output(name).shape) > 1 for name in names)
-    rules = {why: rule for why, rule in RULES.items() if placed or rule is not _placeless}
-    kept: list[str] = []
-    left: dict[str, list[str]] = {}
+    has_positions = any(_count_positions(passes.two.output(name).shape) > 1 for name in names)
+    rules = {text: r for text, r in RULES.items() if has_positions or r is not _has_no_position}
+    maps: list[str] = []
+    others: dict[str, list[str]] = {}
     for name in names:
-        why = next((text for text, rule in rules.items() if rule(passes, name)), None)
-        (kept if why is None else left.setdefault(why, [])).append(name)
-    return kept, left
+        reason = next((text for text, rule in rules.items() if rule(passes, name)), None)
+        (maps if reason is None else others.setdefault(reason, [])).append(name)
+    return maps, others
 
 
-def _grids(watched: Watched) -> set[Shape]:
+def _map_sizes(pass_record: PassRecord) -> set[Shape]:
     """Return the heights and widths of the outputs of convolutions and poolings."""
-    outputs = [s.output for s in watched.modules.values() if s.layout is False]
+    outputs = [record.output for record in pass_record.modules.values() if record.layout is False]
     return {tuple(o.shape[2:]) for o in outputs if o is not None and o.dim() == 4}
 
 
-def token_grid(count: int, watched: Watched) -> tuple[int, int, int] | None:
+def token_grid(count: int, pass_record: PassRecord) -> tuple[int, int, int] | None:
     """Arrange a number of tokens as a grid: height, width, number of leading tokens without a
     position; None if they are not image patches.
 
     Tokens are the positions of a map into which a convolution has cut the image, or of such a map
     halved (Swin, LeViT), after at most EXTRA_TOKENS others.
     """
-    grids = {(int(h), int(w)) for h, w in _grids(watched)}
+    grids = {(int(h), int(w)) for h, w in _map_sizes(pass_record)}
     for _ in range(HALVINGS):
         grids |= {(-(-h // 2), -(-w // 2)) for h, w in grids}
-    fitting = [(count - h * w, h, w) for h, w in grids if 0 <= count - h * w <= EXTRA_TOKENS]
+    candidates = [(count - h * w, h, w) for h, w in grids if 0 <= count - h * w <= EXTRA_TOKENS]
     # maps of one or two rows occur at the end of networks and are not cut into tokens
-    fitting = [one for one in fitting if min(one[1:]) > 2]
-    if not fitting:
+    candidates = [grid for grid in candidates if min(grid[1:]) > 2]
+    if not candidates:
         return None
-    extra, height, width = min(fitting)
+    extra, height, width = min(candidates)
     return height, width, extra

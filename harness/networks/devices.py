@@ -51,12 +51,12 @@ class Device:
     def computing(self) -> Iterator[None]:
         """Compute in this precision, with deterministic algorithms where the device has them."""
         with ExitStack() as settings:
-            for owner, name, before, value in _exact() if self.place.type == "cuda" else ():
-                settings.callback(setattr, owner, name, before)
+            for owner, name, old, value in _exact() if self.place.type == "cuda" else ():
+                settings.callback(setattr, owner, name, old)
                 setattr(owner, name, value)
             if self.precision != "float32":
-                kind = getattr(torch, self.precision)
-                settings.enter_context(torch.autocast(self.place.type, kind))
+                dtype = getattr(torch, self.precision)
+                settings.enter_context(torch.autocast(self.place.type, dtype))
             yield
 
 
@@ -99,21 +99,21 @@ def choose_device(name: str = "auto", precision: Precision = "float32") -> Devic
         )
     if not re.fullmatch(NAME, name):
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
-    there = devices()
+    available = devices()
     if name == "auto":
-        return Device(there[0], precision)
-    wanted = "cuda:0" if name == "cuda" else name
-    if wanted not in there:
+        return Device(available[0], precision)
+    full_name = "cuda:0" if name == "cuda" else name
+    if full_name not in available:
         raise ValueError(
-            f"device {name!r} is not there: torch {torch.__version__} sees {', '.join(there)}; "
+            f"device {name!r} is not there: torch {torch.__version__} sees {', '.join(available)}; "
             f"take one of these or auto"
         )
-    return Device(wanted, precision)
+    return Device(full_name, precision)
 
 
 def devices() -> list[str]:
     """Return the names of the devices that torch sees, the fastest kind first."""
-    there = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        there.append("mps")
-    return [*there, "cpu"]
+        names.append("mps")
+    return [*names, "cpu"]

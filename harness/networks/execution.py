@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from harness.networks.layer import Layer
-from harness.networks.recording import borrowed, hooked
-from harness.networks.running import WithGradients, explained, logits_of, run_logits
+from harness.networks.recording import attach_hooks, borrow
+from harness.networks.running import WithGradients, explain_errors, logits_of, run_logits
 from harness.networks.tracing import trace
 from harness.registry import UserCodeError
 
@@ -46,7 +46,7 @@ class Execution:
             return output.clone()  # in-place operations must not change the kept value
 
         hooks = {layer: partial(keep, name) for name, layer in self._layers.items()}
-        with hooked(self._model, hooks):
+        with attach_hooks(self._model, hooks):
             return run_logits(self._model, batch)
 
     def output(self, layer: str) -> Tensor:
@@ -57,8 +57,8 @@ class Execution:
         """Return the logits [batch, classes] after changing the output of each named layer."""
         hooks = {self._layers[name]: change for name, change in changes.items()}
         through = WithGradients() if torch.is_grad_enabled() else nullcontext()
-        with hooked(self._model, hooks), through:
-            return run_logits(self._model, self._batch, f"with a changed {_named(changes)}")
+        with attach_hooks(self._model, hooks), through:
+            return run_logits(self._model, self._batch, f"with a changed {_format_layers(changes)}")
 
     def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
         """Return `rerun` of each arm; up to `together` share one pass if the model allows it."""
@@ -76,7 +76,7 @@ def execution(
         layers: the layers whose output will be read or changed.
         traced: try `torch.fx`; if False, run the model completely, with hooks.
     """
-    with borrowed(model):
+    with borrow(model):
         graph = trace(model, layers) if traced else None
         yield Execution(model, layers) if graph is None else _Traced(model, layers, *graph)
 
@@ -93,7 +93,7 @@ def _out_of_place(modules: Sequence[Any]) -> Iterator[None]:
             module.inplace = True
 
 
-def _named(changes: Mapping[str, Change]) -> str:
+def _format_layers(changes: Mapping[str, Change]) -> str:
     names = list(changes)
     return f"layer {names[0]!r}" if len(names) == 1 else f"value in {len(names)} layers"
 
@@ -129,61 +129,62 @@ class _Traced(Execution):
         inputs = [node for node in self._order if node.op == "placeholder"]
         self._of_images = set(inputs).union(*map(_descendants, inputs))
         self._output = self._order[-1]
-        self._kept_nodes = {self._output, *nodes.values()}
-        for reached in self._descendants.values():
-            self._kept_nodes |= {n for node in reached for n in node.all_input_nodes} - reached
-        self._kept: dict[fx.Node, Any] = {}
+        self._read_nodes = {self._output, *nodes.values()}
+        for nodes_after in self._descendants.values():
+            inputs_after = {n for node in nodes_after for n in node.all_input_nodes}
+            self._read_nodes |= inputs_after - nodes_after
+        self._values: dict[fx.Node, Any] = {}
         self._code = str(graph)
         self._plans: dict[frozenset[str], tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]] = {}
         self._fits: bool | None = None  # whether the graph gives the model's output
 
     def start(self, batch: Tensor) -> Tensor:
-        compared, case = _COMPARED.setdefault(self._model, {}), (self._code, batch.shape[1:])
-        self._fits = compared.get(case)
+        comparisons, case = _COMPARED.setdefault(self._model, {}), (self._code, batch.shape[1:])
+        self._fits = comparisons.get(case)
         if self._fits:
             return self._start(batch)
-        answer = super().start(batch)
+        output = super().start(batch)
         if self._fits is None:
             with suppress(UserCodeError, ValueError):
-                self._fits = torch.equal(self._start(batch), answer)
-            self._fits = compared[case] = bool(self._fits)
+                self._fits = torch.equal(self._start(batch), output)
+            self._fits = comparisons[case] = bool(self._fits)
             if self._fits:
                 self._outputs.clear()
-        return answer
+        return output
 
     def _start(self, batch: Tensor) -> Tensor:
-        self._kept, self._batch = {}, batch
+        self._values, self._batch = {}, batch
         values: dict[fx.Node, Any] = {}
         inputs = iter([batch])  # other arguments have a default, or are `*args` and `**kwargs`
-        last_use = _last_use(self._order)
-        with explained(self._model, batch), _out_of_place(self._inplace):
+        last_use = _last_uses(self._order)
+        with explain_errors(self._model, batch), _out_of_place(self._inplace):
             for node in self._order:
                 if node.op == "placeholder":
-                    nothing: Any = {} if str(node.target).startswith("**") else ()
-                    values[node] = next(inputs, node.args[0] if node.args else nothing)
+                    default: Any = {} if str(node.target).startswith("**") else ()
+                    values[node] = next(inputs, node.args[0] if node.args else default)
                 else:
                     values[node] = self._run(node, values)
-                if node in self._kept_nodes:
-                    self._kept[node] = values[node]
-                for done in last_use.get(node, ()):
-                    del values[done]
+                if node in self._read_nodes:
+                    self._values[node] = values[node]
+                for finished in last_use.get(node, ()):
+                    del values[finished]
         return logits_of(self._model, values[self._output])
 
     def output(self, layer: str) -> Tensor:
-        return self._kept[self._nodes[layer]] if self._fits else super().output(layer)
+        return self._values[self._nodes[layer]] if self._fits else super().output(layer)
 
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
-        return self._rerun(changes, self._kept) if self._fits else super().rerun(changes)
+        return self._rerun(changes, self._values) if self._fits else super().rerun(changes)
 
     def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
         if not self._fits:
             return super().rerun_many(arms, together)
         results: list[Tensor] = []
-        for layers, alike in groupby(arms, key=frozenset):
-            waiting = list(alike)
+        for layers, same_layers in groupby(arms, key=frozenset):
+            pending = list(same_layers)
             size = together if layers and self._stackable(layers) else 1
-            for start in range(0, len(waiting), size):
-                piece = waiting[start : start + size]
+            for start in range(0, len(pending), size):
+                piece = pending[start : start + size]
                 if len(piece) == 1:
                     results.append(self.rerun(piece[0]))
                 else:
@@ -200,7 +201,7 @@ class _Traced(Execution):
             else value.repeat(count, *[1] * (value.dim() - 1)).contiguous(
                 memory_format=_memory_format(value)
             )
-            for node, value in self._kept.items()
+            for node, value in self._values.items()
             if node in inputs
         }
 
@@ -216,38 +217,38 @@ class _Traced(Execution):
         if any(layer.sequence_first for layer in self._layers.values()):
             return False
         rows = len(self._batch)
-        values = [self._kept[n] for n in self._inputs(layers) if n in self._of_images]
+        values = [self._values[n] for n in self._inputs(layers) if n in self._of_images]
         return all(isinstance(v, Tensor) and v.dim() and len(v) == rows for v in values)
 
     def _inputs(self, layers: frozenset[str]) -> set[fx.Node]:
         """Return the kept values that a re-run of these layers reads."""
         nodes, _ = self._plan(layers)
-        read = {used for node in nodes for used in node.all_input_nodes} - set(nodes)
+        inputs = {value for node in nodes for value in node.all_input_nodes} - set(nodes)
         # the output does not depend on every layer: it may be that of another head
-        return read | {self._output, *(self._nodes[layer] for layer in layers)} - set(nodes)
+        return inputs | {self._output, *(self._nodes[layer] for layer in layers)} - set(nodes)
 
     def _plan(self, layers: frozenset[str]) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
         """Return the nodes that a change of these layers reaches, and what to free after each."""
         if layers not in self._plans:
-            reached = set().union(*(self._descendants[name] for name in layers))
-            nodes = [node for node in self._order if node in reached]
-            self._plans[layers] = nodes, _last_use(nodes)
+            descendants = set().union(*(self._descendants[name] for name in layers))
+            nodes = [node for node in self._order if node in descendants]
+            self._plans[layers] = nodes, _last_uses(nodes)
         return self._plans[layers]
 
-    def _rerun(self, changes: Mapping[str, Change], kept: Mapping[fx.Node, Any]) -> Tensor:
+    def _rerun(self, changes: Mapping[str, Change], unchanged: Mapping[fx.Node, Any]) -> Tensor:
         nodes, last_use = self._plan(frozenset(changes))
-        changed = {self._nodes[name]: change for name, change in changes.items()}
-        values = dict(kept)
-        for node in changed.keys() - set(nodes):
-            values[node] = changed[node](values[node])
-        purpose = f"with a changed {_named(changes)}"
-        with explained(self._model, self._batch, purpose), _out_of_place(self._inplace):
+        changes_by_node = {self._nodes[name]: change for name, change in changes.items()}
+        values = dict(unchanged)
+        for node in changes_by_node.keys() - set(nodes):
+            values[node] = changes_by_node[node](values[node])
+        purpose = f"with a changed {_format_layers(changes)}"
+        with explain_errors(self._model, self._batch, purpose), _out_of_place(self._inplace):
             for node in nodes:
                 values[node] = self._run(node, values)
-                if node in changed:
-                    values[node] = changed[node](values[node])
-                for done in last_use.get(node, ()):
-                    del values[done]
+                if node in changes_by_node:
+                    values[node] = changes_by_node[node](values[node])
+                for finished in last_use.get(node, ()):
+                    del values[finished]
         return logits_of(self._model, values[self._output])
 
     def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
@@ -256,22 +257,24 @@ class _Traced(Execution):
 
 
 def _descendants(node: fx.Node) -> set[fx.Node]:
-    reached, waiting = set[fx.Node](), list(node.users)
-    while waiting:
-        if (user := waiting.pop()) not in reached:
-            reached.add(user)
-            waiting += user.users
-    return reached
+    descendants, pending = set[fx.Node](), list(node.users)
+    while pending:
+        if (user := pending.pop()) not in descendants:
+            descendants.add(user)
+            pending += user.users
+    return descendants
 
 
-def _last_use(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     """Map each node to those of `nodes` that no later node needs."""
-    inside = set(nodes)
-    last = {used: node for node in nodes for used in node.all_input_nodes if used in inside}
-    done: dict[fx.Node, list[fx.Node]] = {}
-    for used, node in last.items():
-        done.setdefault(node, []).append(used)
-    return done
+    members = set(nodes)
+    last_user = {
+        value: node for node in nodes for value in node.all_input_nodes if value in members
+    }
+    last_uses: dict[fx.Node, list[fx.Node]] = {}
+    for value, node in last_user.items():
+        last_uses.setdefault(node, []).append(value)
+    return last_uses
 
 
 @torch.no_grad()

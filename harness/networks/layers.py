@@ -14,18 +14,18 @@ from torch import nn
 
 from harness.images.batches import random_images
 from harness.images.sets import View
-from harness.networks.default_layers import concept_maps, token_grid
+from harness.networks.default_layers import split_layers, token_grid
 from harness.networks.layer import Layer
-from harness.networks.parts import sites_of
-from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import WithGradients, explained, run_network
+from harness.networks.parts import find_sites
+from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.running import WithGradients, explain_errors, run_network
 from harness.networks.watching import (
+    ModuleRecord,
     Passes,
-    Seen,
+    PassRecord,
     Shape,
     Site,
-    Watched,
-    innermost,
+    innermost_modules,
     run_passes,
     shape_in,
 )
@@ -60,9 +60,9 @@ def find_layers(
     """
     passes = run_passes(model, view)
     if patterns is None:
-        sites = {name: Site(name) for name in _default(passes)}
+        sites = {name: Site(name) for name in _find_default(passes)}
     else:
-        sites = _named(model, passes.two.modules, patterns)
+        sites = _match_sites(model, passes.two.modules, patterns)
     if JOINT in sites:
         raise ValueError(
             f"a module is called {JOINT!r}, which here means all layers at once: rename it, or "
@@ -71,67 +71,66 @@ def find_layers(
     layers: list[Layer] = []
     for name, site in sites.items():
         depth = len(layers) / max(1, len(sites) - 1)
-        layers.append(_layer(name, site, passes, channels_last or {}, depth))
+        layers.append(_make_layer(name, site, passes, channels_last or {}, depth))
     return layers
 
 
-def _default(passes: Passes) -> list[str]:
+def _find_default(passes: Passes) -> list[str]:
     """Return the names of the modules that are probed by default; those left out are logged."""
     modules = passes.two.modules
     names = [name for name, seen in modules.items() if seen.nonlinear and seen.calls == 1]
-    names, left_out = concept_maps(innermost(names, modules), passes)
-    for why, which in left_out.items():
+    names, left = split_layers(innermost_modules(names, modules), passes)
+    for reason, names_of_rule in left.items():
         logger.info(
             "%s not probed by default (%s): %s",
-            pluralise(len(which), "layer is", "layers are"),
-            why,
-            join_names(which, 8),
+            pluralise(len(names_of_rule), "layer is", "layers are"),
+            reason,
+            join_names(names_of_rule, 8),
         )
     notes = []
     if passes.scripted:
         notes.append(
             f"activation functions within functions compiled by torch.jit are not probed "
-            f"({_tallied(passes.scripted)}): set the environment variable PYTORCH_JIT=0, with "
+            f"({_tally(passes.scripted)}): set the environment variable PYTORCH_JIT=0, with "
             f"which these functions run as Python code"
         )
-    if over := passes.two.passed_over:
+    if unprobed := passes.two.unprobed:
         notes.append(
-            f"{len(over)} of {len(over) + len(names)} calls of activation functions are not "
-            f"probed, because they are inside a block that is probed as a whole or cannot be "
-            f"probed: {_tallied(over)}"
+            f"{len(unprobed)} of {len(unprobed) + len(names)} calls of activation functions are "
+            f"not probed, because they are inside a block that is probed as a whole or cannot be "
+            f"probed: {_tally(unprobed)}"
         )
     if not names:
-        what = "no module of the model returns the result of a non-linearity"
+        problem = "no module of the model returns the result of a non-linearity"
         remedy = (
             f"give each call a module of its own, or name the layers to probe: layers = [...]; the "
             f"model's modules are {join_names(modules, 12) or 'hidden'}"
         )
-        raise ValueError("; ".join([what, *notes, remedy]))
+        raise ValueError("; ".join([problem, *notes, remedy]))
     for note in notes:
         logger.info("%s", note)
     return names
 
 
-def _tallied(names: Sequence[str]) -> str:
+def _tally(names: Sequence[str]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
 
 
-def _named(
-    model: nn.Module, modules: Mapping[str, Seen], patterns: Sequence[str]
+def _match_sites(
+    model: nn.Module, modules: Mapping[str, ModuleRecord], patterns: Sequence[str]
 ) -> dict[str, Site]:
     """Return the sites that match names or patterns, in the order in which they run."""
     sites: dict[str, Site] = {}
     for pattern in patterns:
         if ":" in pattern and pattern not in modules:
-            sites |= sites_of(pattern, model, modules)
+            sites |= find_sites(pattern, model, modules)
             continue
         exact = [pattern] if pattern in modules else []  # a name may hold brackets
-        matched = exact or [name for name in modules if fnmatchcase(name, pattern)]
-        if not matched:
-            raise ValueError(
-                f"no layer matches {pattern!r}; the model's are {join_names(modules, 12)}"
-            )
-        sites |= {name: Site(name) for name in matched}
+        matches = exact or [name for name in modules if fnmatchcase(name, pattern)]
+        if not matches:
+            known = join_names(modules, 12)
+            raise ValueError(f"no layer matches {pattern!r}; the model's are {known}")
+        sites |= {name: Site(name) for name in matches}
     if repeated := [n for n, site in sites.items() if modules[site.module].calls > 1]:
         raise ValueError(
             f"{', '.join(repeated)} runs more than once per pass; name the block around it"
@@ -140,17 +139,17 @@ def _named(
     return dict(sorted(sites.items(), key=lambda item: order.index(item[1].module)))
 
 
-def _layer(
-    name: str, site: Site, passes: Passes, stated: Mapping[str, bool], depth: float
+def _make_layer(
+    name: str, site: Site, passes: Passes, layouts: Mapping[str, bool], depth: float
 ) -> Layer:
     """Return a layer with the shape of its map."""
-    seen = passes.two.modules[site.module]
-    value, axis = site.value(seen), passes.image_axis(site)
-    if value is None or (seen.several and name == site.module):
-        what = "several values" if seen.several else "no tensor"
+    record = passes.two.modules[site.module]
+    value, axis = site.value(record), passes.image_axis(site)
+    if value is None or (record.several and name == site.module):
+        value_text = "several values" if record.several else "no tensor"
         raise ValueError(
-            f"layer {name!r} returns {what}; name a module inside it"
-            + f", or the first value: {name}:residual" * seen.several
+            f"layer {name!r} returns {value_text}; name a module inside it"
+            + f", or the first value: {name}:residual" * record.several
         )
     shape = tuple(value.shape)
     if not value.is_floating_point():
@@ -168,12 +167,12 @@ def _layer(
         )
     if sequence_first:
         shape = (shape[1], shape[0], shape[2])
-    last = next((last for pattern, last in stated.items() if fnmatchcase(name, pattern)), None)
+    last = next((last for pattern, last in layouts.items() if fnmatchcase(name, pattern)), None)
     if last is None:
         last = _is_channels_last(name, site, shape, passes)
     channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-    height, width, extra = _grid(spatial, passes.two, last)
-    behind = _tokens_behind(spatial[0], extra, passes) if extra else 0
+    height, width, extra = _infer_grid(spatial, passes.two, last)
+    behind = _count_tokens_behind(spatial[0], extra, passes) if extra else 0
     return Layer(
         name=name,
         channels=channels // site.group,
@@ -188,18 +187,18 @@ def _layer(
     )
 
 
-def _tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
+def _count_tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
     """Return how many of the tokens without a position follow those of the image.
 
     Where tokens are not mixed yet, the last token of the image is the last one that depends only on
     its lower right corner.
     """
-    for name, seen in passes.two.modules.items():
-        value, axis = seen.output, 0 if passes.image_axis(Site(name)) == 1 else 1
+    for name, record in passes.two.modules.items():
+        value, axis = record.output, 0 if passes.image_axis(Site(name)) == 1 else 1
         if value is None or value.dim() != 3 or value.shape[axis] != tokens:
             continue
         first, last = (  # which tokens differ: bool [tokens]
-            (value != passes.marked(corner).output(name)).movedim(axis, 0).flatten(1).any(dim=1)
+            (value != passes.variant(corner).output(name)).movedim(axis, 0).flatten(1).any(dim=1)
             for corner in (False, True)
         )
         if first.all() or last.all() or not (last & ~first).any():
@@ -209,7 +208,7 @@ def _tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
     return 0
 
 
-def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int]:
+def _infer_grid(spatial: Shape, pass_record: PassRecord, tokens: bool) -> tuple[int, int, int]:
     """Return height and width of a map, and the number of tokens before it that have no position.
 
     The map of a one-dimensional convolution that is not a sequence of tokens is one column.
@@ -217,7 +216,7 @@ def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int
     if len(spatial) != 1:
         height, width = (*spatial, 1, 1)[:2]
         return height, width, 0
-    if (grid := token_grid(spatial[0], watched)) is not None:
+    if (grid := token_grid(spatial[0], pass_record)) is not None:
         return grid
     # tokens not made by a convolution: assume a square after at most two tokens without a position
     side = math.isqrt(spatial[0])
@@ -266,7 +265,7 @@ LARGEST_PATCH = 0.625
 CONTEXT = 1.5
 
 
-def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
+def measure_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
     """Return the layers with `patch` set: 1.5 receptive fields, from 20 pixels to 5/8 of the view.
 
     Vectors, which have no positions in the image, keep 1 (the whole view). If values are detached,
@@ -275,29 +274,29 @@ def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[
     image = random_images(view, 2).requires_grad_()
     smallest = min(SMALLEST_PATCH_PIXELS / view.crop, 1.0)
     largest = max(LARGEST_PATCH, smallest)
-    keep = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
+    recorder = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
 
     def patch(layer: Layer) -> float:
         if layer.width == 1:
             return 1.0
         centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
-        target = layer.strength(keep.kept[layer.name])[:, :, centre].sum()
+        target = layer.strength(recorder.kept[layer.name])[:, :, centre].sum()
         if not target.requires_grad:  # an earlier part of the network detaches its values
             return largest
-        with explained(model, image, f"for what neurons of layer {layer.name!r} see"):
+        with explain_errors(model, image, f"for what neurons of layer {layer.name!r} see"):
             (gradient,) = torch.autograd.grad(
                 target, image, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-        touched = (gradient != 0).any(dim=0).any(dim=0)
-        extent = max(_extent(touched.any(dim=1)), _extent(touched.any(dim=0)))
+        mask = (gradient != 0).any(dim=0).any(dim=0)
+        extent = max(_extent(mask.any(dim=1)), _extent(mask.any(dim=0)))
         return min(max(CONTEXT * extent / view.crop, smallest), largest)
 
-    with borrowed(model), torch.enable_grad(), keep:
+    with borrow(model), torch.enable_grad(), recorder:
         with WithGradients():
             run_network(model, image, "to measure what neurons see")
         return [replace(layer, patch=patch(layer)) for layer in layers]
 
 
-def _extent(touched: torch.Tensor) -> int:
-    places = touched.nonzero()
-    return int(places.max() - places.min()) + 1 if len(places) else 0
+def _extent(mask: torch.Tensor) -> int:
+    positions = mask.nonzero()
+    return int(positions.max() - positions.min()) + 1 if len(positions) else 0

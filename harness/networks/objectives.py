@@ -33,7 +33,7 @@ class Objective:
     Attributes:
         function: (output [batch, width], labels int64 [batch]) -> [batch], with a gradient; with
             prototypes, (output, labels, prototypes [classes, width]) -> [batch].
-        says: description that completes the sentence "importance is measured on …".
+        description: text that completes the sentence "importance is measured on …".
         classifies: whether the network returns one score per class. If so, labels are indices of
             outputs, and the prediction is the largest output. Otherwise labels are indices of
             classes, and the prediction is the class with the largest objective.
@@ -43,7 +43,7 @@ class Objective:
     """
 
     function: Callable[..., Tensor]
-    says: str
+    description: str
     classifies: bool = False
     prototypes: bool = False
     file: Path | None = None
@@ -114,20 +114,20 @@ def choose_objective(name: str) -> Objective:
         path = Path(os.path.expandvars(name)).expanduser()
         if not path.is_file():
             raise ValueError(f"objective {name!r}: there is no such file of class embeddings")
-        says = f"the cosine similarity of the network's output to the class's embedding in {name}"
-        return Objective(similarity, says, prototypes=True, file=path, scale=COSINE_SCALE)
+        text = f"the cosine similarity of the network's output to the class's embedding in {name}"
+        return Objective(similarity, text, prototypes=True, file=path, scale=COSINE_SCALE)
     try:
-        chosen = OBJECTIVES.get(name)
+        plugin = OBJECTIVES.get(name)
     except ValueError as error:
         if ":" in name:
             raise
         raise ValueError(
             f"{error}, or a file of class embeddings ({', '.join(SUFFIXES)})"
         ) from None
-    if isinstance(chosen, Objective):
-        return chosen
-    if callable(chosen):
-        return Objective(_checked(name, chosen), f"the function {name}")
+    if isinstance(plugin, Objective):
+        return plugin
+    if callable(plugin):
+        return Objective(_wrap_function(name, plugin), f"the function {name}")
     raise ValueError(f"objective {name!r} is neither an Objective nor a function")
 
 
@@ -137,17 +137,17 @@ def objective_identity(name: str) -> str:
     return plugin_identity(name) if objective.file is None else f"file {file_hash(objective.file)}"
 
 
-def _checked(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _wrap_function(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Wrap a user's function so that errors and unusable results become one sentence."""
 
     def objective(output: Tensor, labels: Tensor) -> Tensor:
         shape = tuple(output.shape)
         value = call_user_code(f"objective {name!r} on outputs {shape}", function, output, labels)
         if not isinstance(value, Tensor) or value.shape != labels.shape:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
+            kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
             raise ValueError(
                 f"objective {name!r} must return one number per image, a tensor of shape "
-                f"{tuple(labels.shape)}; got {got} from outputs of shape {shape}"
+                f"{tuple(labels.shape)}; got {kind} from outputs of shape {shape}"
             )
         return value
 
@@ -178,9 +178,11 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"class embeddings {path} are vectors of different lengths")
     table = np.stack(rows)
-    bad = [n for n, row in zip(classes, table, strict=True) if not 0 < np.linalg.norm(row) < np.inf]
-    if bad:
-        raise ValueError(f"class embeddings {path} are zero or not finite for {join_names(bad, 6)}")
+    norms = dict(zip(classes, np.linalg.norm(table, axis=1), strict=True))
+    if zero := [name for name, norm in norms.items() if not 0 < norm < np.inf]:
+        raise ValueError(
+            f"class embeddings {path} are zero or not finite for {join_names(zero, 6)}"
+        )
     return table
 
 
@@ -190,8 +192,8 @@ def _read(path: Path, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
         table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False, na_values=[""])
         if "class" not in table:
             raise ValueError("it has no column `class`")
-        if twice := list(table["class"][table["class"].duplicated()]):
-            raise ValueError(f"it has several rows for {join_names(twice)}")
+        if repeated := list(table["class"][table["class"].duplicated()]):
+            raise ValueError(f"it has several rows for {join_names(repeated)}")
         return dict(zip(table.pop("class"), table.to_numpy(dtype=np.float32), strict=True))
     arrays = np.load(path, allow_pickle=False)
     if path.suffix == ".npz":
@@ -228,16 +230,16 @@ class Target:
         """Return the scores compared for a prediction, [batch, columns]; the class's is `label`."""
         if self.objective.classifies:
             return output
-        every = [self._of(output, label) for label in range(self.classes)]
-        return torch.stack(every, dim=1) * self.objective.scale
+        columns = [self._of(output, label) for label in range(self.classes)]
+        return torch.stack(columns, dim=1) * self.objective.scale
 
     def margin(self, output: Tensor) -> Tensor:
         """Return log(p / (1 − p)), [batch]; p is the class's softmax probability by the scores."""
         return log_odds(self.scores(output), self._labels(output, self.label))
 
     def _of(self, output: Tensor, label: int) -> Tensor:
-        more = () if self.prototypes is None else (self.prototypes,)
-        return self.objective.function(output, self._labels(output, label), *more)
+        prototypes = () if self.prototypes is None else (self.prototypes,)
+        return self.objective.function(output, self._labels(output, label), *prototypes)
 
     @staticmethod
     def _labels(output: Tensor, label: int) -> Tensor:

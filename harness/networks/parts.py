@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.networks.watching import Seen, Site
+from harness.networks.watching import ModuleRecord, Site
 from harness.registry import Registry
 from harness.text import join_names
 
@@ -23,29 +23,29 @@ class NoSuchPart(ValueError):
 
 
 #: Name -> function(module's name, module, records of all modules) -> site of the part.
-PARTS: Registry[Callable[[str, nn.Module, Mapping[str, Seen]], Site]] = Registry(
+PARTS: Registry[Callable[[str, nn.Module, Mapping[str, ModuleRecord]], Site]] = Registry(
     "part of a network"
 )
 
 
 @PARTS.add("input")
-def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
+def module_input(name: str, module: nn.Module, records: Mapping[str, ModuleRecord]) -> Site:
     """Return the site of a module's input."""
-    if name not in seen or seen[name].input is None:
+    if name not in records or records[name].input is None:
         raise NoSuchPart("its first input is not a tensor")
     return Site(name, "input")
 
 
 @PARTS.add("residual")
-def residual(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
+def residual(name: str, module: nn.Module, records: Mapping[str, ModuleRecord]) -> Site:
     """Return the site of a block's output, of its input's shape: the residual stream after it."""
-    one = seen.get(name)
-    if one is None or one.output is None or one.input is None:
+    record = records.get(name)
+    if record is None or record.output is None or record.input is None:
         raise NoSuchPart("its input or output is not a tensor")
-    if one.output.shape != one.input.shape:
+    if record.output.shape != record.input.shape:
         raise NoSuchPart(
-            f"it changes the shape from {tuple(one.input.shape)} to {tuple(one.output.shape)}, "
-            f"which a residual block does not"
+            f"it changes the shape from {tuple(record.input.shape)} to "
+            f"{tuple(record.output.shape)}, which a residual block does not"
         )
     return Site(name)
 
@@ -56,7 +56,7 @@ _PROJECTIONS = ("proj", "out_proj", "o_proj", "c_proj", "to_out", "wo", "dense",
 
 
 @PARTS.add("heads")
-def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
+def heads(name: str, module: nn.Module, records: Mapping[str, ModuleRecord]) -> Site:
     """Return the site of an attention's heads: groups of input channels of the output projection.
 
     The activation of a head is the length of its vector.
@@ -71,7 +71,7 @@ def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
         raise NoSuchPart(f"it has no output projection ({', '.join(_PROJECTIONS)})")
     else:
         site = Site(f"{name}.{projection}", "input")
-    value = site.value(seen[site.module]) if site.module in seen else None
+    value = site.value(records[site.module]) if site.module in records else None
     if value is None:
         raise NoSuchPart(
             f"its output projection {site.module} is not run as a module: heads of an attention "
@@ -82,7 +82,9 @@ def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     return Site(site.module, site.side, value.shape[-1] // count)
 
 
-def sites_of(pattern: str, model: nn.Module, seen: Mapping[str, Seen]) -> dict[str, Site]:
+def find_sites(
+    pattern: str, model: nn.Module, records: Mapping[str, ModuleRecord]
+) -> dict[str, Site]:
     """Return the sites of all parts that match `MODULE PATTERN:PART`, by name.
 
     Raises:
@@ -92,16 +94,16 @@ def sites_of(pattern: str, model: nn.Module, seen: Mapping[str, Seen]) -> dict[s
     if part not in tuple(PARTS):
         raise ValueError(f"layer {pattern!r}: the part must be one of {', '.join(PARTS)}")
     by_name = dict(model.named_modules())
-    matched = [name for name in by_name if name and fnmatchcase(name, modules)]
-    if not matched:
+    matches = [name for name in by_name if name and fnmatchcase(name, modules)]
+    if not matches:
         raise ValueError(
             f"no module matches {modules!r} of {pattern!r}; there are "
             f"{join_names(filter(None, by_name), 12)}"
         )
     sites, reasons = {}, []
-    for name in matched:
+    for name in matches:
         try:
-            sites[f"{name}:{part}"] = PARTS.get(part)(name, by_name[name], seen)
+            sites[f"{name}:{part}"] = PARTS.get(part)(name, by_name[name], records)
         except NoSuchPart as reason:
             reasons.append(f"{name}: {reason}")
     if not sites:
@@ -155,11 +157,11 @@ def open_attention(model: nn.Module, patterns: tuple[str, ...] | None) -> nn.Mod
     Raises:
         ValueError: the attention has key or value biases or other key dimensions (unsupported).
     """
-    wanted = [p.rpartition(":")[0] for p in patterns or () if p.endswith(":heads")]
+    attentions = [p.rpartition(":")[0] for p in patterns or () if p.endswith(":heads")]
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.MultiheadAttention):
             continue
-        if not any(fnmatchcase(name, pattern) for pattern in wanted):
+        if not any(fnmatchcase(name, pattern) for pattern in attentions):
             continue
         if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
             raise ValueError(

@@ -11,7 +11,7 @@ from harness.artifacts import Run, fingerprint, read_sidecar
 from harness.files import cached_listing, file_hash, find_paths
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
-from harness.networks.checkpoint_files import CheckpointError, load_weights, numbered
+from harness.networks.checkpoint_files import CheckpointError, load_weights, match_epochs
 from harness.networks.sources import EVIDENCE, RECORDED, SOURCES, WEIGHTS, Source
 from harness.registry import plugin_identity
 
@@ -47,24 +47,23 @@ class RecordedSource(Source):
         return Run(self.folder / EVIDENCE)
 
     def _weights(self) -> dict[int, Path]:
-        files = cached_listing((self.folder, WEIGHTS), lambda: numbered(self.folder, WEIGHTS))
+        files = cached_listing((self.folder, WEIGHTS), lambda: match_epochs(self.folder, WEIGHTS))
         return {epoch: path for path, epoch in files if epoch is not None}
 
     def epochs(self) -> tuple[int, ...]:
         pattern = f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet"
-        stimuli = cached_listing(
-            (self.folder, pattern), lambda: list(find_paths(self.folder, pattern))
-        )
-        recorded = {int(path.stem.removeprefix("stimuli-")) for path in stimuli}
-        every = sorted(recorded | self._weights().keys())
-        if not every:
+        place = self.folder, pattern
+        stimuli = cached_listing(place, lambda: list(find_paths(*place)))
+        with_evidence = {int(path.stem.removeprefix("stimuli-")) for path in stimuli}
+        epochs = sorted(with_evidence | self._weights().keys())
+        if not epochs:
             raise CheckpointError(
                 f"series {self.name!r}: {self.folder} holds neither weights "
                 f"({WEIGHTS.format(epoch='N')}) nor evidence of a Recorder"
             )
-        return self._used(every)
+        return self._without_skipped(epochs)
 
-    def loadable(self) -> tuple[int, ...]:
+    def loadable_epochs(self) -> tuple[int, ...]:
         return tuple(epoch for epoch in self.epochs() if epoch in self._weights())
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
@@ -83,7 +82,7 @@ class RecordedSource(Source):
             assert self.architecture is not None
             content = file_hash(self._weights()[epoch])
             return fingerprint(plugin_identity(self.architecture), self.outputs, content)
-        places = sorted(find_paths(self.folder, f"{EVIDENCE}/probe/{RECORDED}/*-{epoch:04d}*"))
-        files = [f for p in places for f in ([p] if p.is_file() else sorted(p.iterdir()))]
-        hashes = [about["sha256"] for f in files if (about := read_sidecar(f)) is not None]
+        paths = sorted(find_paths(self.folder, f"{EVIDENCE}/probe/{RECORDED}/*-{epoch:04d}*"))
+        files = [f for p in paths for f in ([p] if p.is_file() else sorted(p.iterdir()))]
+        hashes = [sidecar["sha256"] for f in files if (sidecar := read_sidecar(f)) is not None]
         return fingerprint("evidence", hashes)

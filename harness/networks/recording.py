@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+def borrow(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the model in evaluation mode and without parameter gradients, then restore it.
 
     Meanwhile the transformer layers of `torch.nn` run module by module, because hooks are not
@@ -43,7 +43,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def hooked(
+def attach_hooks(
     model: nn.Module, hooks: Mapping[Layer, Callable[[Tensor], Tensor | None]]
 ) -> Iterator[None]:
     """Call a function with the value of each layer; what it returns replaces the value.
@@ -55,11 +55,11 @@ def hooked(
     modules = dict(model.named_modules())
     images = 0
 
-    def begin(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def count_images(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal images
         images = len(inputs[0])
 
-    def checked(
+    def apply(
         layer: Layer, action: Callable[[Tensor], Tensor | None], value: Tensor
     ) -> Tensor | None:
         if (count := value.shape[layer.sequence_first]) != images:
@@ -70,39 +70,39 @@ def hooked(
         return action(value)
 
     with ExitStack() as lifetime:
-        lifetime.callback(model.register_forward_pre_hook(begin).remove)
+        lifetime.callback(model.register_forward_pre_hook(count_images).remove)
         for layer, action in hooks.items():
             if layer.module not in modules:
                 raise ValueError(f"the model has no layer {layer.name!r}; see `find_layers`")
-            attach = _on_input if layer.side == "input" else _on_output
-            lifetime.callback(attach(modules[layer.module], partial(checked, layer, action)).remove)
+            attach = _hook_input if layer.side == "input" else _hook_output
+            lifetime.callback(attach(modules[layer.module], partial(apply, layer, action)).remove)
         yield
 
 
-def with_first(values: tuple | list, first: Any) -> Any:
+def replace_first(values: tuple | list, first: Any) -> Any:
     """Return a tuple, named tuple or list with another first element."""
-    make = getattr(values, "_make", type(values))  # a named tuple takes its elements one by one
-    return make([first, *values[1:]])
+    build = getattr(values, "_make", type(values))  # a named tuple takes its elements one by one
+    return build([first, *values[1:]])
 
 
-def _on_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
+def _hook_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
     """Hook a module's output; if it returns several values, the first."""
 
     def act(module: nn.Module, inputs: Any, output: Any) -> Any:
         if not isinstance(output, tuple | list):
             return action(output)
-        changed = action(output[0])
-        return None if changed is None else with_first(output, changed)
+        replacement = action(output[0])
+        return None if replacement is None else replace_first(output, replacement)
 
     return module.register_forward_hook(act)
 
 
-def _on_input(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
+def _hook_input(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
     """Hook the first argument of a module."""
 
     def act(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        changed = action(inputs[0])
-        return None if changed is None else (changed, *inputs[1:])
+        replacement = action(inputs[0])
+        return None if replacement is None else (replacement, *inputs[1:])
 
     return module.register_forward_pre_hook(act)
 
@@ -122,7 +122,7 @@ class ActivationRecorder(Generic[T]):
         copies: if False, the network continues without these copies, which cost time and memory;
             check `overwritten` afterwards.
         start_gradient: let gradients start at the layers (for `torch.autograd.grad` with respect to
-            the kept maps); for a `borrowed` model, whose parameters have no gradients.
+            the kept maps); for a borrowed model, whose parameters have no gradients.
         kept: layer name -> value kept at the last forward pass.
 
     Example:
@@ -141,19 +141,19 @@ class ActivationRecorder(Generic[T]):
     _versions: dict[str, int] = field(default_factory=dict, init=False)
 
     def _record(self, layer: Layer, output: Tensor) -> Tensor | None:
-        starts = self.start_gradient and not output.requires_grad
-        if starts:  # it then is a leaf, which in-place operations must not change
+        starts_gradient = self.start_gradient and not output.requires_grad
+        if starts_gradient:  # it then is a leaf, which in-place operations must not change
             output = output.detach().requires_grad_()
         maps = layer.channel_first(output)
         self.kept[layer.name] = self.keep(maps, layer)
         if not self.shares_memory:
             return None
         # from `maps`, not from `output`: the logits must depend on the kept value
-        following = layer.like_output(maps, output)
-        if self.copies or starts:
-            return following.clone()
+        continuation = layer.like_output(maps, output)
+        if self.copies or starts_gradient:
+            return continuation.clone()
         self._versions[layer.name] = maps._version
-        return following
+        return continuation
 
     @property
     def overwritten(self) -> bool:
@@ -163,7 +163,7 @@ class ActivationRecorder(Generic[T]):
 
     def __enter__(self) -> ActivationRecorder[T]:
         hooks = {layer: partial(self._record, layer) for layer in self.layers}
-        self._lifetime = hooked(self.model, hooks)
+        self._lifetime = attach_hooks(self.model, hooks)
         self._lifetime.__enter__()
         return self
 

@@ -86,12 +86,12 @@ def run_network(model: nn.Module, batch: Tensor, purpose: str = "") -> Any:
     Raises:
         UserCodeError: the network's code failed for any reason other than lack of memory.
     """
-    with explained(model, batch, purpose):
+    with explain_errors(model, batch, purpose):
         return model(batch.clone())  # a network may overwrite its input
 
 
 @contextmanager
-def users_code(what: str, function: object) -> Iterator[None]:
+def users_code(call: str, function: object) -> Iterator[None]:
     """Turn errors of a user's function, except ValueErrors, into one sentence that names it."""
     try:
         yield
@@ -101,11 +101,11 @@ def users_code(what: str, function: object) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         name = getattr(function, "__name__", function)
-        raise UserCodeError(describe_failure(f"{what} {name!r}", error)) from error
+        raise UserCodeError(describe_failure(f"{call} {name!r}", error)) from error
 
 
 @contextmanager
-def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[None]:
+def explain_errors(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[None]:
     """Turn errors of the network's code into one sentence, as `run_network` does."""
     try:
         yield
@@ -114,11 +114,11 @@ def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[No
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise
-        advice = next((a for text, a in _ADVICE.items() if re.search(text, str(error))), "")
+        advice = next((a for message, a in _ADVICE.items() if re.search(message, str(error))), "")
         name = network_name(model)
-        what = f"{name}{': ' * bool(name)}the network{f', run {purpose},' * bool(purpose)}"
-        text = describe_failure(f"{what} on images of shape {tuple(batch.shape)}", error)
-        raise UserCodeError(f"{text}{f'; {advice}' * bool(advice)}") from error
+        subject = f"{name}{': ' * bool(name)}the network{f', run {purpose},' * bool(purpose)}"
+        message = describe_failure(f"{subject} on images of shape {tuple(batch.shape)}", error)
+        raise UserCodeError(f"{message}{f'; {advice}' * bool(advice)}") from error
 
 
 def run_logits(model: nn.Module, batch: Tensor, purpose: str = "") -> Tensor:
@@ -143,12 +143,12 @@ def logits_of(model: nn.Module, answer: Any) -> Tensor:
     """
     key = getattr(model, _OUTPUT, None)
     if not isinstance(answer, Tensor):
-        answer = _part(answer, "logits" if key is None else key)
+        answer = _output_part(answer, "logits" if key is None else key)
     if isinstance(answer, Tensor) and answer.dim() > 2 and set(answer.shape[2:]) == {1}:
         answer = answer.flatten(1)
     if not isinstance(answer, Tensor) or answer.dim() != 2:
         raise ValueError(
-            f"the model must return logits [batch, outputs], got {_described(answer)}; "
+            f"the model must return logits [batch, outputs], got {_describe(answer)}; "
             f"{_remedy(answer)}"
         )
     return answer
@@ -164,7 +164,7 @@ def _remedy(answer: Any) -> str:
     return f"{wrap}; for two classes, two numbers (0 and the logit, if it has only one)"
 
 
-def _part(answer: Any, key: str | int) -> Any:
+def _output_part(answer: Any, key: str | int) -> Any:
     if isinstance(answer, Mapping):
         return answer.get(key, answer)
     if isinstance(key, str):
@@ -174,12 +174,12 @@ def _part(answer: Any, key: str | int) -> Any:
     return answer
 
 
-def _described(answer: Any) -> str:
+def _describe(answer: Any) -> str:
     if isinstance(answer, Tensor):
         return f"a tensor of shape {tuple(answer.shape)}"
     if isinstance(answer, Mapping):
-        parts = ", ".join(f"{name!r}: {_described(value)}" for name, value in answer.items())
+        parts = ", ".join(f"{name!r}: {_describe(value)}" for name, value in answer.items())
         return f"a dict of {{{parts}}}"
     if isinstance(answer, tuple | list):
-        return f"a {type(answer).__name__} of ({', '.join(map(_described, answer))})"
+        return f"a {type(answer).__name__} of ({', '.join(map(_describe, answer))})"
     return f"an object of class {type(answer).__name__}"

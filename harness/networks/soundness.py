@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.networks.execution import execution
 from harness.networks.layer import Layer
-from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import INFERENCE, UNDEFINED, WithGradients, explained, run_logits
+from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.running import INFERENCE, UNDEFINED, WithGradients, explain_errors, run_logits
 from harness.text import join_names
 
 logger = logging.getLogger(__name__)
@@ -27,30 +27,30 @@ def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
     Raises:
         ValueError: the outputs differ; the message names the usual reason.
     """
-    outputs, again = _outputs(model, batch), _outputs(model, batch)
-    if not torch.equal(outputs, again) and not torch.isnan(outputs).any():
+    outputs, repeated = _outputs(model, batch), _outputs(model, batch)
+    if not torch.equal(outputs, repeated) and not torch.isnan(outputs).any():
         raise ValueError(
             "two passes over the same images differ: dropout or another random operation is active "
             "in evaluation mode, so results cannot be repeated; let it depend on `self.training`"
         )
     try:
-        alone = torch.cat([_outputs(model, batch[:1]), _outputs(model, batch[1:])])
+        separate = torch.cat([_outputs(model, batch[:1]), _outputs(model, batch[1:])])
     except ValueError as error:
         raise ValueError(
             f"{error}; this was a batch of one image: `squeeze` also removes its dimension; use "
             f"`flatten(1)`, or name the dimension to remove"
         ) from error
     scale = outputs.abs().max()
-    if alone.shape != outputs.shape or (alone - outputs).abs().max() > TOLERANCE * scale:
-        unkept = [
+    if separate.shape != outputs.shape or (separate - outputs).abs().max() > TOLERANCE * scale:
+        stateless = [
             name
             for name, module in model.named_modules()
             if getattr(module, "track_running_stats", True) is False
             or getattr(module, "running_mean", 0) is None
         ]
-        kind = f" (normalisation without running statistics: {', '.join(unkept[:4])})"
+        hint = f" (normalisation without running statistics: {', '.join(stateless[:4])})"
         raise ValueError(
-            f"an image's output depends on the other images of its batch{kind * bool(unkept)}: "
+            f"an image's output depends on the other images of its batch{hint * bool(stateless)}: "
             f"results would depend on how images are batched; use a normalisation that does not, "
             f"or track_running_stats=True"
         )
@@ -58,7 +58,7 @@ def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
-    with borrowed(model), torch.no_grad():
+    with borrow(model), torch.no_grad():
         return run_logits(model, batch)
 
 
@@ -71,52 +71,52 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
     Raises:
         ValueError: the gradient does not reach a layer (detached values), or is NaN or infinite.
     """
-    keep = ActivationRecorder(
+    recorder = ActivationRecorder(
         model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
     )
-    with borrowed(model), torch.enable_grad(), WithGradients(), keep as record:
+    with borrow(model), torch.enable_grad(), WithGradients(), recorder as record:
         outputs = run_logits(model, batch, "to see whether it has gradients")
         maps = [record.kept[layer.name] for layer in layers]
-        reached: Sequence[Tensor | None] = [None] * len(layers)
+        gradients: Sequence[Tensor | None] = [None] * len(layers)
         if outputs.requires_grad:
-            with explained(model, batch, "to see whether it has gradients"):
-                reached = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
+            with explain_errors(model, batch, "to see whether it has gradients"):
+                gradients = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
     if outputs.is_inference():
         raise ValueError(INFERENCE)
-    plain = _outputs(model, batch)
-    if (outputs.detach() - plain).abs().max() > TOLERANCE * plain.abs().max():
+    reference = _outputs(model, batch)
+    if (outputs.detach() - reference).abs().max() > TOLERANCE * reference.abs().max():
         raise ValueError(
             "its outputs with gradients differ from those without: importance would be measured on "
             "another network than the neurons; let nothing depend on torch.is_grad_enabled()"
         )
-    ways = list(zip(layers, reached, strict=True))
-    broken = [la.name for la, grad in ways if grad is not None and not grad.isfinite().all()]
-    if broken and outputs.isfinite().all():
+    pairs = list(zip(layers, gradients, strict=True))
+    non_finite = [la.name for la, grad in pairs if grad is not None and not grad.isfinite().all()]
+    if non_finite and outputs.isfinite().all():
         raise ValueError(
-            f"the gradients of its outputs with respect to {', '.join(broken[:4])} are NaN or "
+            f"the gradients of its outputs with respect to {', '.join(non_finite[:4])} are NaN or "
             f"infinite; {UNDEFINED}"
         )
-    doubtful = [layer for layer, grad in ways if grad is None]
-    if not doubtful:
+    unreached = [layer for layer, grad in pairs if grad is None]
+    if not unreached:
         return outputs
-    with execution(model, doubtful, traced=False) as running, torch.no_grad():
-        before = running.start(batch)
-        cut = [
+    with execution(model, unreached, traced=False) as running, torch.no_grad():
+        unchanged = running.start(batch)
+        detached = [
             layer.name
-            for layer in doubtful
-            if not torch.equal(running.rerun({layer.name: lambda value: 2 * value + 1}), before)
+            for layer in unreached
+            if not torch.equal(running.rerun({layer.name: lambda value: 2 * value + 1}), unchanged)
         ]
-    if cut:
+    if detached:
         raise ValueError(
-            f"no gradient of the output reaches {', '.join(cut[:4])}, on which it depends: later "
-            f"values are detached (.detach(), .data, numpy, or torch.utils.checkpoint with "
+            f"no gradient of the output reaches {', '.join(detached[:4])}, on which it depends: "
+            f"later values are detached (.detach(), .data, numpy, or torch.utils.checkpoint with "
             f"use_reentrant=True), so that importance cannot be measured; remove this, or probe "
             f"later layers only: layers = [...]"
         )
     logger.info(
         "the output does not depend on what %s returns: scores of its neurons are 0, and ablating "
         "them changes nothing",
-        join_names([layer.name for layer in doubtful], 4),
+        join_names([layer.name for layer in unreached], 4),
     )
     return outputs
 
@@ -130,7 +130,7 @@ _MOVES = (
 
 def ends_in_sigmoid(outputs: Tensor) -> bool:
     """Return whether a sigmoid computes the outputs, which then are separate probabilities."""
-    step = outputs.grad_fn
-    while step is not None and step.name().startswith(_MOVES):
-        step = next((before for before, _ in step.next_functions if before is not None), None)
-    return step is not None and step.name().startswith(("Sigmoid", "Hardsigmoid"))
+    node = outputs.grad_fn
+    while node is not None and node.name().startswith(_MOVES):
+        node = next((earlier for earlier, _ in node.next_functions if earlier is not None), None)
+    return node is not None and node.name().startswith(("Sigmoid", "Hardsigmoid"))

@@ -15,7 +15,7 @@ from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import cached_listing, file_hash
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
-from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, numbered, weight_files
+from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, match_epochs, weight_files
 from harness.networks.objectives import choose_objective
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
@@ -108,7 +108,7 @@ class Source(Section, ABC):
     def epochs(self) -> tuple[int, ...]:
         """Return the epochs for which there are (or, for a training, will be) checkpoints."""
 
-    def loadable(self) -> tuple[int, ...]:
+    def loadable_epochs(self) -> tuple[int, ...]:
         """Return the epochs that `load` can return: all but those recorded as evidence only."""
         return self.epochs()
 
@@ -120,7 +120,7 @@ class Source(Section, ABC):
     def identity(self, epoch: int) -> str:
         """Return a fingerprint of what `load` returns, without loading it."""
 
-    def _used(self, epochs: Sequence[int]) -> tuple[int, ...]:
+    def _without_skipped(self, epochs: Sequence[int]) -> tuple[int, ...]:
         """Return the epochs without those in `skip`."""
         if unknown := sorted(set(self.skip) - set(epochs)):
             raise ValueError(
@@ -137,7 +137,7 @@ class ArchitectureSource(Source):
 
     architecture: str
 
-    def built(self, num_classes: int, seed: int | None = None) -> nn.Module:
+    def build(self, num_classes: int, seed: int | None = None) -> nn.Module:
         """Return the architecture with random weights."""
         return build(self.architecture, self.outputs or num_classes, seed)
 
@@ -160,7 +160,7 @@ class TrainedSource(ArchitectureSource):
         return self
 
     def epochs(self) -> tuple[int, ...]:
-        return self._used(self.training.save)
+        return self._without_skipped(self.training.save)
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         path = run.path(Artifact("weights", (self.name, epoch)))
@@ -199,7 +199,7 @@ class FolderSource(ArchitectureSource):
     def files(self) -> dict[int, Path]:
         """Return the file or folder of each epoch that is used. Raises CheckpointError."""
         by_epoch: dict[int, Path] = {}
-        for path, epoch in self._matching():
+        for path, epoch in self._match_files():
             if epoch is None:
                 continue
             if epoch in by_epoch:
@@ -215,13 +215,13 @@ class FolderSource(ArchitectureSource):
                 f"({{epoch}} stands for the number, * for anything); it holds "
                 f"{join_names(names) or 'nothing'}"
             )
-        chosen = by_epoch if self.only is None else self.only
-        if missing := sorted(set(chosen) - set(by_epoch)):
+        requested = by_epoch if self.only is None else self.only
+        if missing := sorted(set(requested) - set(by_epoch)):
             raise CheckpointError(
                 f"series {self.name!r}: `only` names epochs {missing}, for which {self.folder} has "
                 f"no checkpoint; there are {sorted(by_epoch)}"
             )
-        return {epoch: by_epoch[epoch] for epoch in self._used(sorted(chosen))}
+        return {epoch: by_epoch[epoch] for epoch in self._without_skipped(sorted(requested))}
 
     def file(self, epoch: int) -> Path:
         """Return the file or folder of one epoch. Raises CheckpointError."""
@@ -233,20 +233,20 @@ class FolderSource(ArchitectureSource):
             )
         return files[epoch]
 
-    def left_out(self) -> list[str]:
+    def files_without_epoch(self) -> list[str]:
         """Return files that match the pattern but for the epoch's number (`model-last.pth`)."""
-        return [path.name for path, epoch in self._matching() if epoch is None]
+        return [path.name for path, epoch in self._match_files() if epoch is None]
 
-    def _matching(self) -> list[tuple[Path, int | None]]:
+    def _match_files(self) -> list[tuple[Path, int | None]]:
         """Return the paths that match the pattern, sorted, each with its epoch."""
         if not self.folder.is_dir():
-            place = "" if self.folder.is_absolute() else f" (looked for in {Path.cwd()})"
-            what = "is not a folder" if self.folder.exists() else "does not exist"
-            raise CheckpointError(f"series {self.name!r}: folder {self.folder} {what}{place}")
+            hint = "" if self.folder.is_absolute() else f" (looked for in {Path.cwd()})"
+            problem = "is not a folder" if self.folder.exists() else "does not exist"
+            raise CheckpointError(f"series {self.name!r}: folder {self.folder} {problem}{hint}")
         try:
             # a training that still runs may add checkpoints while a command lasts
             key = (self.folder, self.pattern)
-            return cached_listing(key, lambda: numbered(*key))
+            return cached_listing(key, lambda: match_epochs(*key))
         except ValueError as error:
             raise CheckpointError(f"series {self.name!r}: {error}") from error
 
@@ -254,7 +254,7 @@ class FolderSource(ArchitectureSource):
         return tuple(self.files())
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        return load_weights(self.built(num_classes), self.file(epoch), self.key)
+        return load_weights(self.build(num_classes), self.file(epoch), self.key)
 
     def identity(self, epoch: int) -> str:
         try:
@@ -282,12 +282,12 @@ class HubSource(ArchitectureSource):
     cache: UserPath | None = None
 
     def epochs(self) -> tuple[int, ...]:
-        return self._used(sorted(self.revisions))
+        return self._without_skipped(sorted(self.revisions))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        return load_weights(self.built(num_classes), self._folder(epoch), self.key)
+        return load_weights(self.build(num_classes), self._download(epoch), self.key)
 
-    def _folder(self, epoch: int) -> Path:
+    def _download(self, epoch: int) -> Path:
         """Return the folder of a revision, downloaded once. Raises CheckpointError."""
         try:
             from huggingface_hub import snapshot_download
@@ -336,22 +336,22 @@ class TorchvisionSource(ArchitectureSource):
     seed: int = Field(0, ge=0)
 
     def epochs(self) -> tuple[int, ...]:
-        return self._used(sorted(self.checkpoints))
+        return self._without_skipped(sorted(self.checkpoints))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        model = self.built(num_classes, self.seed)
+        model = self.build(num_classes, self.seed)
         weights = self.checkpoints[epoch]
         if weights == "random":
             return model
         try:
             models = call_with_torchvision(import_module, "torchvision.models")
-            chosen = models.get_model_weights(self.architecture)[weights]
+            entry = models.get_model_weights(self.architecture)[weights]
         except KeyError as error:
             raise CheckpointError(
                 f"series {self.name!r}: torchvision has no weights {weights!r} "
                 f"for {self.architecture}"
             ) from error
-        state = chosen.get_state_dict(progress=False, check_hash=True)
+        state = entry.get_state_dict(progress=False, check_hash=True)
         return fill(model, state, f"torchvision {self.architecture} {weights}")
 
     def identity(self, epoch: int) -> str:
@@ -376,13 +376,13 @@ class FunctionSource(Source):
     outputs: None = None  # those of the model
 
     def epochs(self) -> tuple[int, ...]:
-        return self._used(sorted(self.at))
+        return self._without_skipped(sorted(self.at))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        what = f"series {self.name!r}: {self.function}({epoch})"
-        model = call_user_code(what, import_attribute(self.function, "model function"), epoch)
+        call = f"series {self.name!r}: {self.function}({epoch})"
+        model = call_user_code(call, import_attribute(self.function, "model function"), epoch)
         if not isinstance(model, nn.Module):
-            raise CheckpointError(f"{what} must return a torch module, got {type(model).__name__}")
+            raise CheckpointError(f"{call} must return a torch module, got {type(model).__name__}")
         return model
 
     def identity(self, epoch: int) -> str:

@@ -78,43 +78,46 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
         CheckpointError: there is no state dict, none fits, or several different ones do.
     """
     own = model.state_dict()
-    wanted = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    expected = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     dicts = dict(state_dicts(content))
     if not dicts:
-        raise CheckpointError(f"checkpoint {origin} holds no state dict but {_shown(content)}")
-    named = dicts if key is None else _under(dicts, key, origin)
-    fitting = [part for name, state in named.items() for part in _parts(name, state, wanted)]
+        raise CheckpointError(f"checkpoint {origin} holds no state dict but {_describe(content)}")
+    candidates = dicts if key is None else _select_key(dicts, key, origin)
+    fitting = [
+        part for name, state in candidates.items() for part in _find_parts(name, state, expected)
+    ]
     if not fitting:
-        unnamed = [name for name, state in named.items() if all(n.isdigit() for n in state)]
-        if unnamed and len(unnamed) == len(named):
+        numbered = [name for name, state in candidates.items() if all(n.isdigit() for n in state)]
+        if numbered and len(numbered) == len(candidates):
             raise CheckpointError(
                 f"checkpoint {origin} holds tensors without names"
-                f"{f' ({join_names(unnamed, 4)})' * any(unnamed)}, as some libraries store "
+                f"{f' ({join_names(numbered, 4)})' * any(numbered)}, as some libraries store "
                 f"averaged weights; it is unknown which weights they are: copy them into the "
                 f"model, and save its state_dict()"
             )
         raise CheckpointError(
-            f"checkpoint {origin} does not fit the architecture{_misfit(named, wanted)}"
+            f"checkpoint {origin} does not fit the architecture{_misfit(candidates, expected)}"
         )
-    chosen = _chosen(fitting, origin, key)
-    _say(chosen, fitting, wanted)
-    if more := own.keys() - wanted.keys():
-        logger.info("weights: %s, which are no tensors, stay the architecture's", join_names(more))
-    lacking = {name: value for name, value in own.items() if name not in chosen.tensors}
+    part = _choose_part(fitting, origin, key)
+    _log_choice(part, fitting, expected)
+    if others := own.keys() - expected.keys():
+        names = join_names(others)
+        logger.info("weights: %s, which are no tensors, stay the architecture's", names)
+    rest = {name: value for name, value in own.items() if name not in part.tensors}
     try:
-        model.load_state_dict(lacking | chosen.tensors)
+        model.load_state_dict(rest | part.tensors)
     except (RuntimeError, NotImplementedError) as error:  # of tensors without numbers (meta)
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"checkpoint {origin} cannot be loaded: {reason}") from error
     return model
 
 
-def state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
+def state_dicts(content: object, key: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
     """Yield (key, state dict) for all in a checkpoint except optimizers and schedulers; the key of
     the checkpoint itself is ""."""
     items = content.state_dict() if isinstance(content, nn.Module) else content
     items = dict(enumerate(items)) if isinstance(items, list | tuple) else items
-    if not isinstance(items, Mapping) or _is_optimizers(items):
+    if not isinstance(items, Mapping) or _is_optimizer_state(items):
         return
     tensors = {
         str(name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -123,45 +126,45 @@ def state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tu
         or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
     }
     if tensors:
-        yield above, tensors
+        yield key, tensors
     if depth < DEPTH:
         for name, value in items.items():
             if not str(name).startswith(("optim", "lr_sched", "sched")):
-                yield from state_dicts(value, f"{above}.{name}" if above else str(name), depth + 1)
+                yield from state_dicts(value, f"{key}.{name}" if key else str(name), depth + 1)
 
 
-def _is_optimizers(content: Mapping) -> bool:
+def _is_optimizer_state(content: Mapping) -> bool:
     return "param_groups" in content and "state" in content
 
 
-def _with_shared(state: Tensors, wanted: Mapping[str, Tensor]) -> Tensors:
+def _add_shared_names(state: Tensors, expected: Mapping[str, Tensor]) -> Tensors:
     """Add missing names of shared tensors of the architecture; safetensors store each once."""
     whole = dict(state)
-    for names in _names_of_storage(wanted).values():
-        if held := [name for name in names if name in state]:
-            whole |= {name: state[held[0]] for name in names if name not in state}
+    for names in _names_of_storage(expected).values():
+        if present := [name for name in names if name in state]:
+            whole |= {name: state[present[0]] for name in names if name not in state}
     return whole
 
 
-def _names_of_storage(wanted: Mapping[str, Tensor]) -> dict[tuple, list[str]]:
+def _names_of_storage(expected: Mapping[str, Tensor]) -> dict[tuple, list[str]]:
     """Return the names of each tensor of an architecture; several if it is shared."""
     names: dict[tuple, list[str]] = {}
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         place = (tensor.data_ptr(), tensor.shape, tensor.stride())
         names.setdefault(place if tensor.numel() else (name,), []).append(name)
     return names
 
 
-def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Tensors]:
+def _select_key(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Tensors]:
     """Return the state dict under a key, or the parts of state dicts whose names begin with it."""
     if key in dicts:
         return {key: dicts[key]}
     parts = {}
     for name, state in dicts.items():
         prefix = (key.removeprefix(f"{name}.") if name else key) + "."
-        below = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-        if below:
-            parts[f"{name}.{prefix}".strip(".")] = below
+        tensors = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        if tensors:
+            parts[f"{name}.{prefix}".strip(".")] = tensors
     if not parts:
         raise CheckpointError(
             f"checkpoint {origin} holds no state dict under key = {key!r}; there are: "
@@ -170,7 +173,7 @@ def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Ten
     return parts
 
 
-def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
+def _find_parts(key: str, state: Tensors, expected: Tensors) -> list[Part]:
     """Return the parts of a state dict that fit exactly: all, or the tensors below a prefix."""
     for wrappers in (set[str](), WRAPPERS, ANY_WRAPPERS):
         names = {
@@ -180,139 +183,141 @@ def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
         parts: list[Part] = []
         if len(names) < len(state):  # two names have become equal
             continue
-        for prefix in reversed(_prefixes(names, wanted)):
+        for prefix in reversed(_find_prefixes(names, expected)):
             others = tuple(part.prefix for part in parts)  # of other complete networks
             tensors = {
                 name.removeprefix(prefix): state[original]
                 for name, original in names.items()
                 if name.startswith(prefix) and not name.startswith(others)
             }
-            tensors = _with_shared(tensors, wanted)
-            if not any(_problems(tensors, wanted)):
-                unused = tuple(name for name in names if name.removeprefix(prefix) not in wanted)
-                kept = {name: tensors[name] for name in tensors if name in wanted}
-                inside = {part for name in names.keys() ^ state.keys() for part in name.split(".")}
-                removed = tuple(sorted(inside & wrappers))
-                parts.insert(0, Part(key, prefix, kept, unused, removed))
+            tensors = _add_shared_names(tensors, expected)
+            if not any(_find_problems(tensors, expected)):
+                unused = tuple(name for name in names if name.removeprefix(prefix) not in expected)
+                own = {name: tensors[name] for name in tensors if name in expected}
+                words = {word for name in names.keys() ^ state.keys() for word in name.split(".")}
+                removed = tuple(sorted(words & wrappers))
+                parts.insert(0, Part(key, prefix, own, unused, removed))
         if parts:
             return parts if parts[0].prefix else parts[:1]
     return []
 
 
-def _prefixes(names: Mapping[str, str], wanted: Tensors) -> list[str]:
+def _find_prefixes(names: Mapping[str, str], expected: Tensors) -> list[str]:
     """Return all prefixes of one of the architecture's names, the shortest first."""
-    single = [names[0] for names in _names_of_storage(wanted).values() if len(names) == 1]
-    candidates = [name for name in single or wanted if UNUSED_IN_EVALUATION not in name]
+    unshared = [names[0] for names in _names_of_storage(expected).values() if len(names) == 1]
+    candidates = [name for name in unshared or expected if UNUSED_IN_EVALUATION not in name]
     name = max(candidates, key=len, default="")
     if not name:
         return [""]
-    before = {n[: -len(name)] for n in names if f".{n}".endswith(f".{name}")}
-    return sorted(before, key=lambda prefix: (len(prefix), prefix))
+    prefixes = {n[: -len(name)] for n in names if f".{n}".endswith(f".{name}")}
+    return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
 
 
-def _problems(tensors: Tensors, wanted: Tensors) -> Iterator[str]:
+def _find_problems(tensors: Tensors, expected: Tensors) -> Iterator[str]:
     """Yield the reasons why tensors do not fit an architecture."""
-    for name in wanted:
+    for name in expected:
         if name not in tensors and not name.endswith(UNUSED_IN_EVALUATION):
             yield f"missing {name}"
     for name in tensors:
-        if name not in wanted and name.rpartition(".")[2] not in COUNTERS:
+        if name not in expected and name.rpartition(".")[2] not in COUNTERS:
             yield f"unexpected {name}"
-    both = [(name, tensors[name], value) for name, value in wanted.items() if name in tensors]
-    for name, given, value in both:
-        if given.shape != value.shape:
-            yield f"{name} has shape {tuple(given.shape)} instead of {tuple(value.shape)}"
-    for name, given, value in both:
-        if not name.endswith(UNUSED_IN_EVALUATION) and not _converts(given, value):
-            yield f"{name} has type {given.dtype} instead of {value.dtype}"
-    for names in _names_of_storage(wanted).values():
-        held = [tensors[name] for name in names if name in tensors]
-        if names[0] in tensors and not all(torch.equal(other, held[0]) for other in held[1:]):
-            together = " and ".join(names)
-            yield f"{together} are one tensor in the architecture, but differ in the file"
+    pairs = [(name, tensors[name], value) for name, value in expected.items() if name in tensors]
+    for name, tensor, value in pairs:
+        if tensor.shape != value.shape:
+            yield f"{name} has shape {tuple(tensor.shape)} instead of {tuple(value.shape)}"
+    for name, tensor, value in pairs:
+        if not name.endswith(UNUSED_IN_EVALUATION) and not _can_convert(tensor, value):
+            yield f"{name} has type {tensor.dtype} instead of {value.dtype}"
+    for names in _names_of_storage(expected).values():
+        present = [tensors[name] for name in names if name in tensors]
+        if names[0] in tensors and not all(torch.equal(other, present[0]) for other in present[1:]):
+            joined = " and ".join(names)
+            yield f"{joined} are one tensor in the architecture, but differ in the file"
 
 
-def _converts(given: Tensor, wanted: Tensor) -> bool:
+def _can_convert(tensor: Tensor, expected: Tensor) -> bool:
     """Return whether numbers keep their meaning; integers as weights are codes (quantised)."""
-    if given.is_floating_point() != wanted.is_floating_point() or given.is_quantized:
+    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_quantized:
         return False
-    return wanted.is_floating_point() or torch.can_cast(given.dtype, wanted.dtype)
+    return expected.is_floating_point() or torch.can_cast(tensor.dtype, expected.dtype)
 
 
-def _chosen(fitting: list[Part], origin: str, key: str | None) -> Part:
+def _choose_part(fitting: list[Part], origin: str, key: str | None) -> Part:
     """Return the part to use. Raises CheckpointError if several likely parts differ."""
-    likeliest = fitting
+    candidates = fitting
     if key is None:
         by_key = ([part for part in fitting if part.key == name] for name in MAIN_KEYS)
-        likeliest = next(filter(None, by_key), fitting)
-    first = likeliest[0]
-    if all(_equal(first, other) for other in likeliest[1:]):  # one module under two names
+        candidates = next(filter(None, by_key), fitting)
+    first = candidates[0]
+    if all(_are_equal(first, other) for other in candidates[1:]):  # one module under two names
         return first
-    names = ", ".join(part.address for part in likeliest)
+    names = ", ".join(part.address for part in candidates)
     raise CheckpointError(
         f"checkpoint {origin} holds several state dicts ({names}) that fit and differ: choose one, "
         f'e.g. key = "{first.address}"'
     )
 
 
-def _equal(one: Part, other: Part) -> bool:
+def _are_equal(one: Part, other: Part) -> bool:
     return all(
         name in other.tensors and torch.equal(tensor, other.tensors[name])
         for name, tensor in one.tensors.items()
     )
 
 
-def _say(chosen: Part, fitting: list[Part], wanted: Tensors) -> None:
-    said = []
-    if chosen.key:
-        said.append(f"state dict {chosen.key!r}")
-    if chosen.prefix:
-        said.append(f"prefix {chosen.prefix!r} removed")
-    if chosen.wrappers:
-        said.append(f"{', '.join(map(repr, chosen.wrappers))} removed within names")
-    if chosen.unused:
-        said.append(f"other tensors not used: {join_names(chosen.unused, 3)}")
-    if others := [part.address for part in fitting if part is not chosen]:
-        said.append(f"{join_names(others, 4)} would fit, too (choose by `key`)")
+def _log_choice(part: Part, fitting: list[Part], expected: Tensors) -> None:
+    remarks = []
+    if part.key:
+        remarks.append(f"state dict {part.key!r}")
+    if part.prefix:
+        remarks.append(f"prefix {part.prefix!r} removed")
+    if part.wrappers:
+        remarks.append(f"{', '.join(map(repr, part.wrappers))} removed within names")
+    if part.unused:
+        remarks.append(f"other tensors not used: {join_names(part.unused, 3)}")
+    if others := [other.address for other in fitting if other is not part]:
+        remarks.append(f"{join_names(others, 4)} would fit, too (choose by `key`)")
     if any(
-        tensor.dtype == torch.float64 and wanted[name].dtype == torch.float32
-        for name, tensor in chosen.tensors.items()
+        tensor.dtype == torch.float64 and expected[name].dtype == torch.float32
+        for name, tensor in part.tensors.items()
     ):
-        said.append("numbers of type float64 rounded to float32")
-    if said:
-        logger.info("weights: %s", "; ".join(said))
+        remarks.append("numbers of type float64 rounded to float32")
+    if remarks:
+        logger.info("weights: %s", "; ".join(remarks))
 
 
-def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
+def _misfit(dicts: Mapping[str, Tensors], expected: Tensors) -> str:
     """Describe the misfits of the state dict and prefix that fit best."""
-    nearest = [_nearest(name, state, wanted) for name, state in dicts.items()]
-    _, name, prefix = max(nearest, key=lambda found: found[0])
-    below = {n.removeprefix(prefix): t for n, t in dicts[name].items() if n.startswith(prefix)}
-    problems = list(_problems(below, wanted))
-    place = [f"state dict {name!r}"] * bool(name) + [f"prefix {prefix!r}"] * bool(prefix)
-    where = f" ({', '.join(place)})" if place else ""
+    matches = [_best_prefix(name, state, expected) for name, state in dicts.items()]
+    _, name, prefix = max(matches, key=lambda match: match[0])
+    tensors = {n.removeprefix(prefix): t for n, t in dicts[name].items() if n.startswith(prefix)}
+    problems = list(_find_problems(tensors, expected))
+    location = [f"state dict {name!r}"] * bool(name) + [f"prefix {prefix!r}"] * bool(prefix)
+    where = f" ({', '.join(location)})" if location else ""
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
     others = [other or "(the file itself)" for other in dicts if other != name]
     also = f"; others do not fit, either: {join_names(others, 4)}" if others else ""
-    return f"{where}: {'; '.join(problems[:8])}{more}{also}{_hint(below, wanted, len(problems))}"
+    return (
+        f"{where}: {'; '.join(problems[:8])}{more}{also}{_hint(tensors, expected, len(problems))}"
+    )
 
 
-def _hint(tensors: Tensors, wanted: Tensors, count: int) -> str:
+def _hint(tensors: Tensors, expected: Tensors, count: int) -> str:
     """Say what to do if only the head (at most a weight and a bias) has another size."""
     heads = {
-        (tensors[name].shape[0], wanted[name].shape[0])
-        for name in wanted
+        (tensors[name].shape[0], expected[name].shape[0])
+        for name in expected
         if name in tensors
         and tensors[name].dim() > 0
-        and tensors[name].shape != wanted[name].shape
-        and tensors[name].shape[1:] == wanted[name].shape[1:]
+        and tensors[name].shape != expected[name].shape
+        and tensors[name].shape[1:] == expected[name].shape[1:]
     }
     if len(heads) != 1 or count > 2:
-        return _remedy(tensors, wanted)
-    held, expected = heads.pop()
+        return _remedy(tensors, expected)
+    size, own_size = heads.pop()
     return (
-        f". If this is the output layer, it was trained with {held} outputs, not {expected}: set "
-        f"outputs = {held} in the series, and class_outputs to the output of each class"
+        f". If this is the output layer, it was trained with {size} outputs, not {own_size}: set "
+        f"outputs = {size} in the series, and class_outputs to the output of each class"
     )
 
 
@@ -321,9 +326,9 @@ _COMPUTED = ("weight_orig", "weight_mask", "weight_g", "weight_v", "parametrizat
 _ADDED = ("lora_", "adapter")
 
 
-def _remedy(tensors: Tensors, wanted: Tensors) -> str:
+def _remedy(tensors: Tensors, expected: Tensors) -> str:
     """Say what to do if the names of a state dict differ from an architecture's."""
-    unknown = [name for name in tensors if name not in wanted]
+    unknown = [name for name in tensors if name not in expected]
     if any(part in name for name in unknown for part in _ADDED):
         return ". It holds an adapter's weights: merge them into the network, and save its weights"
     if any(part in name for name in unknown for part in _COMPUTED):
@@ -338,24 +343,24 @@ def _remedy(tensors: Tensors, wanted: Tensors) -> str:
     )
 
 
-def _nearest(name: str, state: Tensors, wanted: Tensors) -> tuple[int, str, str]:
+def _best_prefix(key: str, state: Tensors, expected: Tensors) -> tuple[int, str, str]:
     """Return how many of the architecture's names a state dict holds below its best prefix, the
     state dict's key, and that prefix."""
     prefixes = Counter(
-        held[: -len(want)] for held in state for want in wanted if f".{held}".endswith(f".{want}")
+        name[: -len(own)] for name in state for own in expected if f".{name}".endswith(f".{own}")
     )
-    if prefixes[""] == len(wanted) or not prefixes:
-        return prefixes[""], name, ""
+    if prefixes[""] == len(expected) or not prefixes:
+        return prefixes[""], key, ""
     prefix, count = prefixes.most_common(1)[0]
-    return count, name, prefix
+    return count, key, prefix
 
 
-def _shown(content: object) -> str:
-    held = type(content).__name__
+def _describe(content: object) -> str:
+    kind = type(content).__name__
     if isinstance(content, Mapping):
         names = [str(name) for name in content]
-        held = f"a dict of {json.dumps(names[:8])}" if names else "an empty dict"
-        if _is_optimizers(content):
-            held = "the state of an optimizer, which some libraries write beside the weights' file"
+        kind = f"a dict of {json.dumps(names[:8])}" if names else "an empty dict"
+        if _is_optimizer_state(content):
+            kind = "the state of an optimizer, which some libraries write beside the weights' file"
     keys = ", ".join(MAIN_KEYS[1:4])
-    return f"{held}; expected a dict of tensors, itself or under one of the keys {keys}"
+    return f"{kind}; expected a dict of tensors, itself or under one of the keys {keys}"

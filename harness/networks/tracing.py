@@ -11,10 +11,10 @@ from typing import Any
 from torch import fx, nn
 
 from harness.networks.layer import Layer
-from harness.networks.recording import with_first
+from harness.networks.recording import replace_first
 
 
-def _same(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     """Return a layer's value unchanged. As a node of its own, it lets a change reach the same
     operations as that of a hook."""
     return value
@@ -31,46 +31,46 @@ class _Tracer(fx.Tracer):
             self._sites.setdefault((layer.module, layer.side), []).append(layer.name)
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        bound: Any = self.root.forward
-        forward = bound.__func__  # may differ from that of the class
-        given = {
+        method: Any = self.root.forward
+        forward = method.__func__  # may differ from that of the class
+        concrete = {
             name: None
             for name, parameter in inspect.signature(forward).parameters.items()
             if parameter.default is None
         }
-        return super().create_args_for_root(forward, is_module, given or None)
+        return super().create_args_for_root(forward, is_module, concrete or None)
 
     def call_module(self, m, forward, args, kwargs):
         path = self.path_of_module(m)
         if args:
-            args = (self._noted(args[0], self._sites.get((path, "input"), [])), *args[1:])
+            args = (self._add_nodes(args[0], self._sites.get((path, "input"), [])), *args[1:])
         result = super().call_module(m, forward, args, kwargs)
         names = self._sites.get((path, "output"), [])
         if isinstance(result, tuple | list):
-            return with_first(result, self._noted(result[0], names)) if result else result
-        return self._noted(result, names)
+            return replace_first(result, self._add_nodes(result[0], names)) if result else result
+        return self._add_nodes(result, names)
 
-    def _noted(self, value: Any, names: Sequence[str]) -> Any:
+    def _add_nodes(self, value: Any, names: Sequence[str]) -> Any:
         for name in names:
             if isinstance(value, fx.Proxy):
-                value = self.create_proxy("call_function", _same, (value,), {})
+                value = self.create_proxy("call_function", _identity, (value,), {})
                 self.nodes[name] = value.node
         return value
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
+def restore_modules(model: nn.Module) -> Iterator[None]:
     """Take back what traced code stores in modules: caches and buffers that hold proxies."""
-    own = [vars(module) for module in model.modules()]
-    places = [*own, *(v for place in own for v in place.values() if isinstance(v, dict))]
-    before = [dict(place) for place in places]
+    attributes = [vars(module) for module in model.modules()]
+    dicts = [*attributes, *(v for d in attributes for v in d.values() if isinstance(v, dict))]
+    copies = [dict(d) for d in dicts]
     try:
         yield
     finally:
-        for place, old in zip(places, before, strict=True):
-            for name in [n for n, value in place.items() if isinstance(value, fx.Proxy)]:
-                del place[name]
-            place.update(old)
+        for d, copy in zip(dicts, copies, strict=True):
+            for name in [n for n, value in d.items() if isinstance(value, fx.Proxy)]:
+                del d[name]
+            d.update(copy)
 
 
 #: In-place functions and their replacements.
@@ -86,7 +86,7 @@ def trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str
     """Return a graph without in-place operations and the layers' nodes; None if not traceable."""
     tracer = _Tracer(layers)
     try:
-        with restored(model):
+        with restore_modules(model):
             graph = tracer.trace(model)
     except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
         return None
@@ -97,12 +97,12 @@ def trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str
             node.target = _OUT_OF_PLACE.get(node.target, node.target)
             if node.kwargs.get("inplace"):
                 node.update_kwarg("inplace", False)
-        if _overwrites(node):
+        if _may_overwrite(node):
             return None
     return graph, tracer.nodes
 
 
-def _overwrites(node: fx.Node) -> bool:
+def _may_overwrite(node: fx.Node) -> bool:
     """Return whether a node may write to its input."""
     name = str(getattr(node.target, "__name__", node.target))
     if node.op == "call_method":

@@ -70,7 +70,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingData:
     """The images of a training.
 
     Attributes:
@@ -95,7 +95,7 @@ class TrainingFiles:
 
 def train(
     architecture: str,
-    lesson: Lesson,
+    data: TrainingData,
     parameters: TrainingParameters,
     seed: int,
     files: TrainingFiles,
@@ -116,16 +116,16 @@ def train(
     Raises:
         ValueError: there are fewer training images than one batch holds.
     """
-    count = min(len(lesson.train), parameters.images or len(lesson.train))
+    count = min(len(data.train), parameters.images or len(data.train))
     batches = count // parameters.batch_size
     if batches == 0:
         raise ValueError(
             f"batch_size={parameters.batch_size} needs at least as many training images, "
             f"got {count}"
         )
-    model = build(architecture, lesson.classes, seed)
+    model = build(architecture, data.classes, seed)
     layout = torch.contiguous_format
-    if takes_channels_last(model, lesson.train.read(np.arange(2))):
+    if takes_channels_last(model, data.train.read(np.arange(2))):
         model, layout = channels_last(model), torch.channels_last
     model = device.model(model)
     if not parameters.dropout:
@@ -137,19 +137,19 @@ def train(
     )
     steps = parameters.epochs * batches
     onecycle = parameters.schedule == "onecycle"
-    rate = partial(_one_cycle, steps) if onecycle else lambda step: 1.0
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    factor = partial(_one_cycle, steps) if onecycle else lambda step: 1.0
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     log: list[tuple[float, ...]] = []  # one row of LOG per epoch
 
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    if state := _resumable(files, parameters, device):
+    if state := _read_state(files, parameters, device):
         for name, part in parts.items():
             part.load_state_dict(state[name])
         log = state["log"]
         for _ in range(batches * (len(log) - 1)):
             on_batch()
     else:
-        log.append((0, np.nan, np.nan, accuracy(model, lesson.test, parameters.batch_size, device)))
+        log.append((0, np.nan, np.nan, accuracy(model, data.test, parameters.batch_size, device)))
         if 0 in parameters.save:
             save_weights(model, files.weights(0))
 
@@ -159,25 +159,25 @@ def train(
         rng = np.random.default_rng([seed, epoch])
         torch.manual_seed(int(rng.integers(2**62)))
         model.train()
-        total_loss, right = 0.0, 0
+        total_loss, correct = 0.0, 0
         order = rng.permutation(count)[: batches * parameters.batch_size]
-        for chosen, batch in read_ahead(lesson.train.read, np.split(order, batches)):
+        for rows, batch in read_ahead(data.train.read, np.split(order, batches)):
             if parameters.augment:
                 batch = flip_and_shift(batch, rng)
-            truth = device.batch(lesson.train.labels[torch.from_numpy(chosen)])
+            labels = device.batch(data.train.labels[torch.from_numpy(rows)])
             logits = model(device.batch(batch.contiguous(memory_format=layout)))
             loss = functional.cross_entropy(
-                logits, truth, label_smoothing=parameters.label_smoothing
+                logits, labels, label_smoothing=parameters.label_smoothing
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             scheduler.step()
             total_loss += loss.item()
-            right += int((logits.argmax(1) == truth).sum())
+            correct += int((logits.argmax(1) == labels).sum())
             on_batch()
-        on_test = accuracy(model, lesson.test, parameters.batch_size, device)
-        log.append((epoch, total_loss / batches, right / len(order), on_test))
+        test_accuracy = accuracy(model, data.test, parameters.batch_size, device)
+        log.append((epoch, total_loss / batches, correct / len(order), test_accuracy))
         if epoch in parameters.save:
             save_weights(model, files.weights(epoch))
         states = {name: part.state_dict() for name, part in parts.items()}
@@ -185,7 +185,7 @@ def train(
     return pd.DataFrame(log, columns=LOG).astype({"epoch": int})
 
 
-def _resumable(
+def _read_state(
     files: TrainingFiles, parameters: TrainingParameters, device: Device
 ) -> dict[str, Any] | None:
     """Return the state of an interrupted training; None if there is none, or if weights that it
@@ -193,8 +193,8 @@ def _resumable(
     if not files.state.exists():
         return None
     state = torch.load(files.state, weights_only=True, map_location=device.place)
-    saved = [epoch for epoch in parameters.save if epoch < len(state["log"])]
-    return state if all(files.weights(epoch).exists() for epoch in saved) else None
+    epochs = [epoch for epoch in parameters.save if epoch < len(state["log"])]
+    return state if all(files.weights(epoch).exists() for epoch in epochs) else None
 
 
 def _one_cycle(steps: int, step: int) -> float:
@@ -227,13 +227,13 @@ def accuracy(model: nn.Module, examples: Examples, batch_size: int, device: Devi
     model.eval()
     pieces = np.array_split(np.arange(len(examples)), -(-len(examples) // batch_size))
     try:
-        right = sum(
+        correct = sum(
             int((model(device.batch(batch)).argmax(1).cpu() == examples.labels[piece]).sum())
             for piece, batch in read_ahead(examples.read, pieces)
         )
     finally:
         model.train(training)
-    return right / len(examples)
+    return correct / len(examples)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -86,25 +86,26 @@ class Finding:
     value: float = field(default=float("nan"))
 
 
-def findings(way: Trajectory) -> list[Finding]:
+def findings(path: Trajectory) -> list[Finding]:
     """Return all reasons to doubt a series."""
-    finite = np.asarray(way.non_finite).sum(axis=0) == 0
-    equal = _groups([(*way.digests[:, i], way.buffers[i]) for i in range(len(way.epochs))])
+    finite = np.asarray(path.non_finite).sum(axis=0) == 0
+    states = [(*path.digests[:, i], path.buffers[i]) for i in range(len(path.epochs))]
+    equal = _group_positions(states)
     distinct = [group[0] for group in equal if finite[group[0]]]
     # if several checkpoints are equal, it is unknown to which epoch the weights belong
     single = [group[0] for group in equal if len(group) == 1 and finite[group[0]]]
-    on_way, off = _off_the_way(way, single)
-    order, wrong = _order(way, on_way)
+    on_path, departures = _find_departures(path, single)
+    best_order, misordered = _find_order(path, on_path)
     return [
-        *_not_finite(way),
-        *_equal(way, [group for group in equal if len(group) > 1]),
-        *off,
-        *wrong,
-        *_counters(way, single),
-        *(() if wrong else _jumps(way, order)),
-        *(() if wrong else _layers_off_the_way(way, on_way)),
-        *_frozen(way, distinct),
-        *_dead(way, distinct),
+        *_find_non_finite(path),
+        *_find_equal(path, [group for group in equal if len(group) > 1]),
+        *departures,
+        *misordered,
+        *_find_reset_counters(path, single),
+        *(() if misordered else _find_jumps(path, best_order)),
+        *(() if misordered else _find_layer_departures(path, on_path)),
+        *_find_frozen(path, distinct),
+        *_find_dead_units(path, distinct),
     ]
 
 
@@ -127,7 +128,7 @@ def detours(distances: np.ndarray) -> np.ndarray:
     return values
 
 
-def _groups(keys: Sequence[object]) -> list[list[int]]:
+def _group_positions(keys: Sequence[object]) -> list[list[int]]:
     """Return the positions of each key, in order of first occurrence."""
     groups: dict[object, list[int]] = {}
     for position, key in enumerate(keys):
@@ -135,85 +136,85 @@ def _groups(keys: Sequence[object]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _not_finite(way: Trajectory) -> Iterator[Finding]:
-    for i, epoch in enumerate(way.epochs):
-        broken = [name for name, n in zip(way.layers, way.non_finite[:, i], strict=True) if n]
+def _find_non_finite(path: Trajectory) -> Iterator[Finding]:
+    for i, epoch in enumerate(path.epochs):
+        broken = [name for name, n in zip(path.layers, path.non_finite[:, i], strict=True) if n]
         if broken:
-            count, names = int(way.non_finite[:, i].sum()), join_names(broken, 3)
+            count, names = int(path.non_finite[:, i].sum()), join_names(broken, 3)
             text = f"Epoch {epoch} holds {count} weights that are NaN or infinite ({names})."
             yield Finding("not finite", (epoch,), text, tuple(broken), count)
 
 
-def _equal(way: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def _find_equal(path: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
     for group in groups:
-        epochs = tuple(way.epochs[i] for i in group)
+        epochs = tuple(path.epochs[i] for i in group)
         text = (
-            f"{len(epochs)} of {len(way.epochs)} checkpoints hold the same weights: epochs "
+            f"{len(epochs)} of {len(path.epochs)} checkpoints hold the same weights: epochs "
             f"{join_names(epochs, 8)}."
         )
         yield Finding("equal", epochs, text, value=len(epochs))
 
 
-def _off_the_way(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Finding]]:
+def _find_departures(path: Trajectory, positions: Sequence[int]) -> tuple[list[int], list[Finding]]:
     """Return the positions of the checkpoints on the trajectory, and a finding for each other that
     also fits nowhere else on it."""
-    rest, found = list(places), []
+    rest, departures = list(positions), []
     while len(rest) > 2:
-        ratios = detours(way.total[np.ix_(rest, rest)])
+        ratios = detours(path.total[np.ix_(rest, rest)])
         candidates = [
             k for k in np.argsort(-np.nan_to_num(ratios), kind="stable") if ratios[k] > OFF_THE_WAY
         ]
-        strange = next((k for k in candidates if not _fits_elsewhere(way.total, rest, k)), None)
+        strange = next((k for k in candidates if not _fits_elsewhere(path.total, rest, k)), None)
         if strange is None:
             break
-        epoch, before, after = (way.epochs[rest[k]] for k in (strange, strange - 1, strange + 1))
+        epoch, before, after = (path.epochs[rest[k]] for k in (strange, strange - 1, strange + 1))
         ratio = float(ratios[strange])
-        by_layer = {name: float(r[strange]) for name, r in _layer_detours(way, rest).items()}
+        by_layer = {name: float(r[strange]) for name, r in _layer_detours(path, rest).items()}
         layers = [name for name, value in by_layer.items() if value > OFF_THE_WAY]
-        some = 0 < len(layers) < len(by_layer)
-        where = f" in {_layers(layers)}" if some else ""
+        partial = 0 < len(layers) < len(by_layer)
+        where = f" in {_count_layers(layers)}" if partial else ""
         text = (
             f"The weights of epoch {epoch} do not lie between those of epochs {before} and {after}"
             f"{where}: their distance to the nearer ones is {ratio:.1f} times the distance between "
             f"these, as for a checkpoint of another training."
         )
-        kind = "layer off the way" if some else "off the way"
-        found.append(Finding(kind, (epoch,), text, tuple(layers) if some else (), ratio))
+        kind = "layer off the way" if partial else "off the way"
+        departures.append(Finding(kind, (epoch,), text, tuple(layers) if partial else (), ratio))
         del rest[strange]
-    return rest, found
+    return rest, departures
 
 
-def _fits_elsewhere(total: np.ndarray, places: Sequence[int], k: int) -> bool:
+def _fits_elsewhere(total: np.ndarray, positions: Sequence[int], k: int) -> bool:
     """Return whether a checkpoint fits between two consecutive others, or beyond an end."""
-    it, rest = places[k], [p for p in places if p != places[k]]
-    if any(max(total[p, it], total[it, q]) <= total[p, q] for p, q in pairwise(rest)):
+    point, others = positions[k], [p for p in positions if p != positions[k]]
+    if any(max(total[p, point], total[point, q]) <= total[p, q] for p, q in pairwise(others)):
         return True
-    nearest = min(rest, key=lambda p: total[p, it])
-    longest = max((total[p, q] for p, q in pairwise(rest)), default=0)
-    return nearest in (rest[0], rest[-1]) and total[nearest, it] <= longest
+    nearest = min(others, key=lambda p: total[p, point])
+    longest = max((total[p, q] for p, q in pairwise(others)), default=0)
+    return nearest in (others[0], others[-1]) and total[nearest, point] <= longest
 
 
-def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Finding]]:
+def _find_order(path: Trajectory, positions: Sequence[int]) -> tuple[list[int], list[Finding]]:
     """Return the order in which the trajectory is much shorter, and a finding that names the
     checkpoints which it moves (none if the present order is right)."""
-    order = list(places)
-    while better := _better(way.total, order):
-        order = better
+    order = list(positions)
+    while improvement := _improve_order(path.total, order):
+        order = improvement
     if _inversions(order) > _inversions(order[::-1]):  # both directions are equally long
         order.reverse()
-    strange = tuple(way.epochs[p] for p, q in zip(places, order, strict=True) if p != q)
-    if not strange:
+    epochs = tuple(path.epochs[p] for p, q in zip(positions, order, strict=True) if p != q)
+    if not epochs:
         return order, []
-    ratio = _length(way.total, order) / _length(way.total, places)
+    ratio = _length(path.total, order) / _length(path.total, positions)
     text = (
-        f"Epochs {join_names(strange, 8)} seem to be in the wrong order: in the order "
-        f"{join_names([way.epochs[p] for p in order], 12)} the sum of steps is {1 - ratio:.0%} "
+        f"Epochs {join_names(epochs, 8)} seem to be in the wrong order: in the order "
+        f"{join_names([path.epochs[p] for p in order], 12)} the sum of steps is {1 - ratio:.0%} "
         f"smaller."
     )
-    return order, [Finding("order", strange, text, value=ratio)]
+    return order, [Finding("order", epochs, text, value=ratio)]
 
 
-def _better(total: np.ndarray, order: list[int]) -> list[int] | None:
+def _improve_order(total: np.ndarray, order: list[int]) -> list[int] | None:
     """Return the best order after one change: a part reversed, a checkpoint moved, two exchanged,
     or all put in an order in which each is followed by the nearest of the rest.
 
@@ -221,39 +222,40 @@ def _better(total: np.ndarray, order: list[int]) -> list[int] | None:
     they replace. Returns None if no share is below SHORTER.
     """
 
-    def taken(*steps: list[int]) -> np.ndarray:
+    def mask_steps(*steps: list[int]) -> np.ndarray:
         matrix = np.zeros(total.shape, dtype=bool)
         matrix[steps] = matrix[steps[::-1]] = True
         return matrix
 
-    old = order[:-1], order[1:]
-    before, best, better = taken(*old), SHORTER, None
-    for moved in (*_moves(order), *(_nearest(total, order, first) for first in order)):
-        new = moved[:-1], moved[1:]
-        replaced = total[old][~taken(*new)[old]].sum()
-        if replaced > 0 and (share := total[new][~before[new]].sum() / replaced) < best:
-            best, better = share, moved
-    return better
+    old_steps = order[:-1], order[1:]
+    old_mask, best_share, best_order = mask_steps(*old_steps), SHORTER, None
+    for variant in (*_variants(order), *(_greedy_order(total, order, first) for first in order)):
+        new_steps = variant[:-1], variant[1:]
+        replaced = total[old_steps][~mask_steps(*new_steps)[old_steps]].sum()
+        added = total[new_steps][~old_mask[new_steps]].sum()
+        if replaced > 0 and added / replaced < best_share:
+            best_share, best_order = added / replaced, variant
+    return best_order
 
 
-def _moves(order: list[int]) -> Iterator[list[int]]:
+def _variants(order: list[int]) -> Iterator[list[int]]:
     for i, j in combinations(range(len(order)), 2):
         yield [*order[:i], *order[i : j + 1][::-1], *order[j + 1 :]]
         if j > i + 1:
-            for k, m in ((i, j), (j, i)):
-                rest = [*order[:k], *order[k + 1 :]]
-                yield [*rest[:m], order[k], *rest[m:]]
+            for source, target in ((i, j), (j, i)):
+                rest = [*order[:source], *order[source + 1 :]]
+                yield [*rest[:target], order[source], *rest[target:]]
         if j > i + 2:
             yield [*order[:i], order[j], *order[i + 1 : j], order[i], *order[j + 1 :]]
 
 
-def _nearest(total: np.ndarray, order: list[int], first: int) -> list[int]:
+def _greedy_order(total: np.ndarray, order: list[int], first: int) -> list[int]:
     """Return an order from `first` in which the nearest of the rest follows each checkpoint."""
-    path, rest = [first], [p for p in order if p != first]
+    greedy, rest = [first], [p for p in order if p != first]
     while rest:
-        path.append(min(rest, key=total[path[-1]].__getitem__))
-        rest.remove(path[-1])
-    return path
+        greedy.append(min(rest, key=total[greedy[-1]].__getitem__))
+        rest.remove(greedy[-1])
+    return greedy
 
 
 def _inversions(order: Sequence[int]) -> int:
@@ -264,97 +266,98 @@ def _length(total: np.ndarray, order: Sequence[int]) -> float:
     return float(sum(total[p, q] for p, q in pairwise(order)))
 
 
-def _counters(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
-    for p, q in pairwise(places):
-        before, after = int(way.batches[p]), int(way.batches[q])
+def _find_reset_counters(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
+    for p, q in pairwise(positions):
+        before, after = int(path.batches[p]), int(path.batches[q])
         if before > after >= 0:
-            a, b = way.epochs[p], way.epochs[q]
+            earlier, later = path.epochs[p], path.epochs[q]
             text = (
-                f"Epoch {b} has seen fewer batches than epoch {a}, by the counters of its "
-                f"normalisation layers ({after} and {before}): their order is wrong, or training "
-                f"was restarted between them."
+                f"Epoch {later} has seen fewer batches than epoch {earlier}, by the counters of "
+                f"its normalisation layers ({after} and {before}): their order is wrong, or "
+                f"training was restarted between them."
             )
-            yield Finding("order", (a, b), text, value=float(after - before))
+            yield Finding("order", (earlier, later), text, value=float(after - before))
 
 
-def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+def _find_jumps(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     """Find steps much longer than the adjacent ones, per epoch and per square root of epochs.
 
     The first step is skipped if the series begins at epoch 0: training may begin with a long one.
     """
-    steps = list(pairwise(places))
-    spans = np.array([way.epochs[q] - way.epochs[p] for p, q in steps], dtype=float)
-    lengths = np.array([way.total[p, q] for p, q in steps])
+    steps = list(pairwise(positions))
+    spans = np.array([path.epochs[q] - path.epochs[p] for p, q in steps], dtype=float)
+    lengths = np.array([path.total[p, q] for p, q in steps])
     rates: tuple[Callable[[np.ndarray], np.ndarray], ...] = (lambda x: x, np.sqrt)
-    begins_at_0 = bool(places) and way.epochs[places[0]] == 0
+    begins_at_0 = bool(positions) and path.epochs[positions[0]] == 0
     for k in range(int(begins_at_0), len(steps)):
-        beside = [j for j in (k - 1, k + 1) if 0 <= j < len(steps) and lengths[j] > 0]
+        adjacent = [j for j in (k - 1, k + 1) if 0 <= j < len(steps) and lengths[j] > 0]
         speeds = [lengths / rate(spans) for rate in rates]
-        ratio = min((float(v[k] / v[beside].max()) for v in speeds if beside), default=0.0)
+        ratio = min((float(v[k] / v[adjacent].max()) for v in speeds if adjacent), default=0.0)
         if ratio > JUMP:
-            a, b = (way.epochs[p] for p in steps[k])
+            earlier, later = (path.epochs[p] for p in steps[k])
             text = (
-                f"Between epochs {a} and {b} the weights jump: the step is {ratio:.1f} times as "
-                f"long as the longer adjacent one, as between checkpoints of different trainings."
+                f"Between epochs {earlier} and {later} the weights jump: the step is {ratio:.1f} "
+                f"times as long as the longer adjacent one, as between checkpoints of different "
+                f"trainings."
             )
-            yield Finding("jump", (a, b), text, value=ratio)
+            yield Finding("jump", (earlier, later), text, value=ratio)
 
 
-def _layers_off_the_way(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+def _find_layer_departures(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     """Find single layers that are off the trajectory although the checkpoint as a whole is not."""
-    by_layer = _layer_detours(way, places)
-    for place, epoch in ((k, way.epochs[p]) for k, p in enumerate(places)):
-        ratios = {name: float(values[place]) for name, values in by_layer.items()}
-        strange = [name for name, ratio in ratios.items() if ratio > LAYER_OFF_THE_WAY]
-        if strange:
-            largest = max(ratios[name] for name in strange)
+    by_layer = _layer_detours(path, positions)
+    for k, epoch in enumerate(path.epochs[p] for p in positions):
+        ratios = {name: float(values[k]) for name, values in by_layer.items()}
+        layers = [name for name, ratio in ratios.items() if ratio > LAYER_OFF_THE_WAY]
+        if layers:
+            largest = max(ratios[name] for name in layers)
             text = (
                 f"The weights of epoch {epoch} do not lie between those of its neighbours in "
-                f"{_layers(strange)}: their distance to the nearer ones is up to {largest:.1f} "
-                f"times the distance between these."
+                f"{_count_layers(layers)}: their distance to the nearer ones is up to "
+                f"{largest:.1f} times the distance between these."
             )
-            yield Finding("layer off the way", (epoch,), text, tuple(strange), largest)
+            yield Finding("layer off the way", (epoch,), text, tuple(layers), largest)
 
 
-def _layer_detours(way: Trajectory, places: Sequence[int]) -> dict[str, np.ndarray]:
+def _layer_detours(path: Trajectory, positions: Sequence[int]) -> dict[str, np.ndarray]:
     """Return `detours` of each layer with units; others (scales, biases) have too few weights."""
     return {
-        name: detours(way.distances[k][np.ix_(places, places)])
-        for k, name in enumerate(way.layers)
-        if way.units[k].any()
+        name: detours(path.distances[k][np.ix_(positions, positions)])
+        for k, name in enumerate(path.layers)
+        if path.units[k].any()
     }
 
 
-def _frozen(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+def _find_frozen(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     """Find layers whose weights are bitwise equal at consecutive checkpoints."""
     spans: dict[tuple[int, int], list[str]] = {}
-    for name, digests in zip(way.layers, way.digests, strict=True):
-        for _, run in groupby(places, key=digests.__getitem__):
-            same = list(run)
-            if len(same) > 1:
-                spans.setdefault((same[0], same[-1]), []).append(name)
+    for name, digests in zip(path.layers, path.digests, strict=True):
+        for _, run in groupby(positions, key=digests.__getitem__):
+            equal = list(run)
+            if len(equal) > 1:
+                spans.setdefault((equal[0], equal[-1]), []).append(name)
     for (first, last), names in sorted(spans.items()):
-        a, b = way.epochs[first], way.epochs[last]
-        text = f"From epoch {a} to {b}, the weights of {_layers(names)} do not change."
-        if len(names) == len(way.layers):
-            text = f"From epoch {a} to {b}, no layer's weights change; only buffers do."
-        yield Finding("frozen", (a, b), text, tuple(names), len(names))
+        start, end = path.epochs[first], path.epochs[last]
+        text = f"From epoch {start} to {end}, the weights of {_count_layers(names)} do not change."
+        if len(names) == len(path.layers):
+            text = f"From epoch {start} to {end}, no layer's weights change; only buffers do."
+        yield Finding("frozen", (start, end), text, tuple(names), len(names))
 
 
-def _dead(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
-    for p in places:
-        dead = way.dead[:, p].copy()
-        if p == places[0]:
-            dead[dead == way.units[:, p]] = 0  # a layer may be initialised with zeros
-        names = [name for name, count in zip(way.layers, dead, strict=True) if count]
+def _find_dead_units(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
+    for p in positions:
+        counts = path.dead[:, p].copy()
+        if p == positions[0]:
+            counts[counts == path.units[:, p]] = 0  # a layer may be initialised with zeros
+        names = [name for name, count in zip(path.layers, counts, strict=True) if count]
         if names:
-            epoch, total = way.epochs[p], int(way.units[:, p].sum())
+            epoch, total = path.epochs[p], int(path.units[:, p].sum())
             text = (
-                f"At epoch {epoch}, all incoming weights of {int(dead.sum())} of {total} units are "
-                f"zero ({join_names(names, 3)})."
+                f"At epoch {epoch}, all incoming weights of {int(counts.sum())} of {total} units "
+                f"are zero ({join_names(names, 3)})."
             )
-            yield Finding("dead units", (epoch,), text, tuple(names), float(dead.sum()))
+            yield Finding("dead units", (epoch,), text, tuple(names), float(counts.sum()))
 
 
-def _layers(names: Sequence[str]) -> str:
+def _count_layers(names: Sequence[str]) -> str:
     return f"{pluralise(len(names), 'layer')} ({join_names(names, 3)})"

@@ -13,15 +13,15 @@ from torch.overrides import TorchFunctionMode
 
 from harness.images.batches import random_images
 from harness.images.sets import View
-from harness.networks.budget import profiled
+from harness.networks.budget import profile_events
 from harness.networks.calls import is_activation
 from harness.networks.layer import Side
-from harness.networks.recording import borrowed
+from harness.networks.recording import borrow
 from harness.networks.running import run_network
 from harness.networks.written_out import (
     FOLLOWED,
     NONLINEARITIES,
-    Ways,
+    Derivations,
     is_activation_call,
     plain_name,
 )
@@ -29,7 +29,7 @@ from harness.registry import UserCodeError
 
 
 @dataclass
-class Seen:
+class ModuleRecord:
     """One module in a pass; if it ran several times, its first call.
 
     Attributes:
@@ -66,8 +66,8 @@ class Site:
     side: Side = "output"
     group: int = 1
 
-    def value(self, seen: Seen) -> Tensor | None:
-        return seen.output if self.side == "output" else seen.input
+    def value(self, record: ModuleRecord) -> Tensor | None:
+        return record.output if self.side == "output" else record.input
 
 
 Shape = tuple[int, ...]
@@ -76,17 +76,17 @@ Shapes = Mapping[str, tuple[Shape | None, Shape | None]]
 
 
 @dataclass
-class Watched:
+class PassRecord:
     """The record of one pass.
 
     Attributes:
         modules: by name, in the order in which they finished.
-        passed_over: names of activation functions whose result no module that runs once returns.
+        unprobed: names of activation functions whose result no module that runs once returns.
         answer: the network's output; None if the network failed.
     """
 
-    modules: dict[str, Seen] = field(default_factory=dict)
-    passed_over: list[str] = field(default_factory=list)
+    modules: dict[str, ModuleRecord] = field(default_factory=dict)
+    unprobed: list[str] = field(default_factory=list)
     answer: Any = None
 
     def output(self, name: str) -> Tensor:
@@ -114,23 +114,23 @@ class Passes:
         two: record of the pass on two images.
         three, tall: shapes on the other batches; `tall` ends where the network failed, if it did.
         scripted: names of the functions compiled by `torch.jit` that are called, once per call.
-        marked: function that returns the record of the pass on the two images after their upper
-            left (False) or lower right (True) corner was changed.
+        variant: function that returns the record of the pass on the two images after their
+            upper left (False) or lower right (True) corner was changed.
     """
 
-    two: Watched
+    two: PassRecord
     three: Shapes
     tall: Shapes
     scripted: list[str]
-    marked: Callable[[bool], Watched]
+    variant: Callable[[bool], PassRecord]
 
     def image_axis(self, site: Site) -> int | None:
         """Return the dimension of a value that counts the images; None if there is none."""
         two, three = site.value(self.two.modules[site.module]), shape_in(self.three, site)
         if two is None or three is None or two.dim() != len(three):
             return None
-        follows = [i for i, (a, b) in enumerate(zip(two.shape, three, strict=True)) if a != b]
-        return follows[0] if len(follows) == 1 and two.shape[follows[0]] == 2 else None
+        axes = [i for i, (a, b) in enumerate(zip(two.shape, three, strict=True)) if a != b]
+        return axes[0] if len(axes) == 1 and two.shape[axes[0]] == 2 else None
 
 
 def shape_in(shapes: Shapes, site: Site) -> Shape | None:
@@ -143,18 +143,18 @@ def run_passes(model: nn.Module, view: View) -> Passes:
     images, tall = random_images(view, 3), random_images(view, 2, side + side // 2)
 
     @cache
-    def marked(last: bool) -> Watched:
+    def variant(last: bool) -> PassRecord:
         corner = slice(-max(1, side // 16), None) if last else slice(max(1, side // 16))
-        other = images[:2].clone()
-        other[:, :, corner, corner] += 1
-        return watch(model, other)
+        changed = images[:2].clone()
+        changed[:, :, corner, corner] += 1
+        return record_pass(model, changed)
 
     return Passes(
-        watch(model, images[:2]),
-        watch(model, images).shapes(),
-        watch(model, tall, partly=True).shapes(),
+        record_pass(model, images[:2]),
+        record_pass(model, images).shapes(),
+        record_pass(model, tall, partly=True).shapes(),
         _scripted(model, images[:2]),
-        marked,
+        variant,
     )
 
 
@@ -163,8 +163,8 @@ _SCRIPTED = 2
 
 
 def _scripted(model: nn.Module, images: Tensor) -> list[str]:
-    with borrowed(model), torch.no_grad():
-        events = profiled(partial(run_network, model, images))
+    with borrow(model), torch.no_grad():
+        events = profile_events(partial(run_network, model, images))
     return [event.name() for event in events if event.scope() == _SCRIPTED]
 
 
@@ -175,20 +175,20 @@ class _Nonlinearities(TorchFunctionMode):
         super().__init__()
         self.results: dict[Hashable, tuple[Tensor, str]] = {}  # by id
         self.joined: list[Tensor] = []  # concatenations, and their normalisations and activations
-        self._ways = Ways()
+        self._derivations = Derivations()
         self._alive: list[object] = []  # keeps tensors, so that ids stay unique
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = plain_name(func)
-        maps = isinstance(result, Tensor) and result.dim() == 4  # 3-D values are joined by token
-        if maps and (
+        is_map = isinstance(result, Tensor) and result.dim() == 4  # 3-D values are joined by token
+        if is_map and (
             name in ("cat", "concat", "concatenate")
             or (args and name in ("batchnorm", *NONLINEARITIES) and self.is_joined(args[0]))
         ):
             self.joined.append(result)
-        inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _varies(v)]
+        inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _may_vary(v)]
         if name in FOLLOWED and inputs:
             values = result if isinstance(result, tuple | list) else [result]
             self._follow(name, is_activation_call(name, args, kwargs), inputs,
@@ -198,9 +198,9 @@ class _Nonlinearities(TorchFunctionMode):
     def _follow(self, name: str, alone: bool, inputs: list[Tensor], values: Iterable[Any]) -> None:
         self._alive += [*inputs, *values]
         for value in values:
-            within = self._ways.follow(id(value), name, [*map(id, inputs)], alone)
-            if within is not None and isinstance(value, Tensor):
-                self.add(value, name if alone else f"written out, ending in {name}", within)
+            parts = self._derivations.follow(id(value), name, [*map(id, inputs)], alone)
+            if parts is not None and isinstance(value, Tensor):
+                self.add(value, name if alone else f"written out, ending in {name}", parts)
 
     def add(self, result: Tensor, name: str, instead_of: Iterable[Hashable] = ()) -> None:
         """Record a result, in place of those in `instead_of`."""
@@ -212,12 +212,12 @@ class _Nonlinearities(TorchFunctionMode):
         return any(value is joined for joined in self.joined[-8:])
 
 
-def _varies(value: Tensor) -> bool:
+def _may_vary(value: Tensor) -> bool:
     """Return whether a value may depend on the images; constants and weights do not."""
     return value.numel() > 1 and not isinstance(value, nn.Parameter)
 
 
-def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
+def record_pass(model: nn.Module, images: Tensor, partly: bool = False) -> PassRecord:
     """Run the network once, in evaluation mode and without gradients, and return the record.
 
     Args:
@@ -227,20 +227,20 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
     Raises:
         UserCodeError: the network's code failed.
     """
-    watched = Watched()
+    pass_record = PassRecord()
     mode = _Nonlinearities()
 
     def hook(name: str, written_out: bool):
         def record(module, inputs, output):
             if written_out and isinstance(output, Tensor):
-                inner = list(mode.results)[started.pop() :]
+                inner = list(mode.results)[result_counts.pop() :]
                 mode.add(output, type(module).__name__, inner)
             several = isinstance(output, tuple | list)
             output = output[0] if several and len(output) else output
-            if name in watched.modules:
-                watched.modules[name].calls += 1
+            if name in pass_record.modules:
+                pass_record.modules[name].calls += 1
                 return
-            watched.modules[name] = Seen(
+            pass_record.modules[name] = ModuleRecord(
                 output=output if isinstance(output, Tensor) else None,
                 input=inputs[0] if inputs and isinstance(inputs[0], Tensor) else None,
                 nonlinear=not several and id(output) in mode.results,
@@ -252,27 +252,28 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
 
         return record
 
-    started: list[int] = []  # number of results when each activation function in progress began
+    # number of results when each activation function in progress began
+    result_counts: list[int] = []
     handles = []
     for name, module in model.named_modules():
         if written_out := bool(name) and is_activation(module):
-            begin = lambda *_: started.append(len(mode.results))  # noqa: E731
-            handles.append(module.register_forward_pre_hook(begin))
+            note_start = lambda *_: result_counts.append(len(mode.results))  # noqa: E731
+            handles.append(module.register_forward_pre_hook(note_start))
         if name:
             handles.append(module.register_forward_hook(hook(name, written_out)))
     try:
-        with borrowed(model), torch.no_grad(), mode:
-            watched.answer = run_network(model, images, "to see which layers it has")
+        with borrow(model), torch.no_grad(), mode:
+            pass_record.answer = run_network(model, images, "to see which layers it has")
     except UserCodeError:
         if not partly:
             raise
     finally:
         for handle in handles:
             handle.remove()
-    outputs = {id(s.output) for s in watched.modules.values() if s.nonlinear and s.calls == 1}
+    outputs = {id(s.output) for s in pass_record.modules.values() if s.nonlinear and s.calls == 1}
     results = mode.results.items()
-    watched.passed_over = [name for key, (_, name) in results if key not in outputs]
-    return watched
+    pass_record.unprobed = [name for key, (_, name) in results if key not in outputs]
+    return pass_record
 
 
 def _layout(module: nn.Module) -> bool | None:
@@ -282,10 +283,10 @@ def _layout(module: nn.Module) -> bool | None:
     return True if isinstance(module, nn.Linear | nn.LayerNorm) else None
 
 
-def innermost(names: list[str], modules: Mapping[str, Seen]) -> list[str]:
+def innermost_modules(names: list[str], modules: Mapping[str, ModuleRecord]) -> list[str]:
     """Return, of modules that return the same tensor object, the one that finished first."""
-    chosen: list[str] = []
+    selection: list[str] = []
     for name in names:
-        if not any(modules[name].output is modules[other].output for other in chosen):
-            chosen.append(name)
-    return chosen
+        if not any(modules[name].output is modules[other].output for other in selection):
+            selection.append(name)
+    return selection

@@ -39,14 +39,15 @@ def sketch(model: nn.Module) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """
     rows, samples = [], []
     for name, module in model.named_modules():
-        own = [p.detach() for _, p in module.named_parameters(recurse=False)]
-        if not own:
+        tensors = [p.detach() for _, p in module.named_parameters(recurse=False)]
+        if not tensors:
             continue
         name = name or "(the network's own)"
-        values = torch.cat([parameter.float().flatten() for parameter in own]).cpu().numpy()
+        values = torch.cat([tensor.float().flatten() for tensor in tensors]).cpu().numpy()
         squared_norm = float(np.square(values, dtype=np.float64).sum())
         non_finite = int((~np.isfinite(values)).sum())
-        rows.append((name, len(values), squared_norm, non_finite, *_units(module), _digest(own)))
+        numbers = len(values), squared_norm, non_finite, *_units(module)
+        rows.append((name, *numbers, _digest(tensors)))
         if len(values) > SAMPLE:
             rng = generator(0, "sample of weights", name, len(values))
             values = values[np.sort(rng.choice(len(values), SAMPLE, replace=False))]

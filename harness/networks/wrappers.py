@@ -13,21 +13,21 @@ from torch.optim.swa_utils import AveragedModel
 logger = logging.getLogger(__name__)
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_network(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network, also if its weights are computed from others (pruning,
     weight and spectral norm), which `copy.deepcopy` alone refuses.
 
     Raises:
         ValueError: a part of it cannot be copied.
     """
-    computed = [
+    derived = [
         value
         for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     ]
     try:
-        return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+        return copy.deepcopy(model, {id(value): value.detach().clone() for value in derived})
     except Exception as error:  # a user's class may define how it is copied
         raise ValueError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and the "
@@ -36,7 +36,7 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def usable(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the network without wrappers of parallel training, averaging and `torch.compile`, on
     the CPU, where its layers are found.
 
@@ -44,7 +44,7 @@ def usable(model: nn.Module) -> nn.Module:
         ValueError: the inner modules are not accessible, or the weights are missing or quantised;
             the message says what to do.
     """
-    while (inner := _inner(model)) is not None:
+    while (inner := _inner_module(model)) is not None:
         logger.info("%s is removed: the network inside it is used", type(model).__name__)
         model = inner
     scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
@@ -61,14 +61,14 @@ def usable(model: nn.Module) -> nn.Module:
             "the network is an exported program (torch.export), which has no inner modules: build "
             "it from its Python code and load the weights, its state_dict()"
         )
-    named = [*model.named_parameters(), *model.named_buffers()]
-    if lazy := [name for name, value in named if nn.parameter.is_lazy(value)]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [name for name, value in tensors if nn.parameter.is_lazy(value)]:
         raise ValueError(
             f"its lazy modules have no weights yet ({', '.join(lazy[:4])}): run it on one batch "
             f"before its weights are saved or loaded"
         )
     quantised = [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
-    quantised += [name for name, value in named if value.is_quantized]
+    quantised += [name for name, value in tensors if value.is_quantized]
     quantised += [
         name
         for name, value in model.named_parameters()
@@ -79,14 +79,14 @@ def usable(model: nn.Module) -> nn.Module:
             f"the network is quantised ({', '.join(quantised[:4])}), so gradients cannot be "
             f"computed; use the weights from before it was quantised"
         )
-    if meta := [name for name, value in named if value.is_meta]:
+    if meta := [name for name, value in tensors if value.is_meta]:
         raise ValueError(
             f"its weights are on the meta device ({', '.join(meta[:4])}), without values: load them"
         )
     return model.cpu()
 
 
-def _inner(model: nn.Module) -> nn.Module | None:
+def _inner_module(model: nn.Module) -> nn.Module | None:
     if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):
         return model.module
     if type(model).__name__ == "OptimizedModule":  # torch.compile's; its class is private

@@ -16,28 +16,28 @@ NONLINEARITIES = {
 }
 
 #: The elementwise functions of which activation functions are composed: non-linear ones (gates),
-#: those that combine a value with its gated form (meetings), these and all others (steps), and
+#: those that combine a value with its gated form (combinations), these and all others (steps), and
 #: functions that return a part of a value (parts).
 _PURE_GATES = {"sigmoid", "hardsigmoid", "specialexpit"}
 _GATES = _PURE_GATES | {
     *("relu6", "clamp", "clip", "tanh", "erf", "softplus", "exp", "abs", "sign", "heaviside"),
     *("gt", "ge", "lt", "le"),
 }
-_MEETINGS = {
+_COMBINATIONS = {
     *("mul", "imul", "div", "rdiv", "truediv", "itruediv", "where", "maskedfill", "setitem")
 }
 _STEPS = {
     *("add", "iadd", "sub", "isub", "rsub", "pow", "square", "neg", "float", "to", "typeas"),
     *("zeroslike", "clone", "contiguous", "max", "clampmin"),
-    *(_GATES | _MEETINGS | NONLINEARITIES),
+    *(_GATES | _COMBINATIONS | NONLINEARITIES),
 }
 _PARTS = {"getitem", "chunk", "split", "tensorsplit"}
 
-#: Functions whose calls must be passed to `Ways.follow`.
+#: Functions whose calls must be passed to `Derivations.follow`.
 FOLLOWED = _STEPS | _PARTS
 
 
-class Way(NamedTuple):
+class Derivation(NamedTuple):
     """The elementwise computation of a value from an earlier one, its origin.
 
     Attributes:
@@ -51,14 +51,14 @@ class Way(NamedTuple):
     activations: frozenset[Hashable] = frozenset()
 
 
-class Ways:
+class Derivations:
     """Decides, call by call, which values are an activation function's result.
 
     Values are identified by keys: nodes of a graph, or ids of tensors.
     """
 
     def __init__(self) -> None:
-        self._ways: dict[Hashable, Way] = {}
+        self._derivations: dict[Hashable, Derivation] = {}
         self._wholes: dict[Hashable, Hashable] = {}
 
     def follow(
@@ -79,21 +79,21 @@ class Ways:
         if name in _PARTS and inputs:
             self._wholes[value] = inputs[0]
             return None
-        ways = [self._ways.get(key, Way(key)) for key in inputs]
-        gate = next((way.gate for way in ways if way.gate), "")
-        within = frozenset[Hashable]().union(*(way.activations for way in ways))
-        origins = {way.origin for way in ways}
-        meets = name in _MEETINGS and len(ways) > 1
+        derivations = [self._derivations.get(key, Derivation(key)) for key in inputs]
+        gate = next((d.gate for d in derivations if d.gate), "")
+        inner = frozenset[Hashable]().union(*(d.activations for d in derivations))
+        origins = {d.origin for d in derivations}
+        combines = name in _COMBINATIONS and len(derivations) > 1
         if len(origins) == 1 and name in _STEPS:
-            written = meets and bool(gate)
-            own = {value} if alone or written else set()
+            is_formula = combines and bool(gate)
+            result = {value} if alone or is_formula else set()
             gate = gate or (name if name in _GATES else "")
-            self._ways[value] = Way(origins.pop(), gate, within | own)
+            self._derivations[value] = Derivation(origins.pop(), gate, inner | result)
         else:  # a * sigmoid(b) of two parts of one value
             wholes = {self._wholes.get(origin) for origin in origins}
-            pure = any(way.gate in _PURE_GATES and not way.activations for way in ways)
-            written = meets and pure and len(wholes) == 1 and None not in wholes
-        return within if written else frozenset() if alone else None
+            pure = any(d.gate in _PURE_GATES and not d.activations for d in derivations)
+            is_formula = combines and pure and len(wholes) == 1 and None not in wholes
+        return inner if is_formula else frozenset() if alone else None
 
 
 def plain_name(function: object) -> str:

@@ -15,7 +15,7 @@ from harness.artifacts import Artifact, Run
 from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.images.sets import ImageSet
-from harness.networks.budget import FEWEST, halving, resources, room
+from harness.networks.budget import FEWEST, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
@@ -162,7 +162,8 @@ class RunArms(Work):
         all_sets = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
         target_of = load_targets(run, self.source, self.pair.epoch_to)
-        label, memory = f"ablation of series {self.source.name!r}", room(models.older, models.newer)
+        label = f"ablation of series {self.source.name!r}"
+        memory = pass_memory(models.older, models.newer)
         reverting, count = partial(revert_few, models, images), min(FEWEST, len(images.images))
         batch_size = fit_pass_size(run, label, reverting, count, config.revert.batch_size, memory)
         frames = []
@@ -173,7 +174,7 @@ class RunArms(Work):
             class_arms = arms.make_arms(sets, self.method, each_layer, layers, untouched)
             target = target_of(class_id)
             work = partial(self._ablate, models, images, class_id, class_arms, target)
-            rows = halving(work, batch_size, str(self.makes[0]))
+            rows = run_halving(work, batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
             advance(1)
         table = pd.concat(frames, ignore_index=True)

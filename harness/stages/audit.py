@@ -199,7 +199,8 @@ def steps(plan: Plan) -> Iterator[Step]:
     """Compare the weights of the checkpoints of every series, and log the findings as warnings."""
     declare_checkpoints(plan)
     yield "reading weights", list(starmap(SketchCheckpoint, loadable_checkpoints(plan.config)))
-    works = [CompareCheckpoints(s.name, s.loadable()) for s in plan.config.series if s.loadable()]
+    epochs = {source.name: source.loadable_epochs() for source in plan.config.series}
+    works = [CompareCheckpoints(name, loadable) for name, loadable in epochs.items() if loadable]
     yield "comparing weights", works
     if plan.dry_run:
         return

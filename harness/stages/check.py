@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 from harness.artifacts import Run
 from harness.config import Config, refuse
-from harness.images.batches import batch_of
+from harness.images.batches import load_batch
 from harness.images.sets import FileImages, open_images
 from harness.networks.architectures import build, takes_channels_last
-from harness.networks.budget import FEWEST, resources, room
+from harness.networks.budget import FEWEST, pass_memory, resources
 from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.layers import find_layers
 from harness.networks.objectives import objective_identity
-from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.recording import ActivationRecorder, borrow
 from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import FolderSource, FunctionSource, HubSource, Source, TrainedSource
-from harness.networks.wrappers import usable
+from harness.networks.wrappers import unwrap
 from harness.stages.check_outputs import check_outputs, class_accuracy
 from harness.stages.checkpoints import (
     CheckpointWork,
@@ -93,7 +93,7 @@ def check_untrained(source: TrainedSource, run: Run) -> None:
     """Raise ValueError if a series that is yet to be trained could not be used after training."""
     model = build(source.architecture, len(open_images(run, "test").classes), source.seed)
     with _collect_notes():  # reported when the trained checkpoints are checked
-        model = name_network(usable(model), f"series {source.name!r}, untrained")
+        model = name_network(unwrap(model), f"series {source.name!r}, untrained")
         _try_model(model, source, 0, run)
 
 
@@ -113,7 +113,7 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
         logger.info("weights of type %s are converted to float32", names)
     rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images)), dtype=int)
-    batch = batch_of(images, rows, source.view)
+    batch = load_batch(images, rows, source.view)
     channels_last = takes_channels_last(model, batch[:FEWEST])
     model = prepare_model(model, source, channels_last)
     layers = find_layers(model, source.view, source.layers, source.channels_last)
@@ -131,9 +131,9 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     model = device.model(model)
     inputs = device.batch(batch if channels_last else batch.contiguous())
     label, sample, count = f"checking series {source.name!r}", inputs[:FEWEST], len(inputs)
-    with borrowed(model), torch.no_grad(), device.computing():
+    with borrow(model), torch.no_grad(), device.computing():
         work = partial(run_network, model, sample)
-        fit_pass_size(run, label, work, len(sample), count, room(model), count)
+        fit_pass_size(run, label, work, len(sample), count, pass_memory(model), count)
     with device.computing():
         output = check_passes(model, inputs)
         traced_output = check_gradients(model, layers, inputs[:FEWEST])
@@ -164,7 +164,7 @@ def _report_precision(
         hooks = ActivationRecorder(
             model, layers, lambda maps, la: la.strength(maps).amax(dim=2).argmax(dim=0)
         )
-        with borrowed(model), torch.inference_mode(), variant.computing(), hooks as record:
+        with borrow(model), torch.inference_mode(), variant.computing(), hooks as record:
             answer = run_logits(model, batch)
         strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
     units = (strongest[0] == strongest[1]).float().mean()
@@ -182,7 +182,7 @@ def _report_precision(
 def _count_active(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> int:
     """Count the units with a positive activation on any image."""
     hooks = ActivationRecorder(model, layers, lambda maps, la: la.strength(maps).amax((0, 2)) > 0)
-    with borrowed(model), torch.inference_mode(), resources().device.computing(), hooks as record:
+    with borrow(model), torch.inference_mode(), resources().device.computing(), hooks as record:
         run_network(model, batch, "to count its active units")
     return sum(int(active.sum()) for active in record.kept.values())
 
@@ -269,7 +269,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
                 f"was trained with"
             )
         if isinstance(source, FolderSource):
-            if names := source.left_out():
+            if names := source.files_without_epoch():
                 notes.append(
                     f"series {source.name!r}: left out {len(names)} that match {source.pattern!r} "
                     f"but have no epoch number: {join_names(names, 4)}"
@@ -285,8 +285,8 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             reason = "it has one checkpoint"
             if source.name in config.evolve.pairs:
                 reason = "evolve.pairs has no pair of it"
-            elif len(source.loadable()) < 2 < len(epochs):
-                count = len(source.loadable())
+            elif len(source.loadable_epochs()) < 2 < len(epochs):
+                count = len(source.loadable_epochs())
                 reason = f"it has weights of {count} epochs, and evidence of others"
             elif len(epochs) > 1:
                 pair = f"{source.name} = [[{epochs[0]}, {epochs[1]}]]"

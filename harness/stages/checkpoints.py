@@ -15,13 +15,13 @@ from harness.config import Config
 from harness.images.batches import random_images
 from harness.images.sets import View, open_images
 from harness.networks.architectures import channels_last
-from harness.networks.budget import FEWEST, Cost, fitting, measure, resources, room
+from harness.networks.budget import FEWEST, Cost, fit_batch, measure_cost, pass_memory, resources
 from harness.networks.calls import expose_calls
 from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.parts import open_attention
 from harness.networks.running import choose_output, name_network, network_name, users_code
 from harness.networks.sources import Source, TrainedSource
-from harness.networks.wrappers import usable
+from harness.networks.wrappers import unwrap
 from harness.records import Checkpoint, Pair
 from harness.stages.stage import Plan, Work
 
@@ -112,13 +112,13 @@ class LayersWork(CheckpointWork):
         """
         count = min(FEWEST, len(open_images(run, self.split)))
         label = f"{self.activity} series {self.source.name!r}"
-        memory = room(network.model) - fixed
+        memory = pass_memory(network.model) - fixed
         return fit_pass_size(run, label, partial(work, count), count, limit, memory)
 
 
 def loadable_checkpoints(config: Config) -> list[tuple[Source, int]]:
     """Return series and epoch of every checkpoint with weights (perhaps after training)."""
-    return [(source, epoch) for source in config.series for epoch in source.loadable()]
+    return [(source, epoch) for source in config.series for epoch in source.loadable_epochs()]
 
 
 def load_model(run: Run, source: Source, epoch: int) -> nn.Module:
@@ -151,7 +151,7 @@ def open_checkpoint(run: Run, source: Source, epoch: int) -> nn.Module:
         ValueError: it cannot be loaded, or its inner modules or weights cannot be accessed.
     """
     model = load_epoch(source, epoch, len(open_images(run, "test").classes), run)
-    return name_network(usable(model), f"series {source.name!r}, epoch {epoch}")
+    return name_network(unwrap(model), f"series {source.name!r}, epoch {epoch}")
 
 
 def prepare_model(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
@@ -221,7 +221,7 @@ def fit_pass_size(
         work: runs on `images` images.
         images: number of images on which the cost is measured.
         limit: the largest batch wanted.
-        memory: bytes that a pass may take; see `room`.
+        memory: bytes that a pass may take; see `pass_memory`.
         fewest: the smallest useful number of images.
 
     Raises:
@@ -229,5 +229,5 @@ def fit_pass_size(
     """
     costs = _costs.setdefault(run, {})
     if label not in costs:
-        costs[label] = measure(work, images, resources().device)
-    return fitting(costs[label], memory, limit, label, fewest)
+        costs[label] = measure_cost(work, images, resources().device)
+    return fit_batch(costs[label], memory, limit, label, fewest)

@@ -32,7 +32,7 @@ from rich.progress import (
 )
 
 from harness.artifacts import Run
-from harness.networks.budget import Resources, cores, using, worker_bytes
+from harness.networks.budget import Resources, cores, use_resources, worker_bytes
 from harness.networks.devices import Precision, choose_device, devices
 from harness.stages.stage import Advance, Plan, Step, Work
 
@@ -110,7 +110,7 @@ class Engine:
             if self._cluster is not None:
                 self._on_cluster(title, shards, advance)
             elif self._workers == 0:
-                with using(self._plan.resources):
+                with use_resources(self._plan.resources):
                     for shard in shards:
                         _do(self._run, shard, advance)
             else:
@@ -275,7 +275,7 @@ def _end_with_parent() -> None:
 
 
 def _do_in_process(shard: Shard) -> None:
-    with using(_worker_resources):
+    with use_resources(_worker_resources):
         _do(_run, shard, _report)
 
 
@@ -290,7 +290,10 @@ def _do_on_cluster(
     """Do a piece of work on a machine of a cluster, with a share of its free resources."""
     device = choose_device(device_name, precision)
     limit = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
-    with using(Resources(device, limit, readers)), run.worker_copy(shard.work.makes) as local_run:
+    with (
+        use_resources(Resources(device, limit, readers)),
+        run.worker_copy(shard.work.makes) as local_run,
+    ):
         _do(local_run, shard, lambda steps: None)
 
 

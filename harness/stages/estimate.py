@@ -23,15 +23,15 @@ from harness.concepts.probing import ranges
 from harness.concepts.space_methods import SPACES, Evidence, needs_activations
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.batches import batch_of
-from harness.images.sets import ArrayImages, ImageSet, View, drawn_arrays
+from harness.images.batches import load_batch
+from harness.images.sets import ArrayImages, ImageSet, View, draw_arrays
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.budget import resources
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source, TrainedSource
-from harness.networks.wrappers import usable
+from harness.networks.wrappers import unwrap
 from harness.stages.checkpoints import (
     declare_checkpoints,
     load_epoch,
@@ -106,7 +106,7 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
     plan.add(prototype_works(study))
     neurons = 0
     for source in config.series:
-        if not source.loadable():  # only evidence from training, which is copied quickly
+        if not source.loadable_epochs():  # only evidence from training, which is copied quickly
             assert isinstance(source, RecordedSource)
             layers = source.evidence.table(Artifact("layers", (RECORDED,)))
             units = int(layers["channels"].sum())
@@ -139,7 +139,7 @@ def _open_images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
     if not isinstance(section, DrawnImagesSection):
         raise ValueError("an estimate needs images in folders, or synthetic images")
     start = time.perf_counter()
-    pixels = drawn_arrays(0, 0, SAMPLE)["pixels"]
+    pixels = draw_arrays(0, 0, SAMPLE)["pixels"]
     seconds = (time.perf_counter() - start) / SAMPLE
     classes = tuple(drawn.CLASSES)
     test = _Repeated(pixels, np.arange(section.test) % len(classes), classes)
@@ -155,13 +155,14 @@ class _Repeated(ArrayImages):
 
 def _open_networks(plan: Plan, source: Source) -> tuple[ModelPair, View]:
     """Return two networks of a series and their view of images."""
-    classes, epochs = len(plan.test_images.classes), source.loadable()
+    classes, epochs = len(plan.test_images.classes), source.loadable_epochs()
     if isinstance(source, TrainedSource):
         models = [build(source.architecture, classes, seed) for seed in (0, 1)]
     else:
         ends = (epochs[0], epochs[-1])
-        models = [usable(load_epoch(source, epoch, classes, plan.run)) for epoch in ends]
-    channels_last = takes_channels_last(models[1], batch_of(plan.test_images, [0, 1], source.view))
+        models = [unwrap(load_epoch(source, epoch, classes, plan.run)) for epoch in ends]
+    batch = load_batch(plan.test_images, [0, 1], source.view)
+    channels_last = takes_channels_last(models[1], batch)
     older, newer = (prepare_model(model, source, channels_last) for model in models)
     view = replace(source.view, channels_last=channels_last)
     layers = find_layers(newer, view, source.layers, source.channels_last)

@@ -14,7 +14,7 @@ from harness.artifacts import Artifact, Run
 from harness.config import Config
 from harness.evolutions.arms import ranks
 from harness.evolutions.importance import importance_method, sensitivities, split_half, summarise
-from harness.networks.budget import halving, resources, room
+from harness.networks.budget import pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
@@ -86,7 +86,7 @@ class ScoreEvolutions(Work):
         for class_id in self.classes:
             pair_targets = older(class_id), newer(class_id)
             work = partial(self._sensitivities, models, images, class_id, pair_targets)
-            by_layer = halving(work, batch_size, str(self.artifact))
+            by_layer = run_halving(work, batch_size, str(self.artifact))
             halves = self._generator("halves of the images", class_id)
             frames = []
             for layer, values in by_layer.items():
@@ -131,7 +131,7 @@ class ScoreEvolutions(Work):
         batch = images.smallest_batch()
         score = make_scorer(models, batch, target, self.method, self.config.evolve.path_steps)
         label = f"importance of series {self.source.name!r} by {self.method}"
-        limit, memory = self.config.evolve.batch_size, room(models.older, models.newer)
+        limit, memory = self.config.evolve.batch_size, pass_memory(models.older, models.newer)
         return fit_pass_size(run, label, score, len(batch), limit, memory)
 
 

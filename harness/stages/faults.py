@@ -19,7 +19,7 @@ from harness.artifacts import Artifact, Run
 from harness.concepts.naming import read_attributes
 from harness.config import Config, DrawnImagesSection, FolderImagesSection, ReportSection
 from harness.images.sets import FileImages, image_index
-from harness.networks.budget import using
+from harness.networks.budget import use_resources
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import TrainedSource
 from harness.registry import import_attribute
@@ -55,7 +55,7 @@ def file_faults(config: Config) -> list[str]:
         indices = [plan.run.table(Artifact("image_index", (s,))) for s in ("probe", "test")]
         if any(index.empty for index in indices):  # none can be read and shown to a network
             return texts
-        with using(plan.resources):
+        with use_resources(plan.resources):
             works = starmap(CheckCheckpoint, loadable_checkpoints(part))
             tables = [table for work in works for table in work.do(plan.run, lambda steps: None)]
         return texts + problems(plan, pd.concat(tables))
@@ -73,7 +73,7 @@ def _sound_part(config: Config) -> Config | None:
     series = tuple(
         source
         for source in config.series
-        if not isinstance(source, TrainedSource) and not any(_failures(source.loadable))
+        if not isinstance(source, TrainedSource) and not any(_failures(source.loadable_epochs))
     )
     part = config.model_copy(
         update={

@@ -15,9 +15,9 @@ import pandas as pd
 from harness.artifacts import Artifact, Run
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.folders import folder_images, image_remarks, left_out, remark_counts
-from harness.images.sets import ArrayImages, FileImages, drawn_arrays, image_index
-from harness.images.shards import file_of
+from harness.images.folders import count_unused, folder_images, image_remarks, remark_counts
+from harness.images.sets import ArrayImages, FileImages, draw_arrays, image_index
+from harness.images.shards import containing_file
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class DrawImages(Work):
         stream = len(STREAMS) * self.seed + STREAMS[self.split]
         pieces = []
         for start in range(0, self.count, 100):
-            pieces.append(drawn_arrays(stream, start, min(start + 100, self.count)))
+            pieces.append(draw_arrays(stream, start, min(start + 100, self.count)))
             advance(len(pieces[-1]["labels"]))
         arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         images = ArrayImages(arrays["pixels"], arrays.pop("labels"), tuple(drawn.CLASSES))
@@ -80,7 +80,7 @@ class ListImages(Work):
     def depends(self) -> object:
         """The files with sizes and modification times, the numbers of unused files, and the
         classes, by which the labels of every split are numbered (those of the probe images)."""
-        paths = dict.fromkeys(map(file_of, self._files.paths))
+        paths = dict.fromkeys(map(containing_file, self._files.paths))
         stats = ((path, path.stat()) for path in paths)
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
         return files, self._left_out, self._files.classes
@@ -88,7 +88,7 @@ class ListImages(Work):
     @cached_property
     def _left_out(self) -> dict[str, int]:
         """The numbers of unused files of the folder, by suffix or reason."""
-        return dict(sorted(left_out(getattr(self.section, self.split)).items()))
+        return dict(sorted(count_unused(getattr(self.section, self.split)).items()))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         remarks = image_remarks(self._files)

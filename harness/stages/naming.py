@@ -23,7 +23,7 @@ from harness.concepts.stimuli import neurons_table
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.sets import ArrayImages, FileImages, open_images
-from harness.networks.budget import room
+from harness.networks.budget import pass_memory
 from harness.networks.layer import Layer
 from harness.records import NEURON
 from harness.stages.checkpoints import LayersWork, loadable_checkpoints
@@ -94,7 +94,7 @@ class NameByAttributes(LayersWork):
         network, tables = self.network(run), []
         parameters = ProbeParameters(k=1, responsive=1)  # only the activations are needed
         layer_bytes = [4 * len(images) * layer.channels for layer in network.layers]
-        limit = min(sum(layer_bytes), max(room(network.model) // 2, *layer_bytes))
+        limit = min(sum(layer_bytes), max(pass_memory(network.model) // 2, *layer_bytes))
         size = self.pass_size(
             run,
             network,

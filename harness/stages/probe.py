@@ -13,10 +13,10 @@ from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, 
 from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.files import write_tables
-from harness.images.batches import batch_of
+from harness.images.batches import load_batch
 from harness.images.sets import open_images, sample_digest
 from harness.networks.architectures import takes_channels_last
-from harness.networks.layers import find_layers, with_patches
+from harness.networks.layers import find_layers, measure_patches
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source
 from harness.records import Checkpoint
@@ -43,24 +43,24 @@ class FindLayers(Work):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        last = (self.source.loadable() or self.source.epochs())[-1]
+        last = (self.source.loadable_epochs() or self.source.epochs())[-1]
         return (Artifact("checkpoint", (self.source.name, last)),)
 
     depends = ()
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
-        if not source.loadable():
+        if not source.loadable_epochs():
             assert isinstance(source, RecordedSource)
             yield source.evidence.table(Artifact("layers", (RECORDED,))).assign(series=source.name)
             return
-        model = open_checkpoint(run, source, source.loadable()[-1])
-        batch = batch_of(open_images(run, "test"), [0, 1], source.view)
+        model = open_checkpoint(run, source, source.loadable_epochs()[-1])
+        batch = load_batch(open_images(run, "test"), [0, 1], source.view)
         channels_last = takes_channels_last(model, batch)
         model = prepare_model(model, source, channels_last)
         view = replace(source.view, channels_last=channels_last)
         layers = find_layers(model, view, source.layers, source.channels_last)
-        layers = with_patches(model, layers, view)
+        layers = measure_patches(model, layers, view)
         table = pd.DataFrame([vars(layer) for layer in layers]).rename(columns={"name": "layer"})
         table.insert(0, "series", source.name)
         yield table.assign(
@@ -176,7 +176,7 @@ class TakeEvidence(ProbeWork):
 
 def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
     """Raise ValueError if evidence was recorded with other settings; the message lists them."""
-    if len(source.loadable()) == len(source.epochs()):
+    if len(source.loadable_epochs()) == len(source.epochs()):
         return
     recorded, current = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
     settings = {
@@ -235,7 +235,7 @@ def range_works(
     ranges of each epoch or copies what was recorded during training."""
     parameters, probing, joins = plan.config.probe, list[Work](), list[Work]()
     for epoch in source.epochs():
-        if epoch not in source.loadable():
+        if epoch not in source.loadable_epochs():
             joins.append(TakeEvidence(source, epoch, parameters, tuple(image_ranges)))
             continue
         works = tuple(ProbeRange(source, epoch, parameters, part) for part in image_ranges)

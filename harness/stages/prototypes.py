@@ -14,9 +14,9 @@ from torch.nn import functional
 from harness.artifacts import Artifact, Run
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import FEWEST, halving, resources, room
+from harness.networks.budget import FEWEST, pass_memory, resources, run_halving
 from harness.networks.objectives import Target, choose_objective, read_embeddings
-from harness.networks.recording import borrowed
+from harness.networks.recording import borrow
 from harness.networks.running import run_logits
 from harness.networks.sources import Source
 from harness.randomness import generator
@@ -51,7 +51,7 @@ class MakePrototypes(CheckpointWork):
         purpose = "for the prototypes of classes"
 
         def mean(ids: np.ndarray, size: int) -> Tensor:
-            with borrowed(model), torch.inference_mode(), resources().device.computing():
+            with borrow(model), torch.inference_mode(), resources().device.computing():
                 answers = [
                     run_logits(model, batch, purpose).cpu()
                     for _, batch in images.batches(ids, size)
@@ -62,8 +62,8 @@ class MakePrototypes(CheckpointWork):
         label, count = f"prototypes of series {self.source.name!r}", min(FEWEST, len(images.images))
         limit = self.config.evolve.batch_size
         work = partial(mean, np.arange(count), count)
-        size = fit_pass_size(run, label, work, count, limit, room(model))
-        rows = [halving(partial(mean, ids), size, label).float() for ids in ids_by_class]
+        size = fit_pass_size(run, label, work, count, limit, pass_memory(model))
+        rows = [run_halving(partial(mean, ids), size, label).float() for ids in ids_by_class]
         yield {
             "prototypes": torch.stack(rows).numpy(),
             "images": np.array([len(ids) for ids in ids_by_class]),
@@ -137,7 +137,7 @@ def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Ten
     computed yet; time and memory are the same. The model is one of the checkpoints."""
     vectors: Tensor | None = None
     if choose_objective(source.objective).prototypes:
-        with borrowed(model), torch.inference_mode():
+        with borrow(model), torch.inference_mode():
             width = run_logits(model, batch).shape[1]
         vectors = torch.ones(len(images.classes), width)
     return _target(source, images, vectors, 0)
@@ -150,4 +150,4 @@ def objective_text(source: Source, config: Config) -> str:
     limit = config.evolve.images_per_class
     image_text = f" (at most {limit} {split} images each)" if objective.needs_images else ""
     prediction_text = "; a prediction is the class with the largest objective"
-    return objective.says + image_text + prediction_text * (not objective.classifies)
+    return objective.description + image_text + prediction_text * (not objective.classifies)

@@ -14,7 +14,7 @@ from rich.console import Console
 from harness.artifacts import Run
 from harness.config import Config, refuse
 from harness.files import cache_listings
-from harness.networks.budget import cores, using
+from harness.networks.budget import cores, use_resources
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.benchmark import Coverage, bench_config, bench_steps, bench_study
@@ -113,7 +113,7 @@ def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
     refuse(faults(config))
     plan = Plan(config, Run(out), dry_run=True)
     plan.workers = worker_count(config, plan.device)
-    with console.status("timing one batch of each kind of work"), using(plan.resources):
+    with console.status("timing one batch of each kind of work"), use_resources(plan.resources):
         table = estimate(plan)
     _show(table, plan, console)
     return table
@@ -143,7 +143,7 @@ def bench(
         for name in takewhile(lambda name: name != "evolve", STAGES):
             engine.run(STAGES[name](plan))
         study = bench_study(plan, coverage)
-        with using(plan.resources):
+        with use_resources(plan.resources):
             table = estimate_study(study, plan)
         _show(table, plan, console)
         if not only_plan:

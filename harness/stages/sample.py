@@ -15,10 +15,10 @@ from torch import Tensor
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.evolutions import arms
 from harness.images.sets import ArrayImages, View
-from harness.networks.budget import FEWEST, Cost, fitting, measure, resources, room
+from harness.networks.budget import FEWEST, Cost, fit_batch, measure_cost, pass_memory, resources
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair, Network
-from harness.networks.recording import borrowed
+from harness.networks.recording import borrow
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import RunArms, arm_images, arm_works, revert_few, set_works
@@ -83,7 +83,7 @@ class Sample:
     def _forward_seconds(self, count: int) -> float:
         """Return the seconds per image of a forward pass of `count` images."""
         newer, batch = self.models.newer, self.batch(count)
-        with borrowed(newer), torch.inference_mode(), resources().device.computing():
+        with borrow(newer), torch.inference_mode(), resources().device.computing():
             return time_second_call(partial(newer, batch)) / count
 
     def batch(self, count: int) -> Tensor:
@@ -123,7 +123,8 @@ class Sample:
         minimal = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
         newer, layers, device = self.models.newer, self.models.layers, resources().device
         network = Network(Checkpoint("", 0), newer, layers, view, device)
-        cost = measure(partial(probe_range, network, sample, range(count), minimal), count, device)
+        probe = partial(probe_range, network, sample, range(count), minimal)
+        cost = measure_cost(probe, count, device)
         seconds = cost.seconds + time_second_call(decode) / count
         size = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
         total = sum(work.steps for work in rest)
@@ -163,10 +164,11 @@ class Sample:
         costs, memory = dict[str, Cost](), 0.0
         for name in dict.fromkeys(work.method for work in rest):
             score = make_scorer(self.models, batch, target, name, evolve.path_steps)
-            costs[name] = cost = measure(score, len(batch), resources().device)
+            costs[name] = cost = measure_cost(score, len(batch), resources().device)
             label = f"importance of series {self.source.name!r} by {name}"
-            free_memory = room(self.models.older, self.models.newer)
-            memory = max(memory, cost.bytes * fitting(cost, free_memory, evolve.batch_size, label))
+            free_memory = pass_memory(self.models.older, self.models.newer)
+            size = fit_batch(cost, free_memory, evolve.batch_size, label)
+            memory = max(memory, cost.bytes * size)
         seconds = sum(
             costs[work.method].seconds * len(self.images.parts(class_id)["importance"])
             for work in rest
@@ -179,10 +181,10 @@ class Sample:
     def _ablation(self, sets: Sequence[Work], rest: list[RunArms]) -> Estimate:
         """Estimate ablation from a batch of arms over all layers and in single layers."""
         reverting = partial(revert_few, self.models, self.images)
-        cost = measure(reverting, min(FEWEST, len(self.plan.test_images)), resources().device)
+        cost = measure_cost(reverting, min(FEWEST, len(self.plan.test_images)), resources().device)
         label = f"ablation of series {self.source.name!r}"
-        free_memory = room(self.models.older, self.models.newer)
-        size = fitting(cost, free_memory, self.config.revert.batch_size, label)
+        free_memory = pass_memory(self.models.older, self.models.newer)
+        size = fit_batch(cost, free_memory, self.config.revert.batch_size, label)
         seconds = arm_seconds(self.models, self.batch(min(size, self.sample_size)))
         names = self.study.layers.get(self.source.name) or [la.name for la in self.models.layers]
         total = rows = 0.0

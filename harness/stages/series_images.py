@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.artifacts import Run
 from harness.config import Config
-from harness.images.batches import batch_of, batches
+from harness.images.batches import batches, load_batch
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, resources
 from harness.networks.sources import Source
@@ -32,7 +32,7 @@ class SeriesImages:
 
     def batch(self, ids: Sequence[int] | np.ndarray) -> Tensor:
         """Return the images with these ids, [images, channels, height, width]."""
-        return resources().device.batch(batch_of(self.images, ids, self.view))
+        return resources().device.batch(load_batch(self.images, ids, self.view))
 
     def smallest_batch(self) -> Tensor:
         """Return the smallest batch that is run, for measuring the cost of one image."""

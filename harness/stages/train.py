@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.artifacts import Artifact, Run
-from harness.images.batches import batch_of
-from harness.images.sets import FileImages, KeptImages, open_images
+from harness.images.batches import load_batch
+from harness.images.sets import CachedImages, FileImages, open_images
 from harness.networks.architectures import build
-from harness.networks.budget import FEWEST, Cost, free_bytes, measure, resources
+from harness.networks.budget import FEWEST, Cost, free_bytes, measure_cost, resources
 from harness.networks.sources import Source, TrainedSource
-from harness.networks.training import Examples, Lesson, TrainingFiles, train
+from harness.networks.training import Examples, TrainingData, TrainingFiles, train
 from harness.stages.check import check_untrained
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 
@@ -54,7 +54,7 @@ class TrainSeries(Work):
         source = self.source
         check_untrained(source, run)
         _check_memory(source, run)
-        lesson = Lesson(
+        lesson = TrainingData(
             _examples(run, "train", source),
             _examples(run, "test", source),
             len(open_images(run, "test").classes),
@@ -89,13 +89,14 @@ def training_cost(source: TrainedSource, classes: int, batch: Tensor) -> tuple[C
         functional.cross_entropy(model(batch), labels).backward()
         model.zero_grad()
 
-    return measure(step, len(batch), device), 4 * sum(p.nbytes for p in model.parameters())
+    return measure_cost(step, len(batch), device), 4 * sum(p.nbytes for p in model.parameters())
 
 
 def _check_memory(source: TrainedSource, run: Run) -> None:
     """Raise ValueError if a batch, on whose size results depend, does not fit the memory."""
-    batch = resources().device.batch(batch_of(open_images(run, "test"), range(FEWEST), source.view))
-    cost, weights = training_cost(source, len(open_images(run, "test").classes), batch)
+    images = open_images(run, "test")
+    batch = resources().device.batch(load_batch(images, range(FEWEST), source.view))
+    cost, weights = training_cost(source, len(images.classes), batch)
     size = source.training.batch_size
     needed_bytes, free_memory = size * cost.bytes + weights, resources().memory
     if needed_bytes > free_memory:
@@ -113,9 +114,9 @@ def _examples(run: Run, split: str, source: Source) -> Examples:
     images = open_images(run, split)
     if isinstance(images, FileImages) and resources().readers <= 1:
         limit = min(resources().memory, free_bytes()) // 4
-        images = KeptImages(**vars(images), limit=limit)
+        images = CachedImages(**vars(images), limit=limit)
     view = source.view
-    return Examples(partial(batch_of, images, view=view), torch.tensor(images.labels))
+    return Examples(partial(load_batch, images, view=view), torch.tensor(images.labels))
 
 
 def steps(plan: Plan) -> Iterator[Step]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.images.patches import grid
+from harness.images.patches import make_grid
 from harness.records import Neuron
 from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
 from tasks.drawings import group
@@ -95,7 +95,7 @@ class BeforeOrAfter(PickOne):
         chosen = [(after, int(rng.choice(new))), (before, int(rng.choice(old)))]
         order = rng.permutation(2)
         options = tuple(
-            grid(evidence.crops(chosen[i][0], [chosen[i][1]], SIDE), columns=1, tile=SIDE)
+            make_grid(evidence.crops(chosen[i][0], [chosen[i][1]], SIDE), columns=1, tile=SIDE)
             for i in order
         )
         panels = tuple(

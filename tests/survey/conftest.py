@@ -18,7 +18,7 @@ import pytest
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
-from harness.images.sets import drawn_arrays
+from harness.images.sets import draw_arrays
 from harness.records import NEURON
 from survey_app.service import Service
 from survey_app.store import Store
@@ -38,7 +38,7 @@ def synthetic_run(root: Path) -> Run:
     rng = np.random.default_rng(7)
     run = Run(root)
     run.write_manifest({"base": {"series": SERIES[0], "epoch": EPOCHS[-1]}})
-    images = drawn_arrays(3, 0, 240)
+    images = draw_arrays(3, 0, 240)
     run.save(Artifact("images", ("probe",)), {"pixels": images["pixels"]}, "x")
     labels = images["labels"]
     index = pd.DataFrame({"image_id": np.arange(240), "class_id": labels})
