@@ -154,16 +154,17 @@ def measure_cost(work: Callable[[], object], images: int, device: Device = CPU) 
         return Cost((torch.cuda.max_memory_allocated(device.place) - base) / images, per_image)
     if per_image * images < WARM_SECONDS:  # otherwise the overhead of the first run is small
         per_image = seconds()
-    return Cost(_peak_bytes(profile_events(work)) / images, per_image)
+    _, events = profile_events(work)
+    return Cost(_peak_bytes(events) / images, per_image)
 
 
-def profile_events(work: Callable[[], object]) -> list[Any]:
-    """Run work, and return what torch's profiler records of it on the CPU."""
+def profile_events(work: Callable[[], T]) -> tuple[T, list[Any]]:
+    """Run work; return its result, and what torch's profiler records of it on the CPU."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints at its start
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        work()
+        result = work()
     assert record.profiler is not None and record.profiler.kineto_results is not None
-    return record.profiler.kineto_results.events()
+    return result, record.profiler.kineto_results.events()
 
 
 def _peak_bytes(events: Iterable[Any]) -> int:

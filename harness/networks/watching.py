@@ -137,6 +137,10 @@ def shape_in(shapes: Shapes, site: Site) -> Shape | None:
     return shapes.get(site.module, (None, None))[site.side == "input"]
 
 
+#: Number of the profiler for events that are functions compiled by `torch.jit`.
+_SCRIPTED = 2
+
+
 def run_passes(model: nn.Module, view: View) -> Passes:
     """Record a network's passes on random images of a view's size."""
     side = view.crop
@@ -149,23 +153,20 @@ def run_passes(model: nn.Module, view: View) -> Passes:
         changed[:, :, corner, corner] += 1
         return record_pass(model, changed)
 
+    scripted: list[str] = []
+
+    def run_profiled(*arguments: Any) -> Any:
+        answer, events = profile_events(partial(run_network, *arguments))
+        scripted.extend(event.name() for event in events if event.scope() == _SCRIPTED)
+        return answer
+
     return Passes(
         record_pass(model, images[:2]),
-        record_pass(model, images).shapes(),
+        record_pass(model, images, run=run_profiled).shapes(),
         record_pass(model, tall, partly=True).shapes(),
-        _scripted(model, images[:2]),
+        scripted,
         variant,
     )
-
-
-#: Number of the profiler for events that are functions compiled by `torch.jit`.
-_SCRIPTED = 2
-
-
-def _scripted(model: nn.Module, images: Tensor) -> list[str]:
-    with borrow(model), torch.no_grad():
-        events = profile_events(partial(run_network, model, images))
-    return [event.name() for event in events if event.scope() == _SCRIPTED]
 
 
 class _Nonlinearities(TorchFunctionMode):
@@ -217,12 +218,18 @@ def _may_vary(value: Tensor) -> bool:
     return value.numel() > 1 and not isinstance(value, nn.Parameter)
 
 
-def record_pass(model: nn.Module, images: Tensor, partly: bool = False) -> PassRecord:
+def record_pass(
+    model: nn.Module,
+    images: Tensor,
+    partly: bool = False,
+    run: Callable[..., Any] = run_network,
+) -> PassRecord:
     """Run the network once, in evaluation mode and without gradients, and return the record.
 
     Args:
         images: [batch, channels, height, width].
         partly: if the network fails, return the record up to the error instead of raising it.
+        run: runs the network as `run_network` does.
 
     Raises:
         UserCodeError: the network's code failed.
@@ -263,7 +270,7 @@ def record_pass(model: nn.Module, images: Tensor, partly: bool = False) -> PassR
             handles.append(module.register_forward_hook(hook(name, written_out)))
     try:
         with borrow(model), torch.no_grad(), mode:
-            pass_record.answer = run_network(model, images, "to see which layers it has")
+            pass_record.answer = run(model, images, "to see which layers it has")
     except UserCodeError:
         if not partly:
             raise
