@@ -96,7 +96,7 @@ def space(
     changes = {"seed": seed, "space": section, "base": vars(base)}
     session = Session.temporary(Config(**{**dict(config), **changes}), probed.run)
     for source in config.series:
-        for epoch in source.epochs():
+        for epoch in source.series().epochs:
             session.plan.declare(Artifact("stimuli", (source.name, epoch)), lambda: "probed")
     session.do([("semantic space", [PlaceNeurons(method, session.config)])], progress)
     return Space(session.run, session, method=method)

@@ -131,7 +131,7 @@ class Recorder:
                 self._record_evidence(copy_network(network), epoch, self.evidence)
         if last:
             source = RecordedSource(name=RECORDED, folder=Path(self.folder), architecture="")
-            if later_epochs := [one for one in source.epochs() if one > epoch]:
+            if later_epochs := [one for one in source.series().epochs if one > epoch]:
                 logger.warning(
                     "%s also holds records of epochs %s, after the last one (%s): they are of "
                     "another training; delete them",

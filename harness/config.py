@@ -165,9 +165,9 @@ class Config(Section):
         if self.base is None:
             return self.series[0].series().last
         source = next(source for source in self.series if source.name == self.base.series)
-        if self.base.epoch not in source.epochs():
+        if self.base.epoch not in source.series().epochs:
             raise ConfigError(
-                f"base.epoch {self.base.epoch}: series {source.name!r} has {source.epochs()}"
+                f"base.epoch {self.base.epoch}: series {source.name!r} has {source.series().epochs}"
             )
         return Checkpoint(self.base.series, self.base.epoch)
 

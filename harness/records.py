@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 #: The columns that identify a neuron, and a pair of epochs, in every table of the project.
 NEURON = ["series", "epoch", "layer", "channel"]
@@ -55,6 +56,9 @@ class Series:
     def __post_init__(self) -> None:
         if not self.epochs:
             raise ValueError(f"series {self.name!r} has no checkpoints")
+        if unusable := [epoch for epoch in self.epochs if not isinstance(epoch, Integral)]:
+            raise ValueError(f"series {self.name!r}: epochs must be integers, got {unusable[0]!r}")
+        object.__setattr__(self, "epochs", tuple(map(int, self.epochs)))  # perhaps NumPy's
         if list(self.epochs) != sorted(set(self.epochs)):
             raise ValueError(
                 f"series {self.name!r}: epochs must increase without repeats, got {self.epochs}"

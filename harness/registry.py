@@ -21,6 +21,9 @@ from harness.torchvision_import import call_with_torchvision
 
 T = TypeVar("T")
 
+#: The packages of this project.
+PACKAGES = ("harness", "tasks", "survey_app", "analysis", "conceptevo")
+
 
 class Registry(Generic[T]):
     """Plug-ins of one kind by name, e.g. importance methods.
@@ -97,10 +100,13 @@ def import_attribute(path: str, kind: str):
 
 def call_user_code(call: str, function: Callable[..., T], *arguments: Any) -> T:
     """Call a user's function; an error in it becomes one message that names its place and begins
-    with `call`, a description of the call."""
+    with `call`, a description of the call. ValueErrors of our own code stay as they are."""
     try:
         return call_with_torchvision(function, *arguments)
     except (Exception, SystemExit) as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, ValueError) and _is_ours(raised_in):
+            raise
         raise UserCodeError(describe_failure(call, error)) from error
 
 
@@ -118,14 +124,20 @@ def _summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def _is_ours(file: str) -> bool:
+    """Return whether a file is in a package of this project; beside them may be the user's."""
+    root = Path(__file__).parent.parent
+    return any(Path(file).is_relative_to(root / package) for package in PACKAGES)
+
+
 def _location(error: BaseException) -> str:
     """Return the place in the user's own files where the error was raised."""
-    own_code = Path(__file__).parent.parent
     installed = tuple(map(Path, {sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not any(Path(frame.filename).is_relative_to(root) for root in (own_code, *installed))
+        if not _is_ours(frame.filename)
+        and not any(Path(frame.filename).is_relative_to(root) for root in installed)
     ]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 

@@ -1,4 +1,4 @@
-"""Lists and counts in sentences, forms of names."""
+"""Lists, counts and sizes in sentences, forms of names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def join_names(names: Iterable[object], limit: int = 5) -> str:
 def pluralise(number: int, singular: str, plural: str = "") -> str:
     """Join a number and its noun: 1 trial, 1,200 trials, 2 answers are."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def format_bytes(number: float) -> str:
+    """Return a number of bytes in GiB, small ones in MiB: 3.25 GiB, 0.40 MiB."""
+    return f"{number / 2**30:.2f} GiB" if number >= 0.1 * 2**30 else f"{number / 2**20:.2f} MiB"
 
 
 def normalise_name(name: str) -> str:

@@ -23,6 +23,7 @@ from harness.networks.sources import (
     parse_source,
 )
 from harness.records import Series
+from harness.stages.checkpoints import load_epoch
 
 
 @pytest.fixture
@@ -150,9 +151,11 @@ def test_the_users_own_function():
     own = FunctionSource(name="own", function="test_checkpoints:from_epoch", at=(5, 1))
     assert own.epochs() == (1, 5)
     assert same(own.load(5, 4, Run(Path("none"))), build("small_vgg", 4, seed=5))
-    wrong = FunctionSource(name="own", function="test_checkpoints:not_a_model", at=(1,))
-    with pytest.raises(CheckpointError, match="must return a torch module, got int"):
-        wrong.load(1, 4, Run(Path("none")))
+    wrong = own.model_copy(
+        update={"source": "function", "function": "test_checkpoints:not_a_model"}
+    )
+    with pytest.raises(ValueError, match="source 'function' must return a torch module, got int"):
+        load_epoch(wrong, 1, 4, Run(Path("none")))
     missing = FunctionSource(name="own", function="no_such_module:f", at=(1,))
     with pytest.raises(ValueError, match="cannot be imported"):
         missing.load(1, 4, Run(Path("none")))

@@ -19,6 +19,7 @@ from harness.networks.architectures import build
 from harness.networks.budget import Cost, fit_batch, measure_cost, run_halving, worker_bytes
 from harness.networks.devices import CPU, Device, choose_device
 from harness.networks.layers import find_layers
+from harness.registry import UserCodeError, call_user_code
 from harness.stages.stage import Plan
 
 GPU = [name for name in devices.devices() if name != "cpu"]
@@ -173,6 +174,19 @@ def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
     with pytest.raises(ValueError, match=r"importance of vgg: 4 images need 0\.99 GiB per worker"):
         fit_batch(cost, 2**29, 32, "importance of vgg")
     assert fit_batch(cost, 2**29, 2, "importance of vgg") == 2
+    with pytest.raises(ValueError, match=r"4 images need 12\.00 MiB .* only 0\.10 MiB are free"):
+        fit_batch(Cost(3 * 2**20, 1), 100_000, 32, "probing")
+
+
+def memory_error_of_user_code():
+    def allocate():
+        raise MemoryError("numpy")
+
+    with pytest.raises(
+        UserCodeError, match="ablation 'mine' failed: MemoryError: numpy"
+    ) as failure:
+        call_user_code("ablation 'mine'", allocate)
+    return failure.value
 
 
 @pytest.mark.parametrize(
@@ -183,6 +197,7 @@ def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB, other allocations: 0 bytes)"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        memory_error_of_user_code(),
     ],
 )
 def test_out_of_memory_halves_the_batch_and_says_so(error, caplog):

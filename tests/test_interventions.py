@@ -321,10 +321,15 @@ def test_an_error_in_a_users_score_or_ablation_names_it(case, monkeypatch):
     def ablated(maps, layer):
         return {}[layer]
 
+    def unequal(maps, layer):
+        raise ValueError("lengths differ")
+
     with pytest.raises(ValueError, match="importance method 'scored' failed: AttributeError: "):
         sensitivities(case[0], [case[1]], 1, ImportanceMethod(scored), np.random.default_rng())
     with pytest.raises(ValueError, match="ablation 'mine' failed: KeyError: '1'"):
         rows(case, ablated, monkeypatch)
+    with pytest.raises(ValueError, match=r"'mine' failed: ValueError: lengths differ \(.*, line"):
+        rows(case, unequal, monkeypatch)
 
 
 def test_undefined_outputs_and_sensitivities_are_refused():

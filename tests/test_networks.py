@@ -229,7 +229,7 @@ def test_what_holds_no_logits_is_asked_about(answer, output, message):
 class Source:
     """A series that returns one model."""
 
-    name, layers, channels_last, output, class_outputs = "mine", None, {}, None, {}
+    name, source, layers, channels_last, output, class_outputs = "mine", "mine", None, {}, None, {}
     objective = "logit"
     view = View(16, 16)
 

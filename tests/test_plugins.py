@@ -172,8 +172,8 @@ class Broken(Fresh):
 """
     (outside / "toy_networks.py").write_text(NETWORKS + sources)
     faults = {
-        "Weights": "source 'Weights' must return a torch module, got OrderedDict",
-        "Broken": "source 'Broken' failed: KeyError: ",
+        "Weights": "Weights' must return a torch module, got OrderedDict",
+        "Broken": "source 'toy_networks:Broken' failed: KeyError: ",
     }
     for name, fault in faults.items():
         config = CONFIG.replace("toy_networks:Fresh", f"toy_networks:{name}")
@@ -181,6 +181,29 @@ class Broken(Fresh):
         for more in ((), ("--plan",)):
             message = say("run", "own.toml", "--out", name, *more, error=ValueError)
             assert "series 'fresh', epoch" in message and fault in message
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fault"),
+    [
+        ('"1", "2"', "epochs must be integers, got '1'"),
+        ("1, 1, 2", "epochs must increase without repeats, got (1, 1, 2)"),
+        ("", "has no checkpoints"),
+        ("-1, 2", "epochs must be at least 0, got -1"),
+        ("{}[1]", "epochs() of source 'toy_networks:Fresh' failed: KeyError: 1"),
+        ("1, 2", None),
+    ],
+)
+def test_the_epochs_of_a_source_are_checked(outside, epochs, fault):
+    returned = f"np.array([{epochs}])" if fault is None else f"[{epochs}]"
+    code = "import numpy as np\n" + NETWORKS.replace("return 1, 2", f"return {returned}")
+    (outside / "toy_networks.py").write_text(code)
+    (outside / "own.toml").write_text(CONFIG)
+    for command in (("check",), ("run", "--plan"), ("probe",)):
+        message = say(
+            command[0], "own.toml", "--out", "RUN", *command[1:], error=fault and ValueError
+        )
+        assert fault is None or ("series 'fresh'" in message and fault in message)
 
 
 def test_what_a_space_method_returns_is_checked(registries):

@@ -21,9 +21,9 @@ from harness.networks.execution import Change, Execution, execution, replace_cha
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
 from harness.networks.recording import ActivationRecorder, borrow
-from harness.networks.running import UNDEFINED, run_network, users_code
+from harness.networks.running import UNDEFINED, run_network
 from harness.records import ARM
-from harness.registry import Registry
+from harness.registry import Registry, call_user_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +190,7 @@ def ablate(
 def _replacement(ablation: str, maps: Maps, running: Execution, layer: str) -> Tensor:
     """Return what takes the place of a layer's output; its shape and type must be the same."""
     output, replace = running.output(layer), ABLATIONS.get(ablation)
-    with users_code("ablation", ablation):
-        value = replace(maps, layer)
+    value = call_user_code(f"ablation {ablation!r}", replace, maps, layer)
     if isinstance(value, Tensor) and (value.shape, value.dtype) == (output.shape, output.dtype):
         return value
     kind = type(value).__name__

@@ -23,8 +23,8 @@ from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
-from harness.networks.running import UNDEFINED, users_code
-from harness.registry import Registry, description
+from harness.networks.running import UNDEFINED
+from harness.registry import Registry, call_user_code, description
 from harness.section import DISTINCT, Section, check_each
 
 
@@ -42,6 +42,11 @@ class ImportanceMethod:
     sensitivity: Callable[[Change], dict[str, Tensor]]
     share: bool = False
     linearises: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the sensitivity, for messages."""
+        return getattr(self.sensitivity, "__name__", repr(self.sensitivity))
 
     @property
     def about(self) -> dict[str, str]:
@@ -217,8 +222,9 @@ def sensitivities(
         for batch in batches:
             change = Change(case, batch, first)
             first += len(batch)
-            with users_code("importance method", method.sensitivity):
-                returned = method.sensitivity(change)
+            returned = call_user_code(
+                f"importance method {method.name!r}", method.sensitivity, change
+            )
             for layer in models.layers:
                 pieces[layer.name].append(_layer_part(method, returned, layer, len(batch)))
     by_layer = {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
@@ -240,10 +246,9 @@ def _layer_part(method: ImportanceMethod, returned: object, layer: Layer, images
         return values.detach()
     type_name = type(returned if values is None else values).__name__
     actual = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type_name}"
-    name = getattr(method.sensitivity, "__name__", method.sensitivity)
     raise ValueError(
-        f"importance method {name!r} must return a dict with a real tensor [batch, channels] of "
-        f"each layer, for {layer.name!r} of shape {shape}; got {actual}"
+        f"importance method {method.name!r} must return a dict with a real tensor [batch, "
+        f"channels] of each layer, for {layer.name!r} of shape {shape}; got {actual}"
     )
 
 

@@ -23,6 +23,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.images.batches import use_readers
 from harness.networks.devices import CPU, Device
+from harness.registry import UserCodeError
+from harness.text import format_bytes
 
 T = TypeVar("T")
 
@@ -194,9 +196,9 @@ def fit_batch(cost: Cost, memory: int, largest: int, what: str, smallest: int = 
     if count < min(smallest, largest):
         raise ValueError(
             f"{what}: {min(smallest, largest)} images need "
-            f"{min(smallest, largest) * cost.bytes / 2**30:.2f} GiB per worker, but only "
-            f"{memory / 2**30:.2f} are free beside its libraries and weights; increase `memory`, "
-            f"or use fewer workers, fewer layers or smaller images"
+            f"{format_bytes(min(smallest, largest) * cost.bytes)} per worker, but only "
+            f"{format_bytes(memory)} are free beside its libraries and weights; increase "
+            f"`memory`, or use fewer workers, fewer layers or smaller images"
         )
     return min(count, largest)
 
@@ -215,7 +217,7 @@ def run_halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
     while True:
         try:
             return work(batch_size)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, UserCodeError) as error:
             if not is_out_of_memory(error):
                 raise
             if batch_size == 1:
@@ -238,7 +240,9 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out."""
+    """Return whether memory ran out, perhaps in the user's code."""
+    if isinstance(error, UserCodeError) and error.__cause__ is not None:
+        return is_out_of_memory(error.__cause__)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     )

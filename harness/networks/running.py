@@ -91,20 +91,6 @@ def run_network(model: nn.Module, batch: Tensor, purpose: str = "") -> Any:
 
 
 @contextmanager
-def users_code(call: str, function: object) -> Iterator[None]:
-    """Turn errors of a user's function, except ValueErrors, into one sentence that names it."""
-    try:
-        yield
-    except ValueError:
-        raise
-    except (Exception, SystemExit) as error:
-        if is_out_of_memory(error):
-            raise
-        name = getattr(function, "__name__", function)
-        raise UserCodeError(describe_failure(f"{call} {name!r}", error)) from error
-
-
-@contextmanager
 def explain_errors(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[None]:
     """Turn errors of the network's code into one sentence, as `run_network` does."""
     try:

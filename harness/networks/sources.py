@@ -110,7 +110,7 @@ class Source(Section, ABC):
 
     def loadable_epochs(self) -> tuple[int, ...]:
         """Return the epochs that `load` can return: all but those recorded as evidence only."""
-        return self.epochs()
+        return self.series().epochs
 
     @abstractmethod
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
@@ -129,7 +129,9 @@ class Source(Section, ABC):
         return tuple(epoch for epoch in epochs if epoch not in self.skip)
 
     def series(self) -> Series:
-        return Series(self.name, self.epochs())
+        """Return the name and the epochs, which a user's source may have wrong."""
+        call = f"series {self.name!r}: epochs() of source {self.source!r}"
+        return Series(self.name, call_user_code(call, lambda: tuple(self.epochs())))
 
 
 class ArchitectureSource(Source):
@@ -380,10 +382,7 @@ class FunctionSource(Source):
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         call = f"series {self.name!r}: {self.function}({epoch})"
-        model = call_user_code(call, import_attribute(self.function, "model function"), epoch)
-        if not isinstance(model, nn.Module):
-            raise CheckpointError(f"{call} must return a torch module, got {type(model).__name__}")
-        return model
+        return call_user_code(call, import_attribute(self.function, "model function"), epoch)
 
     def identity(self, epoch: int) -> str:
         return fingerprint(plugin_identity(self.function), self.version, epoch)

@@ -274,14 +274,14 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
                     f"series {source.name!r}: left out {len(names)} that match {source.pattern!r} "
                     f"but have no epoch number: {join_names(names, 4)}"
                 )
-            if "epoch={epoch}" in source.pattern and 0 in source.epochs():
+            if "epoch={epoch}" in source.pattern and 0 in source.series().epochs:
                 notes.append(
                     f"series {source.name!r}: Lightning saves as epoch=0 what was trained for one "
                     f"epoch; here, epoch 0 is the untrained network. If these files are "
                     f"Lightning's, leave it out (skip = [0]), or rename them all"
                 )
         if not config.pairs(source):
-            epochs = source.epochs()
+            epochs = source.series().epochs
             reason = "it has one checkpoint"
             if source.name in config.evolve.pairs:
                 reason = "evolve.pairs has no pair of it"

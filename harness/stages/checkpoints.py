@@ -19,10 +19,11 @@ from harness.networks.budget import FEWEST, Cost, fit_batch, measure_cost, pass_
 from harness.networks.calls import expose_calls
 from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.parts import open_attention
-from harness.networks.running import choose_output, name_network, network_name, users_code
+from harness.networks.running import choose_output, name_network, network_name
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.wrappers import unwrap
 from harness.records import Checkpoint, Pair
+from harness.registry import call_user_code
 from harness.stages.stage import Plan, Work
 
 #: Fields of a source on which the outputs of a checkpoint do not depend.
@@ -35,7 +36,7 @@ _UNUSED = {
 def declare_checkpoints(plan: Plan) -> None:
     """Declare every checkpoint of the run: its weights and its view of images."""
     for source in plan.config.series:
-        for epoch in source.epochs():
+        for epoch in source.series().epochs:
             weights = Artifact("weights", (source.name, epoch))
             plan.declare(
                 Artifact("checkpoint", (source.name, epoch)),
@@ -135,12 +136,10 @@ def load_epoch(source: Source, epoch: int, classes: int, run: Run) -> nn.Module:
     Raises:
         ValueError: it cannot be loaded, or a user's source fails or returns something else.
     """
-    place = f"series {source.name!r}, epoch {epoch}: source"
-    with users_code(place, type(source)):
-        model = source.load(epoch, classes, run)
+    call = f"series {source.name!r}, epoch {epoch}: source {source.source!r}"
+    model = call_user_code(call, source.load, epoch, classes, run)
     if not isinstance(model, nn.Module):
-        name, kind = type(source).__name__, type(model).__name__
-        raise ValueError(f"{place} {name!r} must return a torch module, got {kind}")
+        raise ValueError(f"{call} must return a torch module, got {type(model).__name__}")
     return model
 
 

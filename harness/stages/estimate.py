@@ -111,10 +111,10 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
             layers = source.evidence.table(Artifact("layers", (RECORDED,)))
             units = int(layers["channels"].sum())
             range_works(plan, source, ranges(image_counts["probe"], units, config.probe))
-            neurons += units * len(source.epochs())
+            neurons += units * len(source.series().epochs)
             continue
         sample = Sample(plan, source, *_open_networks(plan, source), study)
-        neurons += sample.units * len(source.epochs())
+        neurons += sample.units * len(source.series().epochs)
         if isinstance(source, TrainedSource):
             yield from sample.training(source, source.training.images or image_counts["train"])
         yield from sample.probing(image_counts["probe"])
@@ -173,7 +173,7 @@ def _open_networks(plan: Plan, source: Source) -> tuple[ModelPair, View]:
 def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple[float, float]:
     """Return the seconds and bytes that a space needs, extrapolated as powers of the numbers of
     neurons and images from spaces of random stimuli: a small one, and a quarter of it by each."""
-    share = 1 / sum(len(source.epochs()) for source in config.series)
+    share = 1 / sum(len(source.series().epochs) for source in config.series)
     function = SPACES.get(method)
 
     def place_neurons(evidence: Evidence) -> object:

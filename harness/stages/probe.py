@@ -43,7 +43,7 @@ class FindLayers(Work):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        last = (self.source.loadable_epochs() or self.source.epochs())[-1]
+        last = (self.source.loadable_epochs() or self.source.series().epochs)[-1]
         return (Artifact("checkpoint", (self.source.name, last)),)
 
     depends = ()
@@ -176,7 +176,7 @@ class TakeEvidence(ProbeWork):
 
 def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
     """Raise ValueError if evidence was recorded with other settings; the message lists them."""
-    if len(source.loadable_epochs()) == len(source.epochs()):
+    if len(source.loadable_epochs()) == len(source.series().epochs):
         return
     recorded, current = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
     settings = {
@@ -234,7 +234,7 @@ def range_works(
     """Return the work that records the remaining ranges of a series, and the work that joins the
     ranges of each epoch or copies what was recorded during training."""
     parameters, probing, joins = plan.config.probe, list[Work](), list[Work]()
-    for epoch in source.epochs():
+    for epoch in source.series().epochs:
         if epoch not in source.loadable_epochs():
             joins.append(TakeEvidence(source, epoch, parameters, tuple(image_ranges)))
             continue

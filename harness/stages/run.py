@@ -49,7 +49,7 @@ def write_manifest(config: Config, run: Run) -> None:
     machine = {"workers", "memory", "device", "readers"}
     run.write_manifest(
         {
-            "checkpoints": {source.name: source.epochs() for source in config.series},
+            "checkpoints": {source.name: source.series().epochs for source in config.series},
             "base": vars(config.base_checkpoint()),
             "space_methods": config.space.methods,
             "importance_methods": config.evolve.methods,

@@ -17,10 +17,9 @@ from harness.concepts.space_methods import SPACES, Evidence, gather_evidence
 from harness.concepts.stimuli import neurons_of
 from harness.config import Config
 from harness.images.sets import open_images
-from harness.networks.running import users_code
 from harness.randomness import generator
 from harness.records import NEURON
-from harness.registry import plugin_identity
+from harness.registry import call_user_code, plugin_identity
 from harness.stages.checkpoints import read_layers
 from harness.stages.probe import activation_parts
 from harness.stages.stage import Advance, Plan, Step, Value, Work
@@ -54,8 +53,8 @@ class PlaceNeurons(Work):
         evidence = read_evidence(run, self.config)
         rng = generator(self.config.seed, "space", self.method, *draw)
         method = SPACES.get(self.method)
-        with users_code("space method", self.method):
-            space = method(evidence, self.config.space, rng, self.method)
+        arguments = evidence, self.config.space, rng, self.method
+        space = call_user_code(f"space method {self.method!r}", method, *arguments)
         return _check_space(self.method, space, evidence)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
@@ -147,7 +146,7 @@ def _find_fault(space: SemanticSpace) -> str:
 
 
 def _checkpoint_keys(config: Config) -> list[tuple[str, int]]:
-    return [(source.name, epoch) for source in config.series for epoch in source.epochs()]
+    return [(source.name, epoch) for source in config.series for epoch in source.series().epochs]
 
 
 def read_evidence(run: Run, config: Config) -> Evidence:

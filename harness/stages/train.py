@@ -19,6 +19,7 @@ from harness.networks.sources import Source, TrainedSource
 from harness.networks.training import Examples, TrainingData, TrainingFiles, train
 from harness.stages.check import check_untrained
 from harness.stages.stage import Advance, Plan, Step, Value, Work
+from harness.text import format_bytes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TrainSeries(Work):
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        name, epochs = self.source.name, self.source.epochs()
+        name, epochs = self.source.name, self.source.series().epochs
         weights = (Artifact("weights", (name, epoch)) for epoch in epochs)
         return (*weights, Artifact("training_log", (name,)))
 
@@ -72,7 +73,7 @@ class TrainSeries(Work):
             lambda: advance(1),
             resources().device,
         )
-        for _ in source.epochs():
+        for _ in source.series().epochs:
             yield None  # `train` has written the weights
         log.insert(0, "series", source.name)
         yield log
@@ -102,7 +103,7 @@ def _check_memory(source: TrainedSource, run: Run) -> None:
     if needed_bytes > free_memory:
         raise ValueError(
             f"training of series {source.name!r}: a batch of {size} images needs "
-            f"{needed_bytes / 2**30:.2f} GiB with the weights, but only {free_memory / 2**30:.2f} "
+            f"{format_bytes(needed_bytes)} with the weights, but only {format_bytes(free_memory)} "
             f"are free beside the libraries; increase `memory`, use fewer workers or smaller "
             f"images, or lower training.batch_size, on which the result depends"
         )
