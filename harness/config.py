@@ -21,7 +21,7 @@ from harness.images.sets import ArrayImages, UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
-from harness.section import DISTINCT, ClassName, Section, check_each, read_toml
+from harness.section import DISTINCT, ClassName, Section, check_each, list_errors, read_toml
 
 
 class ConfigError(ValueError):
@@ -209,10 +209,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems: list[Any] = list(error.errors())
-        # if a series is wrong, pydantic also reports that the tuple of valid ones is too short
-        if any(p["loc"][0] == "series" for p in problems if len(p["loc"]) > 1):
-            problems = [problem for problem in problems if problem["loc"] != ("series",)]
+        problems = list_errors(error)
         for problem in problems:
             problem["source"] = _source_kind(values, problem["loc"])
         conflicts, valid_rest = _find_conflicts(values, problems)

@@ -80,12 +80,20 @@ ClassName = Annotated[str, AfterValidator(normalise_name)]
 DISTINCT = AfterValidator(_refuse_repeats)
 
 
+def list_errors(error: ValidationError) -> list[Any]:
+    """Return pydantic's errors; if items of a list are wrong, it also reports that the list of the
+    valid ones is too short, which is left out."""
+    errors = error.errors()
+    places = {e["loc"][:depth] for e in errors for depth in range(len(e["loc"]))}
+    return [e for e in errors if e["type"] != "too_short" or e["loc"] not in places]
+
+
 def explain(origin: Path | str, error: ValidationError) -> str:
     """Return one line per error: place, parameter, value, and what is allowed."""
     return "\n".join(
         f"{origin}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: "
         f"{e['msg'].removeprefix('Value error, ')}"
-        for e in error.errors()
+        for e in list_errors(error)
     )
 
 

@@ -119,6 +119,10 @@ SERIES = [{"name": "a"}]
             r"bench.methods: 'change' occurs 2 times\n.*bench.splits: 'heldout' occurs 2",
         ),
         ({"series": [{"name": "a", "outputs": 9}]}, "one output for each class, in their order"),
+        (
+            {"series": SERIES, "evolve": {"classes": [3]}, "bench": {"splits": ["test"]}},
+            r"classes\.0: must be .*string \(got 3\)\n  bench\.splits\.0: must be .*'test'\)$",
+        ),
     ],
 )
 def test_every_problem_is_named_with_its_place(values, message):
