@@ -94,7 +94,8 @@ def served(study: Path, folder: Path, participants: int) -> Path:
     """Return a copy of the study for these participants, who are identified by platform ids."""
     copy = folder / "study"
     shutil.copytree(study, copy, ignore=shutil.ignore_patterns("*.sqlite*", "results"))
-    own = Recruitment(places=participants, platforms=("prolific",), codes=Codes().drawn())
+    codes = Codes().with_random_codes()
+    own = Recruitment(places=participants, platforms=("prolific",), codes=codes)
     write_recruitment(copy, own)
     return copy
 

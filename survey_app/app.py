@@ -30,7 +30,7 @@ def _page(survey) -> dict:
     if PREVIEW in os.environ and "page" in st.query_params:
         return preview.page(survey, st.query_params["page"])
     try:
-        visitor = survey.visitor(st.query_params)
+        visitor = survey.identify(st.query_params)
         return survey.view.preview() if visitor.preview else survey.welcome(visitor)
     except BadAddress as error:
         return survey.view.message(error.message(survey.view.words))

@@ -33,8 +33,8 @@ def database_url(study: Path, url: str | None) -> str:
             f"--database {url} is lost when the command ends, and no other process can use it; "
             f"name a file, such as sqlite:///answers.sqlite"
         )
-    own = str((study / "answers.sqlite").resolve())
-    return url or URL.create("sqlite", database=own).render_as_string()
+    default_path = str((study / "answers.sqlite").resolve())
+    return url or URL.create("sqlite", database=default_path).render_as_string()
 
 
 def open_database(url: str, durable: bool = True) -> Store:
@@ -54,9 +54,9 @@ def _open_store(url: str, durable: bool = True) -> Store:
 
     def explain(context) -> None:
         reason = " ".join(str(context.original_exception).split("\n")[0].split())
-        shown = make_url(url).render_as_string(hide_password=True)
+        visible_url = make_url(url).render_as_string(hide_password=True)
         raise ValueError(
-            f"database {shown} cannot be used: {reason}"
+            f"database {visible_url} cannot be used: {reason}"
         ) from context.original_exception
 
     event.listen(store.engine, "handle_error", explain)
@@ -65,10 +65,10 @@ def _open_store(url: str, durable: bool = True) -> Store:
 
 def check_codes(study: Path, recruitment: Recruitment) -> None:
     """Raise ValueError if a completion code is empty or public: anybody could claim payment."""
-    if public := recruitment.public_codes():
-        listed = ", ".join(f"{name} = {getattr(recruitment.codes, name)!r}" for name in public)
+    if public_names := recruitment.public_codes():
+        codes = ", ".join(f"{name} = {getattr(recruitment.codes, name)!r}" for name in public_names)
         raise ValueError(
-            f"{study / 'recruitment.toml'}: {listed}: these codes are empty or public, so that "
+            f"{study / 'recruitment.toml'}: {codes}: these codes are empty or public, so that "
             f"anybody could claim payment; choose others under [codes], register them at the "
             f"platform, and start again (--pilot does not check them)"
         )
@@ -85,10 +85,10 @@ def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
             f"recruitment.toml says places = {recruitment.places}, which counts only when a study "
             f"is first served; it has {counts['places']}. `conceptevo study places` adds more.",
         )
-    platforms = [name for name in recruitment.platforms if name != "open"]
-    if platforms and not recruitment.studies and not recruitment.signed:
+    id_platforms = [name for name in recruitment.platforms if name != "open"]
+    if id_platforms and not recruitment.studies and not recruitment.signed:
         console.print(
-            f"anybody who invents an id of {' or '.join(platforms)} can take a place: in "
+            f"anybody who invents an id of {' or '.join(id_platforms)} can take a place: in "
             f"recruitment.toml, set `studies` to the study's id there, or `signed = true`",
         )
 
@@ -125,8 +125,8 @@ def survey(
                 f"processes; give --database postgresql://… or --workers 1"
             )
         if preview:
-            everyone = {"platforms": PLATFORMS, "ids": ".*", "studies": (), "signed": False}
-            recruitment = recruitment.model_copy(update=everyone)
+            open_entry = {"platforms": PLATFORMS, "ids": ".*", "studies": (), "signed": False}
+            recruitment = recruitment.model_copy(update=open_entry)
         elif source == "human":
             check_codes(study, recruitment)
         store = open_database(url)
@@ -145,8 +145,8 @@ def survey(
                 f"source {source}); Ctrl-C stops",
             )
             _announce(recruitment, counts)
-        own = {PREVIEW: "yes"} if preview else {}
-        serve(listening, workers, environment(study, frozen.hash, url, source) | own)
+        preview_flag = {PREVIEW: "yes"} if preview else {}
+        serve(listening, workers, environment(study, frozen.hash, url, source) | preview_flag)
 
 
 def dashboard(
@@ -178,10 +178,10 @@ def dashboard(
 
 def password() -> None:
     """Ask for a dashboard password and print its hash for the environment."""
-    from survey_app.passwords import VARIABLE, hashed
+    from survey_app.passwords import VARIABLE, hash_password
 
     text = typer.prompt("password", hide_input=True, confirmation_prompt=True)
-    typer.echo(f"export {VARIABLE}='{hashed(text)}'")
+    typer.echo(f"export {VARIABLE}='{hash_password(text)}'")
 
 
 def simulate(
@@ -234,8 +234,8 @@ def open_existing(url: str | None, study: str | None = None) -> Store:
                 "(--study), in which it is by default"
             )
         url = database_url(Path(study), None)
-    missing = url.startswith("sqlite:///") and not Path(make_url(url).database or "").exists()
-    if missing or not inspect(_open_store(url).engine).has_table("responses"):
+    is_missing = url.startswith("sqlite:///") and not Path(make_url(url).database or "").exists()
+    if is_missing or not inspect(_open_store(url).engine).has_table("responses"):
         raise ValueError(
             f"--database {url.split('@')[-1]} holds no survey; give the URL with which the survey "
             f"is served"
@@ -243,7 +243,7 @@ def open_existing(url: str | None, study: str | None = None) -> Store:
     return open_database(url)
 
 
-def open_served(study: Path, url: str | None) -> tuple[Study, Store]:
+def open_study(study: Path, url: str | None) -> tuple[Study, Store]:
     """Load a frozen study and open the database from which it was served."""
     from tasks.study import load
 
@@ -290,12 +290,12 @@ def submissions(
     excel: Excel = False,
 ) -> None:
     """List participants by the platform's id with status, reason and code, for payment."""
-    from survey_app.export import choose, write_csv
+    from survey_app.export import choose_study, write_csv
     from survey_app.submissions import submissions as listed
 
     check_source(source)
     store = open_existing(database, study)
-    write_csv(out, listed(store, *choose(store, source, _study_hash(study))), excel)
+    write_csv(out, listed(store, *choose_study(store, source, _study_hash(study))), excel)
     console.print(f"wrote {out}: it identifies people; keep it apart from the responses")
 
 
@@ -303,7 +303,7 @@ def forget_ids(study: StudyFolder, database: Database = None) -> None:
     """Delete the platform's ids of all participants of a study; their responses stay."""
     from survey_app.submissions import forget_ids as forget_all
 
-    frozen, store = open_served(study, database)
+    frozen, store = open_study(study, database)
     count = forget_all(store, frozen.hash)
     console.print(f"participants whose platform ids were deleted: {count}")
     _scrub(store)

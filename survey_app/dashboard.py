@@ -12,23 +12,23 @@ import streamlit as st
 
 from survey_app.export import as_csv, sources, tables
 from survey_app.figures import people_flow, per_condition, per_trial, rates
-from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, fits
+from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, is_password
 from survey_app.places import Places
 from survey_app.server import service
 from survey_app.submissions import submissions
 from tasks.responses import Source
 
 
-def _allowed() -> bool:
+def _sign_in() -> bool:
     """Return whether the visitor has signed in, by OIDC if configured, else by password."""
     if os.environ.get(OIDC):
         if not st.user.is_logged_in:
             st.title("Researcher's page")
             st.button("Sign in", on_click=st.login)
             return False
-        allowed = [address.strip() for address in os.environ[OIDC].split(",")]
+        addresses = [address.strip() for address in os.environ[OIDC].split(",")]
         # Anybody can enter an address at the provider; only a verified one identifies a person.
-        if st.user.get("email") not in allowed or st.user.get("email_verified") is not True:
+        if st.user.get("email") not in addresses or st.user.get("email_verified") is not True:
             st.error("This account may not see the study.")
             st.button("Sign out", on_click=st.logout)
             return False
@@ -37,12 +37,12 @@ def _allowed() -> bool:
         return True
     st.title("Researcher's page")
     with st.form("sign in"):
-        typed = st.text_input("Password", type="password")
-        if st.form_submit_button("Sign in") and typed:
-            time.sleep(GUARD.pause())
+        password = st.text_input("Password", type="password")
+        if st.form_submit_button("Sign in") and password:
+            time.sleep(GUARD.delay())
             address = st.context.ip_address or "this machine"
             try:
-                if GUARD.judge(address, lambda: fits(typed, os.environ[VARIABLE])):
+                if GUARD.admits(address, lambda: is_password(password, os.environ[VARIABLE])):
                     st.session_state["allowed"] = True
                     st.rerun()
             except LockedOut as locked:
@@ -54,15 +54,15 @@ def _allowed() -> bool:
     return False
 
 
-def _study() -> None:
+def _show_study() -> None:
     survey = service()
     st.title(survey.study.title)
     st.text(f"Study {survey.study.hash}")
-    available = sources(survey.store)
-    if not available:
+    choices = sources(survey.store)
+    if not choices:
         st.info("Nobody has arrived yet.")
         return
-    source = st.segmented_control("Source", available, default=available[0]) or available[0]
+    source = st.segmented_control("Source", choices, default=choices[0]) or choices[0]
     answers, people = tables(survey.store, source, survey.study.hash)
     places = Places(survey.store, survey.study.hash, cast(Source, source)).counts()["places"]
     people = people.assign(excluded=people["participant"].isin(_inattentive(answers)))
@@ -81,8 +81,8 @@ def _study() -> None:
             st.text(comment)
     st.subheader("Submissions")
     st.caption("With the platform's ids, for payment and complaints; keep apart from responses.")
-    paid = submissions(survey.store, source, survey.study.hash)
-    st.dataframe(paid.drop(columns=["study", "participant"]), hide_index=True)
+    payments = submissions(survey.store, source, survey.study.hash)
+    st.dataframe(payments.drop(columns=["study", "participant"]), hide_index=True)
     downloads = {"responses": answers, "participants": people.drop(columns="excluded")}
     for column, (name, frame) in zip(st.columns(2), downloads.items(), strict=True):
         file = f"{source}-{name}.csv"
@@ -97,5 +97,5 @@ def _inattentive(answers: pd.DataFrame) -> list[str]:
 
 
 st.set_page_config(page_title="Researcher's page", page_icon="📋")
-if _allowed():
-    _study()
+if _sign_in():
+    _show_study()

@@ -48,67 +48,67 @@ def tables(
         people = rows(participants, "arrived_at")
         limits = {s: seconds for s, seconds in connection.execute(select(studies.c.hash, limit))}
     for row in answers:
-        row["late"] = _late(row, limits[row["study"]])
+        row["late"] = _is_late(row, limits[row["study"]])
         row["options"] = json.dumps(row["options"])
         row["answer"] = json.dumps(row["answer"], ensure_ascii=False)
     for row in people:
-        row |= _summary(row, store)
+        row |= _summarise(row, store)
     return as_table(answers, RESPONSES), as_table(people, PARTICIPANTS)
 
 
-def _late(row: dict[str, Any], limit: float | None) -> bool | None:
+def _is_late(row: dict[str, Any], limit: float | None) -> bool | None:
     """Return whether a response was late by the server's clock; None if there is no time limit."""
     if not limit:
         return None
-    taken = (row["answered_at"] - row["shown_at"]).total_seconds()
-    return row["missing"] is None and taken > limit + LATE_AFTER
+    seconds = (row["answered_at"] - row["shown_at"]).total_seconds()
+    return row["missing"] is None and seconds > limit + LATE_AFTER
 
 
-def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
+def _summarise(row: dict[str, Any], store: Store) -> dict[str, Any]:
     device = row["device"] or {}
     start, end = row["consented_at"], row["finished_at"]
     # The difference is negative if the server's clock was set back in between.
     seconds = max(0.0, (end - start).total_seconds()) if start and end else None
     return {
-        "status": state_of(row, store),
+        "status": status_of(row, store),
         "total_seconds": seconds,
-        **{name: device.get(of) for name, of in DEVICE.items()},
+        **{column: device.get(name) for column, name in DEVICE.items()},
         "questionnaire": json.dumps(row["questionnaire"], ensure_ascii=False),
     }
 
 
-def state_of(row: dict[str, Any], store: Store) -> str:
+def status_of(row: dict[str, Any], store: Store) -> str:
     """Return a participant's status; an unfinished one whose lease is over is `expired`."""
-    over = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
-    return "expired" if over else row["status"]
+    expired = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
+    return "expired" if expired else row["status"]
 
 
-def choose(store: Store, source: str | None, study: str | None) -> tuple[str, str | None]:
+def choose_study(store: Store, source: str | None, study: str | None) -> tuple[str, str | None]:
     """Return the source and the study's hash to export; None for the study if there are none.
 
     Raises:
         ValueError: there are several and none was named, or there is no such study.
     """
-    available = sources(store)
-    if source is None and len(available) > 1:
+    names = sources(store)
+    if source is None and len(names) > 1:
         raise ValueError(
-            f"the database holds responses of {', '.join(available)}, which must not be mixed; "
+            f"the database holds responses of {', '.join(names)}, which must not be mixed; "
             f"name one with --source"
         )
-    source = source or (available[0] if available else "human")
+    source = source or (names[0] if names else "human")
     with store.read() as connection:
         titles = dict(connection.execute(select(studies.c.hash, studies.c.title)).all())
-        held = select(participants.c.study).where(participants.c.source == source).distinct()
-        answered = sorted(connection.scalars(held))
-    listed = ", ".join(f"{key} ({title})" for key, title in sorted(titles.items()))
+        query = select(participants.c.study).where(participants.c.source == source).distinct()
+        hashes = sorted(connection.scalars(query))
+    titled = ", ".join(f"{key} ({title})" for key, title in sorted(titles.items()))
     if study is not None and study not in titles:
-        raise ValueError(f"--study {study!r}: no such study; the database holds {listed or 'none'}")
-    if study is None and len(answered) > 1:
+        raise ValueError(f"--study {study!r}: no such study; the database holds {titled or 'none'}")
+    if study is None and len(hashes) > 1:
         raise ValueError(
-            f"the database holds several studies, which must not be mixed: {listed}; name one "
+            f"the database holds several studies, which must not be mixed: {titled}; name one "
             f"with --study"
         )
-    return source, study or (answered[0] if answered else None)
+    return source, study or (hashes[0] if hashes else None)
 
 
 def export(
@@ -122,14 +122,14 @@ def export(
     Raises:
         ValueError: there are several sources or studies and none was named, or no such study.
     """
-    source, study = choose(store, source, study)
-    answers, people = tables(store, source, study)
-    beside = out.with_name(f"{out.stem}-participants{out.suffix}")
-    write_csv(out, answers, excel)
-    write_csv(beside, people, excel)
-    book = out.with_name(f"{out.stem}-codebook.md")
-    write_text(book, codebook(_frozen(store, study)))
-    return [out, beside, book], int(answers["late"].sum())
+    source, study = choose_study(store, source, study)
+    response_table, participant_table = tables(store, source, study)
+    participants_path = out.with_name(f"{out.stem}-participants{out.suffix}")
+    write_csv(out, response_table, excel)
+    write_csv(participants_path, participant_table, excel)
+    codebook_path = out.with_name(f"{out.stem}-codebook.md")
+    write_text(codebook_path, codebook(_read_study(store, study)))
+    return [out, participants_path, codebook_path], int(response_table["late"].sum())
 
 
 def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:
@@ -146,17 +146,17 @@ def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
     Excel executes any text that begins like a formula. With `excel`, such a text is preceded by an
     apostrophe, which is how Excel itself marks text.
     """
-    plain = frame.copy()
+    cells = frame.copy()
     for name in frame:
         if frame[name].dtype == "boolean":
-            plain[name] = frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
+            cells[name] = frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
         elif excel and pd.api.types.is_string_dtype(frame[name]):
-            formula = frame[name].str.match(r"[=+\-@\t\r]", na=False).astype(bool)
-            plain[name] = frame[name].mask(formula, "'" + frame[name].astype("string"))
-    return plain.to_csv(index=False)
+            is_formula = frame[name].str.match(r"[=+\-@\t\r]", na=False).astype(bool)
+            cells[name] = frame[name].mask(is_formula, "'" + frame[name].astype("string"))
+    return cells.to_csv(index=False)
 
 
-def _frozen(store: Store, study: str | None) -> list[Study]:
+def _read_study(store: Store, study: str | None) -> list[Study]:
     """Return the study as it was served, or an empty list if the database holds none."""
     query = select(studies.c.content).where(studies.c.hash == study)
     with store.read() as connection:

@@ -12,26 +12,26 @@ from tasks.responses import STATUSES
 from tasks.study import Study
 
 
-def people_flow(people: pd.DataFrame, wanted: int) -> pd.DataFrame:
+def people_flow(people: pd.DataFrame, places: int) -> pd.DataFrame:
     """Count participants by status, beside the number wanted."""
     counts = people["status"].value_counts().reindex(STATUSES, fill_value=0)
     counts["finished, but inattentive"] = int(people["excluded"].sum())
-    counts["wanted"] = wanted
+    counts["wanted"] = places
     return counts.rename_axis("status").reset_index(name="people")
 
 
-def interval(right: int, n: int) -> tuple[float, float]:
+def interval(successes: int, n: int) -> tuple[float, float]:
     """Return Wilson's 95 % CI of a share of n independent responses; NaN if n is 0."""
     if not n:
         return nan, nan
-    bounds = binomtest(right, n).proportion_ci(method="wilson")
+    bounds = binomtest(successes, n).proportion_ci(method="wilson")
     return bounds.low, bounds.high
 
 
 def accuracy(correct: pd.Series) -> tuple[float, float, float]:
     """Return the share of correct responses among those with a key, and its 95 % CI."""
-    scored = correct.dropna().astype(float)
-    return float(scored.mean()), *interval(int(scored.sum()), len(scored))
+    scores = correct.dropna().astype(float)
+    return float(scores.mean()), *interval(int(scores.sum()), len(scores))
 
 
 def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
@@ -72,14 +72,14 @@ def agreement(answers: pd.DataFrame) -> float:
 
     This is a preliminary figure; the analysis reports Krippendorff's alpha with its interval.
     """
-    same = pairs = 0
-    chosen = answers[(answers["role"] == "trial") & (answers["options"] != "[]")]
-    for _, group in chosen.groupby("trial"):
+    equal_pairs = pairs = 0
+    trials = answers[(answers["role"] == "trial") & (answers["options"] != "[]")]
+    for _, group in trials.groupby("trial"):
         counts = group["answer"].map(json.loads).value_counts()
         n = int(counts.sum())
-        same += int((counts * (counts - 1)).sum())
+        equal_pairs += int((counts * (counts - 1)).sum())
         pairs += n * (n - 1)
-    return same / pairs if pairs else nan
+    return equal_pairs / pairs if pairs else nan
 
 
 def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:

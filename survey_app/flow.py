@@ -27,7 +27,7 @@ class Stage(StrEnum):
 
 
 #: The pages of questions, and when (`Question.when`) their questions are asked.
-ASKED: dict[Stage, When] = {
+QUESTION_TIMES: dict[Stage, When] = {
     Stage.BEFORE: "before",
     Stage.QUIZ: "quiz",
     Stage.QUESTIONS: "after",
@@ -35,7 +35,7 @@ ASKED: dict[Stage, When] = {
 #: Pages at which participation has ended.
 ENDS = {Stage.FINISHED, Stage.SCREENED_OUT, Stage.WITHDRAWN, Stage.EXPIRED}
 #: Statuses of participants who ended early by their own or the study's choice.
-LEFT = ("screened_out", "withdrawn")
+EARLY_ENDS = ("screened_out", "withdrawn")
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def stage(progress: Progress, course: Course) -> Stage:
 def _introductions_due(progress: Progress, course: Course) -> int:
     """Return how many introductions of tasks precede the current trial."""
     if progress.status == "active":
-        practised, at = len(course.practice_begins), progress.done
-        return practised + sum(begin <= at for begin in course.begins)
+        practice_introductions, position = len(course.practice_begins), progress.done
+        return practice_introductions + sum(begin <= position for begin in course.begins)
     if progress.practice_attempts > 1:
         return 0  # they were read in the first attempt
     return sum(begin <= progress.practice_done for begin in course.practice_begins)

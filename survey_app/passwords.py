@@ -18,16 +18,16 @@ OIDC = "CONCEPTEVO_DASHBOARD_OIDC"
 _COST = {"n": 2**14, "r": 8, "p": 1}
 
 
-def hashed(password: str) -> str:
+def hash_password(password: str) -> str:
     """Return the scrypt hash of a password, with its salt."""
     salt = secrets.token_bytes(16)
     return f"scrypt:{salt.hex()}:{hashlib.scrypt(password.encode(), salt=salt, **_COST).hex()}"
 
 
-def fits(password: str, stored: str) -> bool:
+def is_password(password: str, password_hash: str) -> bool:
     """Return whether the password has this hash. Raises ValueError if the hash is malformed."""
     try:
-        kind, salt, digest = stored.split(":")
+        kind, salt, digest = password_hash.split(":")
         expected = bytes.fromhex(digest)
         if kind != "scrypt":
             raise ValueError(kind)
@@ -62,48 +62,48 @@ class Guard:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         #: Network -> number of consecutive wrong passwords, and when its lock ends.
-        self._known: dict[str, tuple[int, float]] = {}
-        self._recent: deque[float] = deque(maxlen=1000)
+        self._failures: dict[str, tuple[int, float]] = {}
+        self._guesses: deque[float] = deque(maxlen=1000)
         self._lock = threading.Lock()  # simultaneous guesses are counted one by one
 
-    def judge(self, address: str, right: Callable[[], bool]) -> bool:
+    def admits(self, address: str, is_right: Callable[[], bool]) -> bool:
         """Return whether the password that came from an address is right.
 
         Raises:
             LockedOut: the address is locked out; the password was not checked.
         """
         with self._lock:
-            if wait := self.wait(address):
-                raise LockedOut(wait)
-            if right():
-                self._known.pop(network_of(address), None)
+            if lock_seconds := self.lock_seconds(address):
+                raise LockedOut(lock_seconds)
+            if is_right():
+                self._failures.pop(network_of(address), None)
                 return True
-            self._failed(address)
+            self._record_failure(address)
             return False
 
-    def wait(self, address: str) -> float:
+    def lock_seconds(self, address: str) -> float:
         """Return the seconds for which an address is still locked out."""
-        _, until = self._known.get(network_of(address), (0, 0.0))
-        return max(0.0, until - self._clock())
+        _, lock_end = self._failures.get(network_of(address), (0, 0.0))
+        return max(0.0, lock_end - self._clock())
 
-    def pause(self) -> float:
+    def delay(self) -> float:
         """Return the delay of every attempt in seconds, given recent guesses from all addresses."""
-        while self._recent and self._recent[0] < self._clock() - self.WINDOW:
-            self._recent.popleft()
-        return min(self.SLOWEST, 0.1 * max(0, len(self._recent) - self.FREE))
+        while self._guesses and self._guesses[0] < self._clock() - self.WINDOW:
+            self._guesses.popleft()
+        return min(self.SLOWEST, 0.1 * max(0, len(self._guesses) - self.FREE))
 
-    def _failed(self, address: str) -> None:
-        self._recent.append(self._clock())
+    def _record_failure(self, address: str) -> None:
+        self._guesses.append(self._clock())
         network = network_of(address)
-        wrong = self._known.pop(network, (0, 0.0))[0] + 1
-        locked = 0.0
+        wrong = self._failures.pop(network, (0, 0.0))[0] + 1
+        seconds = 0.0
         if wrong >= self.FREE:
-            locked = min(self.FIRST * 2.0 ** (wrong - self.FREE), self.LONGEST)
-        self._known[network] = wrong, self._clock() + locked
-        if len(self._known) > self.MOST:
-            del self._known[next(iter(self._known))]
+            seconds = min(self.FIRST * 2.0 ** (wrong - self.FREE), self.LONGEST)
+        self._failures[network] = wrong, self._clock() + seconds
+        if len(self._failures) > self.MOST:
+            del self._failures[next(iter(self._failures))]
         logging.getLogger("conceptevo.dashboard").warning(
-            "wrong password from %s, the %dth in a row; next try in %.0f s", address, wrong, locked
+            "wrong password from %s, the %dth in a row; next try in %.0f s", address, wrong, seconds
         )
 
 
@@ -115,8 +115,8 @@ def network_of(address: str) -> str:
         return address
     if isinstance(ip, IPv4Address):
         return str(ip)
-    mapped = ip.ipv4_mapped
-    return str(mapped or ip_network((ip, 64), strict=False))
+    ipv4 = ip.ipv4_mapped
+    return str(ipv4 or ip_network((ip, 64), strict=False))
 
 
 #: One per process: Streamlit runs a script again for every visitor, but imports a module once.

@@ -42,46 +42,46 @@ class Places:
         self.store, self.study, self.source = store, study, source
         self._key = {"study": study, "source": source}
 
-    def _own(self, table) -> Any:
+    def _is_own(self, table) -> Any:
         return (table.c.study == self.study) & (table.c.source == self.source)
 
     def begin(self, connection: Connection, settings: Recruitment | None) -> None:
         """Store the settings of recruitment; the first time, create the places."""
-        first = settings or Recruitment()
-        row = {**self._key, "state": "open", "settings": first.model_dump(mode="json")}
+        initial = settings or Recruitment()
+        row = {**self._key, "state": "open", "settings": initial.model_dump(mode="json")}
         if self.store.insert_new(connection, recruitment, row):
-            known = connection.scalar(
-                select(func.count()).select_from(places).where(self._own(places))
+            place_count = connection.scalar(
+                select(func.count()).select_from(places).where(self._is_own(places))
             )
-            if not known:
-                self._make(connection, range(first.places))
-            self._log(connection, "opened", f"{known or first.places} places")
+            if not place_count:
+                self._create(connection, range(initial.places))
+            self._log(connection, "opened", f"{place_count or initial.places} places")
         elif settings is not None:
             self._change(connection, settings)
 
     def _change(self, connection: Connection, settings: Recruitment) -> None:
         """Store settings that were edited since the study was last served, and log the changes."""
-        before = self.settings(connection).model_dump(mode="json")
-        after = settings.model_dump(mode="json")
-        if changed := [name for name in after if after[name] != before[name]]:
-            self._set(connection, settings=after)
+        old = self.settings(connection).model_dump(mode="json")
+        new = settings.model_dump(mode="json")
+        if changed_names := [name for name in new if new[name] != old[name]]:
+            self._set(connection, settings=new)
             detail = ", ".join(
-                name if name == "codes" else f"{name} = {after[name]!r}" for name in changed
+                name if name == "codes" else f"{name} = {new[name]!r}" for name in changed_names
             )
             self._log(connection, "settings", detail)
 
     def _set(self, connection: Connection, **values: Any) -> None:
-        connection.execute(update(recruitment).where(self._own(recruitment)).values(values))
+        connection.execute(update(recruitment).where(self._is_own(recruitment)).values(values))
 
-    def _make(self, connection: Connection, numbers: Iterable[int]) -> None:
+    def _create(self, connection: Connection, numbers: Iterable[int]) -> None:
         self.store.insert_new(connection, places, [{**self._key, "place": n} for n in numbers])
 
     def _log(self, connection: Connection, event: str, detail: str) -> None:
         row = {**self._key, "moment": self.store.clock(), "event": event, "detail": detail}
         connection.execute(insert(recruitment_log).values(row))
 
-    def _recruiting(self, connection: Connection, lock: bool = False) -> Row:
-        query = select(recruitment).where(self._own(recruitment))
+    def _recruitment_row(self, connection: Connection, lock: bool = False) -> Row:
+        query = select(recruitment).where(self._is_own(recruitment))
         row = connection.execute(query.with_for_update() if lock else query).first()
         if row is None:
             raise ValueError(
@@ -92,16 +92,16 @@ class Places:
 
     def settings(self, connection: Connection) -> Recruitment:
         """Return the settings last served. Raises ValueError if the study was never served."""
-        return Recruitment(**self._recruiting(connection).settings)
+        return Recruitment(**self._recruitment_row(connection).settings)
 
     def opens(self, connection: Connection) -> datetime | None:
         """Return the time at which recruitment starts, or None if it is not in the future."""
-        opens = self._recruiting(connection).opens
+        opens = self._recruitment_row(connection).opens
         return opens if opens is not None and opens > self.store.clock() else None
 
     def state(self, connection: Connection) -> State:
         """Return whether recruitment is open, paused or closed."""
-        return self._recruiting(connection).state
+        return self._recruitment_row(connection).state
 
     # Participants
 
@@ -111,35 +111,35 @@ class Places:
         The previous holder loses the place in the same transaction, so that finished and active
         participants together never exceed the places.
         """
-        free = (
+        free_place = (
             select(places.c.place)
-            .where(self._own(places), places.c.participant.is_(None))
+            .where(self._is_own(places), places.c.participant.is_(None))
             .order_by(places.c.place)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
-        place = connection.scalar(free)
+        place = connection.scalar(free_place)
         if place is None:
-            place = self._expire(connection)
+            place = self._take_expired(connection)
         if place is not None:
             connection.execute(
                 update(places)
-                .where(self._own(places), places.c.place == place)
+                .where(self._is_own(places), places.c.place == place)
                 .values(participant=participant)
             )
         return place
 
-    def _expire(self, connection: Connection) -> int | None:
+    def _take_expired(self, connection: Connection) -> int | None:
         """Take the place whose lease ended first from its holder; None if no lease has ended."""
         holder = participants.alias()
-        stale = (
+        expired_leases = (
             select(places.c.place, holder.c.participant)
             .join(
                 holder,
                 (holder.c.study == places.c.study) & (holder.c.participant == places.c.participant),
             )
             .where(
-                self._own(places),
+                self._is_own(places),
                 holder.c.status.in_(UNFINISHED),
                 holder.c.lease_until < self.store.clock(),
             )
@@ -147,13 +147,13 @@ class Places:
             .limit(1)
             .with_for_update(skip_locked=True)
         )
-        row = connection.execute(stale).first()
+        row = connection.execute(expired_leases).first()
         if row is None:
             return None
-        self._end(connection, row.participant, "timed_out")
+        self._expire_participant(connection, row.participant, "timed_out")
         return row.place
 
-    def _end(self, connection: Connection, participant: str, reason: str) -> None:
+    def _expire_participant(self, connection: Connection, participant: str, reason: str) -> None:
         code = self.settings(connection).codes.expired
         self.store.update(
             connection,
@@ -166,11 +166,11 @@ class Places:
             version=participants.c.version + 1,
         )
 
-    def give_back(self, connection: Connection, participant: str) -> None:
+    def free_place(self, connection: Connection, participant: str) -> None:
         """Make the participant's place free."""
         connection.execute(
             update(places)
-            .where(self._own(places), places.c.participant == participant)
+            .where(self._is_own(places), places.c.participant == participant)
             .values(participant=None)
         )
 
@@ -180,10 +180,10 @@ class Places:
         values = {"source": self.source, "platform": platform, "reason": reason}
         return self.store.insert_new(connection, turned_away, key | values)
 
-    def let_in(self, connection: Connection, nonce: str) -> None:
+    def uncount_turned_away(self, connection: Connection, nonce: str) -> None:
         """Remove the count of a person who was turned away on this page but then began."""
-        own = (turned_away.c.study == self.study) & (turned_away.c.nonce == nonce)
-        connection.execute(delete(turned_away).where(own))
+        own_row = (turned_away.c.study == self.study) & (turned_away.c.nonce == nonce)
+        connection.execute(delete(turned_away).where(own_row))
 
     def is_blocked(self, connection: Connection, platform_id: str) -> bool:
         """Return whether the person with this platform id is barred from taking part."""
@@ -201,24 +201,24 @@ class Places:
     # Commands
 
     @contextmanager
-    def _changing(self) -> Iterator[Connection]:
+    def _write_recruitment(self) -> Iterator[Connection]:
         """Open a transaction in which no other process changes recruitment."""
         with self.store.write() as connection:
-            self._recruiting(connection, lock=True)
+            self._recruitment_row(connection, lock=True)
             yield connection
 
     def add(self, number: int) -> int:
         """Add places and return their total number; the study and its hash do not change."""
-        with self._changing() as connection:
-            last = connection.scalar(select(func.max(places.c.place)).where(self._own(places)))
+        with self._write_recruitment() as connection:
+            last = connection.scalar(select(func.max(places.c.place)).where(self._is_own(places)))
             first = 0 if last is None else last + 1
-            self._make(connection, range(first, first + number))
+            self._create(connection, range(first, first + number))
             self._log(connection, "places", f"+{number}, {first + number} in all")
             return first + number
 
     def set_state(self, state: State) -> None:
         """Open, pause or close recruitment; participants who have begun can finish."""
-        with self._changing() as connection:
+        with self._write_recruitment() as connection:
             opens = state == "open" and self.opens(connection)
             if opens or self.state(connection) != state:
                 self._set(connection, state=state, **({"opens": None} if opens else {}))
@@ -226,7 +226,7 @@ class Places:
 
     def open_at(self, moment: datetime) -> None:
         """Open recruitment at the given time; participants who have begun can finish."""
-        with self._changing() as connection:
+        with self._write_recruitment() as connection:
             self._set(connection, state="open", opens=moment)
             self._log(connection, "open-at", f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
 
@@ -251,19 +251,19 @@ class Places:
                     f"{identifier} holds no place that could be released: status "
                     f"{row['status']}. To collect more responses, add places (`places STUDY +1`)"
                 )
-            self._end(connection, row["participant"], reason)
-            self.give_back(connection, row["participant"])
+            self._expire_participant(connection, row["participant"], reason)
+            self.free_place(connection, row["participant"])
             self._log(connection, "released", f"{row['participant']} ({reason})")
             return row["participant"]
 
-    def holds(self, identifier: str) -> bool:
+    def is_unfinished(self, identifier: str) -> bool:
         """Return whether the participant with this identifier has begun and not finished."""
         with self.store.write() as connection:
             row = self._find(connection, identifier)
         return row is not None and row["status"] in UNFINISHED
 
     def _find(self, connection: Connection, identifier: str) -> dict[str, Any] | None:
-        for study, source, participant in self.store.known_as(connection, identifier):
+        for study, source, participant in self.store.find_participants(connection, identifier):
             if (study, source) == (self.study, self.source):
                 return self.store.row(connection, study, participant, lock=True)
         return None
@@ -274,32 +274,32 @@ class Places:
         Raises:
             ValueError: a text is no id, so that nobody would be recognised by it.
         """
-        with self._changing() as connection:
-            named = dict.fromkeys(platform_ids)
+        with self._write_recruitment() as connection:
+            ids = dict.fromkeys(platform_ids)
             settings = self.settings(connection)
-            if odd := [one for one in named if not is_id(one, settings)]:
+            if bad := [text for text in ids if not is_id(text, settings)]:
                 raise ValueError(
-                    f"{odd[0]!r} is no id of a person ({pluralise(len(odd), 'such line')}), so "
+                    f"{bad[0]!r} is no id of a person ({pluralise(len(bad), 'such line')}), so "
                     f"nobody was barred; give one id a line, exactly as the platform writes it"
                 )
-            digests = [self._digest(connection, one) for one in named]
-            new = sum(
+            digests = [self._digest(connection, text) for text in ids]
+            new_count = sum(
                 self.store.insert_new(connection, blocked, {"study": self.study, "digest": digest})
                 for digest in digests
             )
-            self._log(connection, "blocked", f"{new} ids")
-            return new
+            self._log(connection, "blocked", f"{new_count} ids")
+            return new_count
 
     def counts(self) -> dict[str, int]:
         """Count places, free places, participants by status, and people turned away by reason."""
         with self.store.read() as connection:
-            total, taken = connection.execute(
-                select(func.count(), func.count(places.c.participant)).where(self._own(places))
+            total, occupied = connection.execute(
+                select(func.count(), func.count(places.c.participant)).where(self._is_own(places))
             ).one()
-            counts = {"places": total, "free": total - taken}
+            counts = {"places": total, "free": total - occupied}
             groups = (participants.c.status, ""), (turned_away.c.reason, "turned away: ")
             for column, prefix in groups:
-                query = select(column, func.count()).where(self._own(column.table))
+                query = select(column, func.count()).where(self._is_own(column.table))
                 numbers = connection.execute(query.group_by(column).order_by(column))
                 counts |= {f"{prefix}{name}": n for name, n in numbers}
         return counts
@@ -307,6 +307,6 @@ class Places:
     def log(self) -> list[dict[str, Any]]:
         """Return the logged changes (moment, event, detail), oldest first."""
         with self.store.read() as connection:
-            query = select(recruitment_log).where(self._own(recruitment_log))
+            query = select(recruitment_log).where(self._is_own(recruitment_log))
             rows = connection.execute(query.order_by(recruitment_log.c.number)).mappings()
             return [dict(row) for row in rows]

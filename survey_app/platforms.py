@@ -29,7 +29,7 @@ PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
 
 @dataclass(frozen=True)
-class Arrival:
+class Visitor:
     """A visitor, as identified by the address.
 
     Attributes:
@@ -57,12 +57,12 @@ _IDENTIFYING = {
 }
 
 
-def is_open(parameters: Mapping[str, str]) -> bool:
+def is_open_link(parameters: Mapping[str, str]) -> bool:
     """Return whether the address is the open link, without any id."""
     return not _IDENTIFYING.keys() & parameters.keys()
 
 
-def arrival(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHERE) -> Arrival:
+def identify(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHERE) -> Visitor:
     """Identify a visitor by the address's parameters.
 
     Raises:
@@ -70,7 +70,7 @@ def arrival(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHER
             required, or of another study; the id of an open link is not signed by this server; or
             the study does not recruit from this platform.
     """
-    visitor = _visitor(parameters, secret, entry)
+    visitor = _parse_visitor(parameters, secret, entry)
     if visitor.platform not in entry.platforms:
         raise BadAddress(
             N_("This study cannot be opened by this link. Please start from where you found it.")
@@ -78,19 +78,19 @@ def arrival(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHER
     return visitor
 
 
-def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arrival:
+def _parse_visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Visitor:
     platform = next((_IDENTIFYING[name] for name in _IDENTIFYING if name in parameters), "open")
     if platform == "prolific":
         return _prolific(parameters, entry)
     if platform == "mturk":
         return _mturk(parameters, entry)
-    link = _id(parameters, "p")
-    if not hmac.compare_digest(link, _signed(link[:LINK_ID], secret)):
+    signed_id = _read_id(parameters, "p")
+    if not hmac.compare_digest(signed_id, _sign_id(signed_id[:LINK_ID], secret)):
         raise BadAddress(N_("This link is not complete. Please open the link you were sent again."))
-    return Arrival("open", link[:LINK_ID])
+    return Visitor("open", signed_id[:LINK_ID])
 
 
-def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
+def _prolific(parameters: Mapping[str, str], entry: Entry) -> Visitor:
     outdated = False
     if entry.signed:
         parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
@@ -102,18 +102,18 @@ def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
             )
         )
     keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
-    details = {key: _id(parameters, key) for key in keys}
+    details = {key: _read_id(parameters, key) for key in keys}
     _check(details, entry, "PROLIFIC_PID", "STUDY_ID", FORMS["prolific"])
-    return Arrival("prolific", details["PROLIFIC_PID"], outdated=outdated, details=details)
+    return Visitor("prolific", details["PROLIFIC_PID"], outdated=outdated, details=details)
 
 
-def _mturk(parameters: Mapping[str, str], entry: Entry) -> Arrival:
+def _mturk(parameters: Mapping[str, str], entry: Entry) -> Visitor:
     if parameters["assignmentId"] == PREVIEW:
-        return Arrival("mturk", "", preview=True)
-    details = {key: _id(parameters, key) for key in ("assignmentId", "hitId", "workerId")}
+        return Visitor("mturk", "", preview=True)
+    details = {key: _read_id(parameters, key) for key in ("assignmentId", "hitId", "workerId")}
     _check(details, entry, "workerId", "hitId", FORMS["mturk"])
-    details["turkSubmitTo"] = _turk(parameters.get("turkSubmitTo", ""))
-    return Arrival("mturk", details["workerId"], details=details)
+    details["turkSubmitTo"] = _submission_url(parameters.get("turkSubmitTo", ""))
+    return Visitor("mturk", details["workerId"], details=details)
 
 
 def _check(details: Mapping[str, str], entry: Entry, person: str, study: str, form: str) -> None:
@@ -132,17 +132,17 @@ def is_id(text: str, entry: Entry) -> bool:
     return any(re.fullmatch(form, text) for form in forms)
 
 
-def new_link(secret: str) -> str:
+def make_open_link(secret: str) -> str:
     """Return a random id for an open link, signed so that nobody can invent ids."""
-    return _signed(secrets.token_hex(LINK_ID // 2), secret)
+    return _sign_id(secrets.token_hex(LINK_ID // 2), secret)
 
 
-def _signed(identifier: str, secret: str) -> str:
+def _sign_id(identifier: str, secret: str) -> str:
     text = b"link:" + identifier.encode()
     return identifier + hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()[:16]
 
 
-def _id(parameters: Mapping[str, str], key: str) -> str:
+def _read_id(parameters: Mapping[str, str], key: str) -> str:
     value = parameters.get(key, "")
     if not _ID.fullmatch(value):
         raise _incomplete(key)
@@ -159,7 +159,7 @@ def _incomplete(key: str) -> BadAddress:
     )
 
 
-def _turk(address: str) -> str:
+def _submission_url(address: str) -> str:
     """Return MTurk's address for submissions. Raises BadAddress unless it is https://…mturk.com."""
     if host := _TURK.fullmatch(address):
         return f"https://{host[1]}/mturk/externalSubmit"
@@ -171,7 +171,7 @@ def prolific_return(code: str) -> str:
     return PROLIFIC_RETURN + quote(code, safe="")
 
 
-def pseudonym(arrival: Arrival, source: str, study: str, salt: str) -> str:
+def pseudonym(visitor: Visitor, source: str, study: str, salt: str) -> str:
     """Return the participant's id, a salted hash that nobody can recompute without the salt."""
-    text = "\x1f".join((study, source, arrival.platform, arrival.platform_id)).encode()
+    text = "\x1f".join((study, source, visitor.platform, visitor.platform_id)).encode()
     return hmac.new(salt.encode(), text, hashlib.sha256).hexdigest()[:24]

@@ -11,10 +11,10 @@ import numpy as np
 
 from survey_app.endings import REASONS
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival
+from survey_app.participant_state import ParticipantState
+from survey_app.platforms import Visitor
 from survey_app.service import Service
 from survey_app.simulate import Person, session
-from survey_app.standing import Standing
 from survey_app.store import Store
 
 
@@ -22,21 +22,22 @@ from survey_app.store import Store
 def pages(service: Service) -> dict[str, dict[str, Any]]:
     """Return all pages by name, in the order in which the participant in place 0 sees them."""
     codes = service.recruitment.codes
-    ends = {"finished, attention failed": Standing(Stage.FINISHED, code=codes.attention)}
+    states = {"finished, attention failed": ParticipantState(Stage.FINISHED, code=codes.attention)}
     for name, reason in REASONS.items():
         code = getattr(codes, reason.code)
-        ends[f"screened out, {name}"] = Standing(Stage.SCREENED_OUT, reason=name, code=code)
-    ends["withdrawn"] = Standing(Stage.WITHDRAWN, code=codes.withdrawn)
-    ends["expired"] = Standing(Stage.EXPIRED, code=codes.expired)
-    endings = {name: service.view.page(at) for name, at in ends.items()}
-    return dict(_named(_walk(service))) | endings
+        state = ParticipantState(Stage.SCREENED_OUT, reason=name, code=code)
+        states[f"screened out, {name}"] = state
+    states["withdrawn"] = ParticipantState(Stage.WITHDRAWN, code=codes.withdrawn)
+    states["expired"] = ParticipantState(Stage.EXPIRED, code=codes.expired)
+    end_pages = {name: service.view.page(state) for name, state in states.items()}
+    return dict(_name_pages(_walk(service))) | end_pages
 
 
 def page(service: Service, name: str) -> dict[str, Any]:
     """Return the page of this name, or a list of all pages if there is none."""
     all_pages = pages(service)
-    shown = all_pages[name] if name in all_pages else service.view.contents(list(all_pages))
-    return shown | {"version": -1, "token": "", "preload": []}
+    page = all_pages[name] if name in all_pages else service.view.contents(list(all_pages))
+    return page | {"version": -1, "token": "", "preload": []}
 
 
 def _walk(service: Service) -> Iterator[dict[str, Any]]:
@@ -44,14 +45,15 @@ def _walk(service: Service) -> Iterator[dict[str, Any]]:
     store = Store("sqlite://")
     store.migrate()
     copy = Service(store, service.study, service.keys, "simulated", service.recruitment)
-    yield from session(copy, Arrival("open", "preview"), Person(np.random.default_rng(0), {}, True))
+    person = Person(np.random.default_rng(0), {}, able=True)
+    yield from session(copy, Visitor("open", "preview"), person)
     store.engine.dispose()
 
 
-def _named(walk: Iterator[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    seen: Counter[str] = Counter()
+def _name_pages(walk: Iterator[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    stage_counts: Counter[str] = Counter()
     for page in walk:
         stage = page["stage"]
-        seen[stage] += 1
-        several = stage in (Stage.TRIAL, Stage.PRACTICE, Stage.FEEDBACK, Stage.INTRODUCTION)
-        yield (f"{stage} {seen[stage]}" if several else stage), page
+        stage_counts[stage] += 1
+        repeats = stage in (Stage.TRIAL, Stage.PRACTICE, Stage.FEEDBACK, Stage.INTRODUCTION)
+        yield (f"{stage} {stage_counts[stage]}" if repeats else stage), page

@@ -72,11 +72,11 @@ class Prolific:
                 raise ValueError(f"Prolific cannot be reached: {error}") from error
             # A call may have taken effect although the reply is a server error. Only calls that
             # certainly had no effect (429) or only read are therefore repeated.
-            busy = reply.status_code == 429 or (method == "GET" and reply.is_server_error)
-            if not busy or attempt == TRIES - 1:
+            can_repeat = reply.status_code == 429 or (method == "GET" and reply.is_server_error)
+            if not can_repeat or attempt == TRIES - 1:
                 break
-            asked = reply.headers.get("retry-after", "")
-            time.sleep(min(float(asked) if asked.isdecimal() else 2.0**attempt, LONGEST_WAIT))
+            delay = reply.headers.get("retry-after", "")
+            time.sleep(min(float(delay) if delay.isdecimal() else 2.0**attempt, LONGEST_WAIT))
         if reply.is_error:
             raise ValueError(
                 f"Prolific refused {method} {path} ({reply.status_code}): {reply.text[:500]}"
@@ -144,35 +144,35 @@ class Comparison:
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     payable: list[str] = field(default_factory=list)
-    gone: list[tuple[str, str]] = field(default_factory=list)
+    departures: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def compare(prolific: Prolific, store: Store, study: str, prolific_studies) -> Comparison:
     """Compare Prolific's submissions with the database, without changing either."""
-    ours = submissions(store, "human", study)
-    by_session = {row.session: row for row in ours[ours["platform"] == "prolific"].itertuples()}
+    table = submissions(store, "human", study)
+    own_rows = {row.session: row for row in table[table["platform"] == "prolific"].itertuples()}
     result = Comparison()
     for name in prolific_studies:
-        for theirs in prolific.submissions(name):
-            _compare_one(theirs, by_session.get(theirs["id"]), result)
+        for submission in prolific.submissions(name):
+            _compare_one(submission, own_rows.get(submission["id"]), result)
     return result
 
 
-def _compare_one(theirs: dict[str, Any], own: Any, result: Comparison) -> None:
-    session, status, code = theirs["id"], theirs["status"], theirs.get("study_code")
-    result.counts[status, own.status if own is not None else "unknown here"] += 1
-    if status in GONE and own is not None and own.status in (*UNFINISHED, "expired"):
-        result.gone.append((session, GONE[status]))
+def _compare_one(submission: dict[str, Any], own_row: Any, result: Comparison) -> None:
+    session, status, code = submission["id"], submission["status"], submission.get("study_code")
+    result.counts[status, own_row.status if own_row is not None else "unknown here"] += 1
+    if status in GONE and own_row is not None and own_row.status in (*UNFINISHED, "expired"):
+        result.departures.append((session, GONE[status]))
     elif status == "AWAITING REVIEW":
-        if own is None or own.status != "finished":
-            state = "is unknown here" if own is None else f"is {own.status} here"
+        if own_row is None or own_row.status != "finished":
+            state = "is unknown here" if own_row is None else f"is {own_row.status} here"
             result.problems.append(f"{session} awaits review with code {code}, but {state}")
-        elif code != own.code:
-            result.problems.append(f"{session} came with code {code}; its own is {own.code}")
+        elif code != own_row.code:
+            result.problems.append(f"{session} came with code {code}; its own is {own_row.code}")
         else:
             result.payable.append(session)
-    elif status in GONE and own is not None and own.status == "finished":
+    elif status in GONE and own_row is not None and own_row.status == "finished":
         result.problems.append(
             f"{session} finished here, but is {status} there: perhaps it should be paid"
         )
@@ -180,9 +180,9 @@ def _compare_one(theirs: dict[str, Any], own: Any, result: Comparison) -> None:
 
 def release_gone(comparison: Comparison, places: Places) -> int:
     """Free the places of participants who left at Prolific; return how many."""
-    released = 0
-    for session, reason in comparison.gone:
-        if places.holds(session):
+    count = 0
+    for session, reason in comparison.departures:
+        if places.is_unfinished(session):
             places.release(session, reason)
-            released += 1
-    return released
+            count += 1
+    return count

@@ -12,7 +12,7 @@ import typer
 from harness.section import read_text
 from harness.terminal import console
 from harness.text import pluralise
-from survey_app.commands import Database, check_codes, check_source, open_served
+from survey_app.commands import Database, check_codes, check_source, open_study
 from tasks.commands import StudyFolder
 from tasks.responses import SOURCES
 
@@ -47,7 +47,7 @@ def places(
     from survey_app.places import Places
 
     check_source(source)
-    frozen, store = open_served(study, database)
+    frozen, store = open_study(study, database)
     study_places = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
     if change is not None:
         _change_places(study_places, change, who or [])
@@ -70,7 +70,7 @@ def _change_places(study_places: Places, change: str, who: list[str]) -> None:
         states: dict[str, State] = {"pause": "paused", "resume": "open", "close": "closed"}
         study_places.set_state(states[change])
     elif change == "open-at" and len(who) == 1:
-        study_places.open_at(_moment(who[0]))
+        study_places.open_at(_parse_moment(who[0]))
     elif change == "release" and who:
         for identifier in who:
             study_places.release(identifier)
@@ -89,20 +89,20 @@ def _change_places(study_places: Places, change: str, who: list[str]) -> None:
         )
 
 
-def _moment(text: str) -> datetime:
+def _parse_moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"open-at {text!r}: {_MOMENT}") from error
+        raise ValueError(f"open-at {text!r}: {_MOMENT_FORMS}") from error
     if moment.tzinfo is None:
-        raise ValueError(f"open-at {text!r} has no time zone: {_MOMENT}")
+        raise ValueError(f"open-at {text!r} has no time zone: {_MOMENT_FORMS}")
     return moment
 
 
-_MOMENT = "give date, time and zone, such as 2026-12-01T09:00+01:00 or 2026-12-01T08:00Z"
+_MOMENT_FORMS = "give date, time and zone, such as 2026-12-01T09:00+01:00 or 2026-12-01T08:00Z"
 
 
-def _at_prolific(study: Path, database: str | None) -> tuple[Prolific, Comparison, Places]:
+def _compare(study: Path, database: str | None) -> tuple[Prolific, Comparison, Places]:
     """Return the API client, the comparison of submissions with the database, and the places."""
     from survey_app.places import Places
     from survey_app.prolific import Prolific, compare
@@ -115,7 +115,7 @@ def _at_prolific(study: Path, database: str | None) -> tuple[Prolific, Compariso
             f"Prolific, or create a draft (`conceptevo prolific draft`)"
         )
     prolific = Prolific()
-    frozen, store = open_served(study, database)
+    frozen, store = open_study(study, database)
     comparison = compare(prolific, store, frozen.hash, recruitment.studies)
     return prolific, comparison, Places(store, frozen.hash, "human")
 
@@ -136,14 +136,14 @@ def prolific_draft(
     if not address.startswith("https://"):
         raise ValueError(f"--address {address!r}: participants need an address with https://")
     check_codes(study, recruitment)
-    created = Prolific().call(
+    new_draft = Prolific().call(
         "POST", "/studies/", json=draft(frozen, recruitment, address, reward, description)
     )
-    changes = {"studies": (*recruitment.studies, created["id"])}
+    changes = {"studies": (*recruitment.studies, new_draft["id"])}
     changes |= {} if "prolific" in recruitment.platforms else {"platforms": ("prolific",)}
     write_recruitment(study, recruitment.model_copy(update=changes))
     console.print(
-        f"draft {created['id']} ({created.get('status', 'UNPUBLISHED')}), added to "
+        f"draft {new_draft['id']} ({new_draft.get('status', 'UNPUBLISHED')}), added to "
         f"{study / 'recruitment.toml'}: restart the survey, check the draft, publish it there",
     )
 
@@ -152,9 +152,9 @@ def prolific_poll(study: StudyFolder, database: Database = None) -> None:
     """Compare the submissions at Prolific; free the places of those who returned or timed out."""
     from survey_app.prolific import release_gone
 
-    _, comparison, study_places = _at_prolific(study, database)
-    for (theirs, ours), count in sorted(comparison.counts.items()):
-        console.print(f"{count:>6}  {theirs} there, {ours} here")
+    _, comparison, study_places = _compare(study, database)
+    for (their_status, own_status), count in sorted(comparison.counts.items()):
+        console.print(f"{count:>6}  {their_status} there, {own_status} here")
     console.print(f"places freed: {release_gone(comparison, study_places)}")
     console.print(f"submissions that can be approved: {len(comparison.payable)}")
     for problem in comparison.problems:
@@ -167,7 +167,7 @@ def prolific_approve(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
 ) -> None:
     """Approve submissions of participants who finished here and submitted their own code."""
-    prolific, comparison, _ = _at_prolific(study, database)
+    prolific, comparison, _ = _compare(study, database)
     payable = comparison.payable
     for problem in comparison.problems:
         console.print(f"left out: {problem}")

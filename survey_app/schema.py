@@ -40,28 +40,28 @@ class Moment(TypeDecorator):
 metadata = MetaData()
 
 
-def _study(primary_key: bool = True) -> Column:
+def _study_column(primary_key: bool = True) -> Column:
     """Return the column of the study's hash."""
     return Column("study", String(16), primary_key=primary_key, nullable=False)
 
 
-def _source(primary_key: bool = False) -> Column:
+def _source_column(primary_key: bool = False) -> Column:
     """Return the column of the source: human, pilot or simulated, which are never mixed."""
     return Column("source", String(10), primary_key=primary_key, nullable=False)
 
 
-def _participant() -> Column:
+def _participant_column() -> Column:
     """Return the column of the participant's pseudonym."""
     return Column("participant", String(32), primary_key=True)
 
 
-def _of_participant() -> ForeignKeyConstraint:
+def _participant_key() -> ForeignKeyConstraint:
     """Return the constraint that deletes a row when its participant's row is deleted."""
-    own = ["study", "participant"]
-    return ForeignKeyConstraint(own, [f"participants.{name}" for name in own], ondelete="CASCADE")
+    key = ["study", "participant"]
+    return ForeignKeyConstraint(key, [f"participants.{name}" for name in key], ondelete="CASCADE")
 
 
-def of(table: Table, study: str, participant: str) -> ColumnElement[bool]:
+def of_participant(table: Table, study: str, participant: str) -> ColumnElement[bool]:
     """Return the condition that selects one participant's rows of a table."""
     return (table.c.study == study) & (table.c.participant == participant)
 
@@ -82,8 +82,8 @@ studies = Table(
 recruitment = Table(
     "recruitment",
     metadata,
-    _study(),
-    _source(primary_key=True),
+    _study_column(),
+    _source_column(primary_key=True),
     Column("state", String(10), nullable=False),  # open, paused or closed
     Column("settings", JSON, nullable=False),  # recruitment.toml as it was last served
     Column("opens", Moment),  # nobody may begin before
@@ -94,8 +94,8 @@ recruitment_log = Table(
     "recruitment_log",
     metadata,
     Column("number", Integer, primary_key=True),
-    _study(primary_key=False),
-    _source(),
+    _study_column(primary_key=False),
+    _source_column(),
     Column("moment", Moment, nullable=False),
     Column("event", String(20), nullable=False),
     Column("detail", String, nullable=False),
@@ -105,9 +105,9 @@ recruitment_log = Table(
 turned_away = Table(
     "turned_away",
     metadata,
-    _study(),
+    _study_column(),
     Column("nonce", String(32), primary_key=True),
-    _source(),
+    _source_column(),
     Column("platform", String(20), nullable=False),
     Column("reason", String(20), nullable=False),  # a key of endings.REASONS
 )
@@ -116,7 +116,7 @@ turned_away = Table(
 blocked = Table(
     "blocked",
     metadata,
-    _study(),
+    _study_column(),
     Column("digest", String(64), primary_key=True),
 )
 
@@ -124,9 +124,9 @@ blocked = Table(
 participants = Table(
     "participants",
     metadata,
-    _study(),
-    _participant(),
-    _source(),
+    _study_column(),
+    _participant_column(),
+    _source_column(),
     Column("platform", String(20), nullable=False),
     Column("status", String(14), nullable=False),
     # The number of steps so far. An action is meant for one version; a second one is a repeat.
@@ -158,11 +158,11 @@ participants = Table(
 identities = Table(
     "identities",
     metadata,
-    _study(),
-    _participant(),
+    _study_column(),
+    _participant_column(),
     Column("platform_id", String(128), nullable=False),
     Column("details", JSON, nullable=False),
-    _of_participant(),
+    _participant_key(),
 )
 
 #: All participants, with the platform's ids unless these were deleted.
@@ -172,8 +172,8 @@ people = participants.outerjoin(identities)
 places = Table(
     "places",
     metadata,
-    _study(),
-    _source(primary_key=True),
+    _study_column(),
+    _source_column(primary_key=True),
     Column("place", Integer, primary_key=True),
     Column("participant", String(32)),
     UniqueConstraint("study", "participant", name="one_place_each"),
@@ -183,10 +183,10 @@ places = Table(
 responses = Table(
     "responses",
     metadata,
-    _study(),
-    _participant(),
+    _study_column(),
+    _participant_column(),
     Column("trial", String(24), primary_key=True),
-    _source(),
+    _source_column(),
     Column("task", String(120), nullable=False),
     Column("condition", String(40), nullable=False),
     Column("role", String(10), nullable=False),
@@ -202,5 +202,5 @@ responses = Table(
     Column("app_version", String(20), nullable=False),
     Column("pastes", Integer, nullable=False),
     Column("tab_leaves", Integer, nullable=False),
-    _of_participant(),
+    _participant_key(),
 )

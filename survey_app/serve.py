@@ -45,29 +45,29 @@ def serve(
         signal.signal(name, stop)
     fd = listening.fileno()
     # In memory if the system has such a folder, so that counting does not wait for a disk.
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with TemporaryDirectory(prefix="conceptevo-metrics-", dir=memory) as counts:
+    parent_folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with TemporaryDirectory(prefix="conceptevo-metrics-", dir=parent_folder) as metrics_folder:
 
         def start() -> subprocess.Popen:
             return subprocess.Popen(
                 [sys.executable, "-m", "survey_app.worker", str(fd), script],
                 pass_fds=[fd],
-                env={**os.environ, **environment, "PROMETHEUS_MULTIPROC_DIR": counts},
+                env={**os.environ, **environment, "PROMETHEUS_MULTIPROC_DIR": metrics_folder},
                 start_new_session=True,
             )
 
-        running = [start() for _ in range(workers)]
+        processes = [start() for _ in range(workers)]
         while not stopping:
             time.sleep(0.2)
-            for number, process in enumerate(running):
+            for number, process in enumerate(processes):
                 if process.poll() is not None and not stopping:
                     pid, code = process.pid, process.returncode
                     print(f"worker {pid} ended ({code}); starting another", flush=True)
-                    running[number] = start()
+                    processes[number] = start()
                     time.sleep(1)  # a worker that cannot start is restarted slowly
-        for process in running:
+        for process in processes:
             process.terminate()
-        for process in running:
+        for process in processes:
             try:
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:

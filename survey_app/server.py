@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from survey_app import metrics
 from survey_app.first_page import first_page
-from survey_app.platforms import is_open
+from survey_app.platforms import is_open_link
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
 from survey_app.tokens import BadToken
@@ -41,17 +41,17 @@ LARGEST = 64 * 1024  # bytes of an action, enough for a page of a hundred long t
 log = logging.getLogger("conceptevo.survey")
 
 
-def environment(study: Path, served: str, database: str, source: str = "human") -> dict[str, str]:
+def environment(study: Path, digest: str, database: str, source: str = "human") -> dict[str, str]:
     """Return the environment variables that `service` reads in a worker.
 
     Args:
-        study: its folder. served: its hash. database: its URL. source: "human" or "pilot".
+        study: its folder. digest: its hash. database: its URL. source: "human" or "pilot".
     """
     return {
         "CONCEPTEVO_STUDY": str(study.resolve()),
         "CONCEPTEVO_DATABASE": database,
         "CONCEPTEVO_SOURCE": source,
-        SERVED: served,
+        SERVED: digest,
     }
 
 
@@ -79,7 +79,7 @@ def pictures() -> dict[str, bytes]:
 
 
 @cache
-def opening() -> str:
+def cached_first_page() -> str:
     """Return the first page that a browser loads."""
     return first_page(service().view.words, service().study.title)
 
@@ -89,18 +89,18 @@ async def index(request: Request) -> Response:
 
     A redirect leaves no entry in the browser's history, from which "Back" would lead to another id.
     """
-    if is_open(request.query_params):
-        own = request.url.include_query_params(p=service().new_link())
-        return RedirectResponse(f"?{own.query}", headers={"Cache-Control": "no-store"})
-    return HTMLResponse(opening(), headers={"Cache-Control": "no-cache"})
+    if is_open_link(request.query_params):
+        url = request.url.include_query_params(p=service().make_open_link())
+        return RedirectResponse(f"?{url.query}", headers={"Cache-Control": "no-store"})
+    return HTMLResponse(cached_first_page(), headers={"Cache-Control": "no-cache"})
 
 
 async def act(request: Request) -> Response:
     """Answer an action with 200 and the next page if it is stored, 503 if it must be repeated."""
-    started = time.perf_counter()
+    start = time.perf_counter()
     outcome, response = await _act(request)
     metrics.ACTIONS.labels(outcome).inc()
-    metrics.SECONDS.observe(time.perf_counter() - started)
+    metrics.SECONDS.observe(time.perf_counter() - start)
     return response
 
 
@@ -132,25 +132,25 @@ async def picture(request: Request) -> Response:
     if data is None:
         return PlainTextResponse("no such picture", 404)
     headers = {"Cache-Control": "public, max-age=31536000, immutable"}
-    kind = mimetypes.guess_type(request.path_params["name"])[0]
-    return Response(data, media_type=kind, headers=headers)
+    media_type = mimetypes.guess_type(request.path_params["name"])[0]
+    return Response(data, media_type=media_type, headers=headers)
 
 
 async def healthz(request: Request) -> Response:
     """Answer 200 if the database can be reached, else 503."""
 
-    def ask() -> None:
+    def query_database() -> None:
         with service().store.read() as connection:
             connection.execute(text("SELECT 1"))
 
     try:
-        await run_in_threadpool(ask)
+        await run_in_threadpool(query_database)
     except SQLAlchemyError:
         return PlainTextResponse("database unreachable\n", 503)
     return PlainTextResponse("ok\n")
 
 
-async def figures(request: Request) -> Response:
+async def metrics_text(request: Request) -> Response:
     """Return the metrics of all workers, to requests from this machine that pass no proxy."""
     client = request.client.host if request.client else ""
     if client not in ("127.0.0.1", "::1") or "x-forwarded-for" in request.headers:
@@ -163,5 +163,5 @@ ROUTES = [
     Route("/act", act, methods=["POST"]),
     Route("/img/{name:path}", picture),
     Route("/healthz", healthz),
-    Route("/metrics", figures),
+    Route("/metrics", metrics_text),
 ]

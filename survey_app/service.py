@@ -16,20 +16,20 @@ from typing import Any
 from sqlalchemy import Connection
 
 from survey_app import flow, tokens
+from survey_app.browser_report import DAY, clip_number, read_device
 from survey_app.endings import REASONS
-from survey_app.flow import ASKED, Progress, Stage
+from survey_app.flow import QUESTION_TIMES, Progress, Stage
+from survey_app.participant_state import ParticipantState, derive_state
 from survey_app.places import Places
-from survey_app.platforms import LINK_OVER, Arrival, BadAddress, arrival, new_link, pseudonym
-from survey_app.reported import DAY, count, device_of
+from survey_app.platforms import LINK_OVER, BadAddress, Visitor, identify, make_open_link, pseudonym
 from survey_app.schema import participants, responses
-from survey_app.standing import Standing, standing
 from survey_app.store import Store, progress_of
 from survey_app.views import View
 from tasks.assignment import plan
-from tasks.base import CONFIDENCE, UnfitAnswer, check_values
+from tasks.base import CONFIDENCE, InvalidAnswer, check_values
 from tasks.kinds import all_tasks
 from tasks.language import N_
-from tasks.questionnaire import check_answers, count_right, screened
+from tasks.questionnaire import check_answers, count_right, is_screened_out
 from tasks.recruitment import Recruitment
 from tasks.responses import Source
 from tasks.study import Study
@@ -44,18 +44,18 @@ class Turn:
     """One action on the page for which it is meant, within its transaction.
 
     Attributes:
-        row: the participant's row, locked. at: the state that follows from it.
-        sent: all that the browser sent. values: the fields of the form.
+        row: the participant's row, locked. state: what follows from it.
+        message: all that the browser sent. values: the fields of the form.
     """
 
     connection: Connection
     row: dict[str, Any]
-    at: Standing
-    sent: dict[str, Any]
+    state: ParticipantState
+    message: dict[str, Any]
 
     @property
     def values(self) -> dict[str, Any]:
-        return self.sent.get("values", {})
+        return self.message.get("values", {})
 
 
 class Service:
@@ -82,29 +82,29 @@ class Service:
             self.recruitment = self.places.settings(connection)
         self.view = View(study, self.recruitment.lease_minutes)
 
-    def visitor(self, parameters: Mapping[str, str]) -> Arrival:
-        """Identify a visitor by the address; see `platforms.arrival`."""
-        return arrival(parameters, self.secret, self.recruitment)
+    def identify(self, parameters: Mapping[str, str]) -> Visitor:
+        """Identify a visitor by the address; see `platforms.identify`."""
+        return identify(parameters, self.secret, self.recruitment)
 
-    def new_link(self) -> str:
+    def make_open_link(self) -> str:
         """Return a new id for a visitor of the open link."""
-        return new_link(self.secret)
+        return make_open_link(self.secret)
 
-    def participant(self, visitor: Arrival) -> str:
+    def pseudonym(self, visitor: Visitor) -> str:
         """Return the pseudonym of a visitor."""
         return pseudonym(visitor, self.source, self.study.hash, self.salt)
 
-    def welcome(self, visitor: Arrival) -> dict[str, Any]:
+    def welcome(self, visitor: Visitor) -> dict[str, Any]:
         """Return the page of a visitor; nothing is stored about one who has not consented.
 
         Raises:
             BadAddress: the signed link has expired, and the visitor has not consented.
         """
-        participant = self.participant(visitor)
+        participant = self.pseudonym(visitor)
         with self.store.read() as connection:
-            known = self.store.row(connection, self.study.hash, participant) is not None
-            refusal = None if known else self._refusal(connection, visitor)
-        if known:
+            has_begun = self.store.row(connection, self.study.hash, participant) is not None
+            refusal = None if has_begun else self._refusal(connection, visitor)
+        if has_begun:
             self.store.renew_session(self.study.hash, participant, visitor.details)
             return self.page(participant)
         if visitor.outdated:
@@ -113,11 +113,11 @@ class Service:
         if refusal is not None:
             with self.store.write() as connection:
                 self.places.turn_away(connection, nonce, visitor.platform, refusal)
-            return self._turned_away_page(visitor, refusal)
-        token = tokens.invite(visitor, nonce, self.secret)
-        return {"version": 0, "token": token, **self.view.page(Standing(Stage.CONSENT))}
+            return self._refusal_page(visitor, refusal)
+        token = tokens.sign_invitation(visitor, nonce, self.secret)
+        return {"version": 0, "token": token, **self.view.page(ParticipantState(Stage.CONSENT))}
 
-    def _refusal(self, connection: Connection, visitor: Arrival) -> str | None:
+    def _refusal(self, connection: Connection, visitor: Visitor) -> str | None:
         """Return why a new visitor may not begin now (a key of REASONS), or None."""
         state = self.places.state(connection)
         if state != "open":
@@ -127,16 +127,16 @@ class Service:
         earlier = self.places.is_blocked(connection, visitor.platform_id)
         return "earlier" if earlier else None
 
-    def _turned_away_page(self, visitor: Arrival, reason: str) -> dict[str, Any]:
+    def _refusal_page(self, visitor: Visitor, reason: str) -> dict[str, Any]:
         code = getattr(self.recruitment.codes, REASONS[reason].code)
-        at = Standing(
+        state = ParticipantState(
             Stage.SCREENED_OUT,
             reason=reason,
             platform=visitor.platform,
             identity=visitor.details,
             code=code,
         )
-        return {"version": 1, "token": "", **self.view.page(at)}
+        return {"version": 1, "token": "", **self.view.page(state)}
 
     def page(self, participant: str) -> dict[str, Any]:
         """Return the participant's current page. Raises BadToken if the participant is unknown."""
@@ -155,24 +155,24 @@ class Service:
         Raises:
             BadToken: the token was not issued here. BadAction: the action does not fit the page.
         """
-        signed = tokens.read(token, self.secret)
+        token_claims = tokens.read(token, self.secret)
         if not isinstance(action, dict):
             raise BadAction("an action must be an object")
         values = action.get("values", {})
         if not isinstance(values, dict):
             raise BadAction("values must be an object")
-        if isinstance(signed, tokens.Invitation):
-            return self._consent(signed, values, action)
+        if isinstance(token_claims, tokens.Invitation):
+            return self._consent(token_claims, values, action)
         with self.store.write() as connection:
-            row = self.store.row(connection, self.study.hash, signed.participant, lock=True)
+            row = self.store.row(connection, self.study.hash, token_claims.participant, lock=True)
             if row is None:
                 raise tokens.BadToken("unknown participant")
-            at = standing(self.study, self.keys, row)
+            state = derive_state(self.study, self.keys, row)
             # A withdrawal holds from any page, such as one in a tab that has been open for long.
-            meant = signed.version == row["version"] or "withdraw" in values
-            done = meant and at.stage not in flow.ENDS
+            is_current = token_claims.version == row["version"] or "withdraw" in values
+            done = is_current and state.stage not in flow.ENDS
             if done:
-                row = self._do(Turn(connection, row, at, action))
+                row = self._carry_out(Turn(connection, row, state, action))
             identity = self._identity_at_end(connection, row)
         return self._page(row, identity), done
 
@@ -190,16 +190,16 @@ class Service:
         choice = str(values.get("consent"))
         if choice not in reasons:
             raise BadAction("consent must be yes, no or screen")
-        declined = reasons[choice]
-        device = device_of(action.get("device"))
-        if not declined and 0 < device.get("width", 0) < self.study.min_width:
+        own_refusal = reasons[choice]
+        device = read_device(action.get("device"))
+        if not own_refusal and 0 < device.get("width", 0) < self.study.min_width:
             text = N_("The window is narrower than {width} pixels.")
             raise BadAction(self.view.words(text, width=self.study.min_width))
-        visitor, nonce = invitation.arrival, invitation.nonce
-        key = {"study": self.study.hash, "participant": self.participant(visitor)}
+        visitor, nonce = invitation.visitor, invitation.nonce
+        key = {"study": self.study.hash, "participant": self.pseudonym(visitor)}
         with self.store.write() as connection:
             row = self.store.row(connection, **key, lock=True)
-            refusal = None if row else declined or self._refusal(connection, visitor)
+            refusal = None if row else own_refusal or self._refusal(connection, visitor)
             new = row is None and refusal is None
             if new and not self.store.admit(connection, key, visitor, self.source):
                 row = self.store.row(connection, **key, lock=True)  # another request was first
@@ -209,13 +209,13 @@ class Service:
             if refusal is None:
                 place = self.places.take(connection, key["participant"])
                 if place is not None:
-                    self.places.let_in(connection, nonce)
-                    self.store.identify(connection, key, visitor)
+                    self.places.uncount_turned_away(connection, nonce)
+                    self.store.store_identity(connection, key, visitor)
                     return self._begin(connection, key, place, device), True
                 self.store.erase(connection, participants, **key)
                 refusal = "full"
             done = self.places.turn_away(connection, nonce, visitor.platform, refusal)
-        return self._turned_away_page(visitor, refusal), done
+        return self._refusal_page(visitor, refusal), done
 
     def _begin(
         self, connection: Connection, key: dict[str, str], place: int, device: dict[str, Any]
@@ -233,95 +233,97 @@ class Service:
         return self._page(row, {})
 
     def _save(
-        self, connection: Connection, row: dict[str, Any], progress: Progress, **more
+        self, connection: Connection, row: dict[str, Any], progress: Progress, **columns
     ) -> dict[str, Any]:
         """Store a step; at an end, with the completion code; at an early end, free the place."""
-        if progress.status in flow.LEFT:
-            self.places.give_back(connection, row["participant"])
-        if progress.status in {*flow.LEFT, "finished"}:
-            more["code"] = self._code(progress.status, row | more)
+        if progress.status in flow.EARLY_ENDS:
+            self.places.free_place(connection, row["participant"])
+        if progress.status in {*flow.EARLY_ENDS, "finished"}:
+            columns["code"] = self._code(progress.status, row | columns)
         lease = self.recruitment.lease_minutes
-        return self.store.save_progress(connection, row, progress, lease, **more)
+        return self.store.save_progress(connection, row, progress, lease, **columns)
 
     def _code(self, status: str, row: dict[str, Any]) -> str:
         codes = self.recruitment.codes
         if status == "finished":
-            return codes.completed if self.attentive(row) else codes.attention
+            return codes.completed if self.is_attentive(row) else codes.attention
         return {"screened_out": codes.screened_out, "withdrawn": codes.withdrawn}[status]
 
-    def _do(self, turn: Turn) -> dict[str, Any]:
+    def _carry_out(self, turn: Turn) -> dict[str, Any]:
         """Carry out an action and return the participant's new row."""
-        row, progress, course, stage = turn.row, turn.at.progress, turn.at.course, turn.at.stage
+        row, state = turn.row, turn.state
+        progress, course, stage = state.progress, state.course, state.stage
         if "withdraw" in turn.values:
             self.store.erase(turn.connection, responses, row["study"], row["participant"])
-            gone: dict[str, Any] = {"reason": "withdrew", "questionnaire": {}, "device": None}
-            return self._go_on(turn, flow.withdraw(progress), **gone)
+            erasure: dict[str, Any] = {"reason": "withdrew", "questionnaire": {}, "device": None}
+            return self._save_turn(turn, flow.withdraw(progress), **erasure)
         if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
             step = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
-            seconds = count(turn.sent, "milliseconds", DAY) / 1000
+            seconds = clip_number(turn.message, "milliseconds", DAY) / 1000
             seconds += row["instruction_seconds"] or 0
-            return self._go_on(turn, step(progress, course), instruction_seconds=seconds)
+            return self._save_turn(turn, step(progress, course), instruction_seconds=seconds)
         if stage is Stage.FEEDBACK:
-            after = flow.acknowledge(progress, course)
-            reason = "practice" if after.status == "screened_out" else None
-            return self._go_on(turn, after, reason=reason)
-        return self._questions(turn) if stage in ASKED else self._answer(turn)
+            next_progress = flow.acknowledge(progress, course)
+            reason = "practice" if next_progress.status == "screened_out" else None
+            return self._save_turn(turn, next_progress, reason=reason)
+        store = self._store_questionnaire if stage in QUESTION_TIMES else self._store_answer
+        return store(turn)
 
-    def _go_on(self, turn: Turn, progress: Progress, **more) -> dict[str, Any]:
-        return self._save(turn.connection, turn.row, progress, **more)
+    def _save_turn(self, turn: Turn, progress: Progress, **columns) -> dict[str, Any]:
+        return self._save(turn.connection, turn.row, progress, **columns)
 
-    def _questions(self, turn: Turn) -> dict[str, Any]:
+    def _store_questionnaire(self, turn: Turn) -> dict[str, Any]:
         """Store the answers to a page of questions, which may end participation or lead back."""
-        progress, course, stage = turn.at.progress, turn.at.course, turn.at.stage
-        asked = self.study.asked(ASKED[stage])
-        answers = self._checked(check_answers, asked, turn.values, turn.row["questionnaire"])
-        kept = turn.row["questionnaire"] | answers
-        failed = "answers" if screened(asked, answers) else ""
+        progress, course, stage = turn.state.progress, turn.state.course, turn.state.stage
+        questions = self.study.questions_at(QUESTION_TIMES[stage])
+        answers = self._check(check_answers, questions, turn.values, turn.row["questionnaire"])
+        columns = {"questionnaire": turn.row["questionnaire"] | answers}
+        failed_check = "answers" if is_screened_out(questions, answers) else ""
         for check in self.study.checks:
-            if not any(q.check == check.name for q in asked):
+            if not any(q.check == check.name for q in questions):
                 continue
-            kept[f"{check.name}_right"] = right = count_right(asked, check.name, answers)
-            if right >= check.needed or failed:
+            correct = count_right(questions, check.name, answers)
+            columns["questionnaire"][f"{check.name}_right"] = correct
+            if correct >= check.needed or failed_check:
                 continue
             if stage is Stage.QUIZ and progress.quiz_attempts + 1 < check.attempts:
-                return self._go_on(turn, flow.read_again(progress, course), questionnaire=kept)
-            failed = check.name
-        if failed:
-            after = flow.screen_out(progress)
-            return self._go_on(turn, after, reason=failed, questionnaire=kept)
+                return self._save_turn(turn, flow.read_again(progress, course), **columns)
+            failed_check = check.name
+        if failed_check:
+            return self._save_turn(turn, flow.screen_out(progress), reason=failed_check, **columns)
         if stage is Stage.QUESTIONS:
-            return self._go_on(turn, flow.finish(progress), questionnaire=kept)
-        return self._go_on(turn, flow.turn_page(progress, course), questionnaire=kept)
+            return self._save_turn(turn, flow.finish(progress), **columns)
+        return self._save_turn(turn, flow.turn_page(progress, course), **columns)
 
-    def _checked(self, check, *arguments) -> dict[str, Any]:
+    def _check(self, check, *arguments) -> dict[str, Any]:
         """Return what a check of answers returns; raise its errors as BadAction, translated."""
         try:
             return check(*arguments)
-        except UnfitAnswer as error:
+        except InvalidAnswer as error:
             raise BadAction(error.message(self.view.words)) from error
         except ValueError as error:
             raise BadAction(str(error)) from error
 
-    def _missing(self, action: dict[str, Any]) -> str | None:
+    def _missing_reason(self, action: dict[str, Any]) -> str | None:
         """Return why a trial has no response ("picture" or "time"), or None if it has one."""
         reasons = ("picture", "time") if self.study.seconds_per_trial else ("picture",)
         return action.get("missing") if action.get("missing") in reasons else None
 
-    def _answer(self, turn: Turn) -> dict[str, Any]:
+    def _store_answer(self, turn: Turn) -> dict[str, Any]:
         """Store the response to a trial and return the participant's new row."""
-        row, at = turn.row, turn.at
-        placed = at.placed[0]
-        trial = self.study.by_id[placed["trial"]]
+        row, state = turn.row, turn.state
+        planned = state.upcoming[0]
+        trial = self.study.by_id[planned["trial"]]
         task = all_tasks().get(trial.task)
-        missing, answer, confidence, right = self._missing(turn.sent), None, None, None
+        missing, answer, confidence, correct = self._missing_reason(turn.message), None, None, None
         key = self.keys[trial.id]
         if not missing:
-            checked = self._checked(check_values, self.study.fields(trial), trial, turn.values)
-            confidence = checked.pop(CONFIDENCE.name, None)
-            answer = task.answer(checked)
-            right = task.score(key, answer) if key is not None else None
-        suffix = f"@{at.progress.practice_attempts}" if at.practising else ""
-        new = self.store.save_response(
+            values = self._check(check_values, self.study.fields(trial), trial, turn.values)
+            confidence = values.pop(CONFIDENCE.name, None)
+            answer = task.answer(values)
+            correct = task.score(key, answer) if key is not None else None
+        suffix = f"@{state.progress.practice_attempts}" if state.practising else ""
+        is_new = self.store.save_response(
             turn.connection,
             {
                 "study": self.study.hash,
@@ -331,40 +333,40 @@ class Service:
                 "task": trial.task,
                 "condition": trial.condition,
                 "role": trial.role,
-                "position": at.position,
-                "options": placed["options"],
+                "position": state.position,
+                "options": planned["options"],
                 "answer": answer,
-                "correct": right,
+                "correct": correct,
                 "missing": missing,
                 "confidence": None if confidence is None else float(confidence),
                 "shown_at": row["shown_at"],
                 "answered_at": self.store.clock(),
-                "milliseconds": round(count(turn.sent, "milliseconds", DAY)),
-                "pastes": round(count(turn.sent, "pastes", 1000)),
-                "tab_leaves": round(count(turn.sent, "tab_leaves", 1000)),
+                "milliseconds": round(clip_number(turn.message, "milliseconds", DAY)),
+                "pastes": round(clip_number(turn.message, "pastes", 1000)),
+                "tab_leaves": round(clip_number(turn.message, "tab_leaves", 1000)),
             },
         )
-        if not new:
+        if not is_new:
             raise AssertionError(
                 f"{row['participant']} answered {trial.id} twice at version {row['version']}"
             )
-        if at.practising:
-            feedback = {"trial": trial.id, "answer": answer, "right": right, "missing": missing}
-            return self._go_on(turn, flow.practise(at.progress, right), feedback=feedback)
-        passed = trial.role == "attention" and right is True
-        after = flow.answer(at.progress, at.course)
-        return self._go_on(turn, after, attention_right=row["attention_right"] + passed)
+        if state.practising:
+            feedback = {"trial": trial.id, "answer": answer, "right": correct, "missing": missing}
+            return self._save_turn(turn, flow.practise(state.progress, correct), feedback=feedback)
+        passed = trial.role == "attention" and correct is True
+        next_progress = flow.answer(state.progress, state.course)
+        return self._save_turn(turn, next_progress, attention_right=row["attention_right"] + passed)
 
     def _page(
         self, row: dict[str, Any], identity: dict[str, Any], elapsed: float = 0
     ) -> dict[str, Any]:
-        at = standing(self.study, self.keys, row)
-        at = replace(at, identity=identity, elapsed=max(0.0, elapsed))
+        state = derive_state(self.study, self.keys, row)
+        state = replace(state, identity=identity, elapsed=max(0.0, elapsed))
         token = tokens.sign(row["participant"], row["version"], self.secret)
-        return {"version": row["version"], "token": token, **self.view.page(at)}
+        return {"version": row["version"], "token": token, **self.view.page(state)}
 
-    def attentive(self, row: dict[str, Any]) -> bool:
+    def is_attentive(self, row: dict[str, Any]) -> bool:
         """Return whether the attention trials were passed by the rule of the frozen study."""
         rule = self.study.exclusion.attention_below
-        shown = [p for p in row["plan"] or () if self.study.by_id[p["trial"]].role == "attention"]
-        return rule is None or not shown or row["attention_right"] >= rule * len(shown)
+        checks = [p for p in row["plan"] or () if self.study.by_id[p["trial"]].role == "attention"]
+        return rule is None or not checks or row["attention_right"] >= rule * len(checks)

@@ -33,17 +33,17 @@ def api() -> str:
     return os.environ.get(API, "https://api.prolific.com").rstrip("/")
 
 
-_kept: dict[str, tuple[float, KeySet]] = {}
+_key_cache: dict[str, tuple[float, KeySet]] = {}
 
 
-def _keys(anew: bool = False) -> KeySet:
+def _keys(refresh: bool = False) -> KeySet:
     address = api() + KEYS
-    moment, keys = _kept.get(address, (0.0, KeySet([])))
-    if anew or not moment or time.monotonic() - moment > FRESH:
+    moment, keys = _key_cache.get(address, (0.0, KeySet([])))
+    if refresh or not moment or time.monotonic() - moment > FRESH:
         reply = httpx.get(address, timeout=10)
         reply.raise_for_status()
         keys = KeySet.import_key_set(reply.json())
-        _kept[address] = (time.monotonic(), keys)
+        _key_cache[address] = (time.monotonic(), keys)
     return keys
 
 
@@ -51,7 +51,7 @@ def _claims(token: str) -> dict[str, Any]:
     try:
         return jwt.decode(token, _keys(), algorithms=["RS256"]).claims
     except JoseError:  # it may be signed with a key that is newer than the kept ones
-        return jwt.decode(token, _keys(anew=True), algorithms=["RS256"]).claims
+        return jwt.decode(token, _keys(refresh=True), algorithms=["RS256"]).claims
 
 
 def read_link(token: str, audience: str) -> tuple[Mapping[str, str], bool]:
@@ -70,15 +70,15 @@ def read_link(token: str, audience: str) -> tuple[Mapping[str, str], bool]:
     except (JoseError, ValueError, TypeError) as error:
         raise BadAddress(_NOT_SIGNED) from error
     domains = claims.get("aud")
-    sent = claims.get("prolific")
-    named = domains if isinstance(domains, list) else [domains]
-    if not {audience, f"https://{audience}"} & set(map(str, named)) or not isinstance(sent, dict):
+    values = claims.get("prolific")
+    domains = set(map(str, domains if isinstance(domains, list) else [domains]))
+    if not {audience, f"https://{audience}"} & domains or not isinstance(values, dict):
         raise BadAddress(_NOT_SIGNED)
-    end = claims.get("exp")
-    if isinstance(end, bool) or not isinstance(end, int | float):
+    expiry = claims.get("exp")
+    if isinstance(expiry, bool) or not isinstance(expiry, int | float):
         raise BadAddress(_NOT_SIGNED)
-    parameters = {str(k): v for k, v in sent.items() if isinstance(v, str)}
-    return parameters, time.time() > end + SKEW
+    parameters = {str(k): v for k, v in values.items() if isinstance(v, str)}
+    return parameters, time.time() > expiry + SKEW
 
 
 _NOT_SIGNED = N_("This link is not signed by Prolific. Please start again from Prolific.")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from survey_app.flow import ASKED, ENDS, Stage
-from survey_app.platforms import Arrival
+from survey_app.flow import ENDS, QUESTION_TIMES, Stage
+from survey_app.participant_state import ParticipantState, derive_state
+from survey_app.platforms import Visitor
 from survey_app.service import Service
-from survey_app.standing import Standing, standing
 from tasks.base import CONFIDENCE, Trial
 from tasks.kinds import all_tasks
 from tasks.questionnaire import simulated_answers
@@ -44,17 +44,17 @@ class Person:
         if able:
             self.careless, self.ability = False, np.inf
 
-    def reply(self, service: Service, at: Standing) -> dict[str, Any]:
+    def reply(self, service: Service, state: ParticipantState) -> dict[str, Any]:
         """Return the action with which the person answers the current page."""
         seconds = float(self.rng.lognormal(np.log(2 if self.careless else 7), 0.4))
         values: dict[str, Any] = {}
-        if at.stage in ASKED:
-            asked = service.study.asked(ASKED[at.stage])
-            values = simulated_answers(asked, self.rng, at.answers)
-        elif at.stage is Stage.CONSENT:
+        if state.stage in QUESTION_TIMES:
+            questions = service.study.questions_at(QUESTION_TIMES[state.stage])
+            values = simulated_answers(questions, self.rng, state.answers)
+        elif state.stage is Stage.CONSENT:
             values = {"consent": "yes"}
-        elif at.stage in (Stage.PRACTICE, Stage.TRIAL):
-            values = self._answer(service, service.study.by_id[at.placed[0]["trial"]])
+        elif state.stage in (Stage.PRACTICE, Stage.TRIAL):
+            values = self._answer(service, service.study.by_id[state.upcoming[0]["trial"]])
         return {"values": values, "milliseconds": seconds * 1000}
 
     def _answer(self, service: Service, trial: Trial) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
         person = Person(rng, shifts)
         leaves_at = int(rng.integers(5, 40)) if rng.random() < LEAVING else -1
         end = ""
-        visitor = Arrival("simulation", f"{seed}-{number}")
+        visitor = Visitor("simulation", f"{seed}-{number}")
         for page in session(service, visitor, person, think):
             end = page["stage"]
             if page["version"] == leaves_at and end not in ENDS:
@@ -104,7 +104,7 @@ def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
 
 def session(
     service: Service,
-    visitor: Arrival,
+    visitor: Visitor,
     person: Person,
     think: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[dict[str, Any]]:
@@ -113,11 +113,13 @@ def session(
     yield page
     while page["stage"] not in ENDS:
         with service.store.read() as connection:
-            row = service.store.row(connection, service.study.hash, service.participant(visitor))
-        at = standing(service.study, service.keys, row) if row else Standing(Stage.CONSENT)
-        action = person.reply(service, at)
+            row = service.store.row(connection, service.study.hash, service.pseudonym(visitor))
+        state = ParticipantState(Stage.CONSENT)
+        if row:
+            state = derive_state(service.study, service.keys, row)
+        action = person.reply(service, state)
         think(action["milliseconds"] / 1000)
-        if at.stage is Stage.INSTRUCTIONS:
+        if state.stage is Stage.INSTRUCTIONS:
             action["milliseconds"] *= 5
         page, done = service.act(page["token"], action)
         assert done, "a simulated action was not carried out"

@@ -40,11 +40,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from survey_app.flow import Progress
-from survey_app.platforms import LINK_ID, Arrival
+from survey_app.platforms import LINK_ID, Visitor
 from survey_app.schema import (
     identities,
     metadata,
-    of,
+    of_participant,
     participants,
     people,
     places,
@@ -115,7 +115,7 @@ def _file_of(connection: sqlite3.Connection) -> tuple[str, int] | None:
     return (path, os.stat(path).st_ino) if path else None
 
 
-def _still_there(file: tuple[str, int] | None) -> bool:
+def _is_in_place(file: tuple[str, int] | None) -> bool:
     """Return whether an open database still has its path: otherwise responses would be lost."""
     try:
         return file is None or os.stat(file[0]).st_ino == file[1]
@@ -124,12 +124,12 @@ def _still_there(file: tuple[str, int] | None) -> bool:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    if not _still_there(connection.info["file"]):
-        moved = sqlite3.OperationalError(
+    if not _is_in_place(connection.info["file"]):
+        error = sqlite3.OperationalError(
             f"{connection.info['file'][0]} was moved, deleted or replaced while it was in use; put "
             f"it back, or start the survey again"
         )
-        raise OperationalError("BEGIN", None, moved)
+        raise OperationalError("BEGIN", None, error)
     reading = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
@@ -190,7 +190,7 @@ class Store:
 
     def register(self, connection: Connection, study: Study) -> tuple[str, str]:
         """Store the study if it is new; return its salt and its secret."""
-        row = {
+        study_row = {
             "hash": study.hash,
             "title": study.title,
             "salt": secrets.token_hex(32),
@@ -198,11 +198,11 @@ class Store:
             "created_at": self.clock(),
             "content": study.model_dump(mode="json"),
         }
-        self.insert_new(connection, studies, row)
-        own = connection.execute(
+        self.insert_new(connection, studies, study_row)
+        secrets_row = connection.execute(
             select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
         ).one()
-        return own.salt, own.secret
+        return secrets_row.salt, secrets_row.secret
 
     def insert_new(self, connection: Connection, table, rows) -> bool:
         """Insert a row, or a list of rows, unless present; return whether a single row was new."""
@@ -211,17 +211,17 @@ class Store:
         if isinstance(rows, list):
             connection.execute(statement, rows)
             return True
-        first = next(iter(table.primary_key.columns))
-        return connection.execute(statement.values(rows).returning(first)).first() is not None
+        key_column = next(iter(table.primary_key.columns))
+        return connection.execute(statement.values(rows).returning(key_column)).first() is not None
 
     def admit(
-        self, connection: Connection, key: dict[str, str], arrival: Arrival, source: Source
+        self, connection: Connection, key: dict[str, str], visitor: Visitor, source: Source
     ) -> bool:
         """Insert a row for a visitor who has consented; return False if there is one already."""
         row = {
             **key,
             "source": source,
-            "platform": arrival.platform,
+            "platform": visitor.platform,
             "arrived_at": self.clock(),
             "questionnaire": {},
             "attention_right": 0,
@@ -231,46 +231,46 @@ class Store:
 
     def erase(self, connection: Connection, table: Table, study: str, participant: str) -> None:
         """Delete a participant's rows in a table; deletion in `participants` cascades to others."""
-        connection.execute(delete(table).where(of(table, study, participant)))
+        connection.execute(delete(table).where(of_participant(table, study, participant)))
 
-    def identify(self, connection: Connection, key: dict[str, str], arrival: Arrival) -> None:
+    def store_identity(self, connection: Connection, key: dict[str, str], visitor: Visitor) -> None:
         """Store the platform's ids of a participant, apart from the responses."""
-        if arrival.platform_id:
-            identity = {"platform_id": arrival.platform_id, "details": arrival.details}
+        if visitor.platform_id:
+            identity = {"platform_id": visitor.platform_id, "details": visitor.details}
             connection.execute(insert(identities).values(**key, **identity))
 
     def renew_session(self, study: str, participant: str, details: dict[str, Any]) -> None:
         """Store a participant's new session on the platform, the only one that can be paid."""
         with self.read() as connection:
-            known = self.identity(connection, study, participant)
-        if not known or all(known.get(name) == value for name, value in details.items()):
+            latest = self.identity(connection, study, participant)
+        if not latest or all(latest.get(name) == value for name, value in details.items()):
             return
         with self.write() as connection:
             self.row(connection, study, participant, lock=True)
-            before = self.identity(connection, study, participant)
-            sessions = before.pop("earlier", [])
+            previous = self.identity(connection, study, participant)
+            sessions = previous.pop("earlier", [])
             # An old tab that connects again does not bring back the session that it came from.
-            if before and details not in (before, *sessions):
+            if previous and details not in (previous, *sessions):
                 connection.execute(
                     update(identities)
-                    .where(of(identities, study, participant))
-                    .values(details=details | {"earlier": [*sessions, before]})
+                    .where(of_participant(identities, study, participant))
+                    .values(details=details | {"earlier": [*sessions, previous]})
                 )
 
     def row(self, connection: Connection, study: str, participant: str, lock: bool = False):
         """Return the participant's row, or None."""
-        query = select(participants).where(of(participants, study, participant))
-        found = connection.execute(query.with_for_update() if lock else query).mappings().first()
-        return None if found is None else dict(found)
+        query = select(participants).where(of_participant(participants, study, participant))
+        row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+        return None if row is None else dict(row)
 
     def identity(self, connection: Connection, study: str, participant: str) -> dict[str, Any]:
         """Return the parameters that the platform sent; {} if there are none or were deleted."""
-        query = select(identities.c.details).where(of(identities, study, participant))
+        query = select(identities.c.details).where(of_participant(identities, study, participant))
         return connection.scalar(query) or {}
 
     def update(self, connection: Connection, study: str, participant: str, **values) -> None:
-        own = of(participants, study, participant)
-        connection.execute(update(participants).where(own).values(**values))
+        is_own = of_participant(participants, study, participant)
+        connection.execute(update(participants).where(is_own).values(**values))
 
     def save_progress(
         self,
@@ -278,13 +278,13 @@ class Store:
         row: dict[str, Any],
         progress: Progress,
         lease_minutes: float,
-        **more,
+        **columns,
     ) -> dict[str, Any]:
         """Store a step and renew the lease; return the new row."""
         moment = self.clock()
         lease = moment + timedelta(minutes=lease_minutes)
         values = asdict(progress) | {"feedback": None, "shown_at": moment, "lease_until": lease}
-        values |= more
+        values |= columns
         if progress.status == "finished":
             values["finished_at"] = moment
         self.update(connection, row["study"], row["participant"], **values)
@@ -294,46 +294,48 @@ class Store:
         """Store a response unless there is one to this trial; return whether it was stored."""
         return self.insert_new(connection, responses, values | {"app_version": APP_VERSION})
 
-    def known_as(self, connection: Connection, identifier: str) -> Sequence[Row]:
+    def find_participants(self, connection: Connection, identifier: str) -> Sequence[Row]:
         """Return (study, source, participant) of all participants with an identifier.
 
         Args:
             identifier: a pseudonym, the platform's id of a person or of the latest session, or what
                 follows `p=` in the address of an open link (an id and a signature).
         """
-        details, named = identities.c.details, identities.c.platform_id
+        details, platform_id = identities.c.details, identities.c.platform_id
         sessions = [details[name].as_string() for name in ("SESSION_ID", "assignmentId")]
-        linked = (participants.c.platform == "open") & (named == identifier[:LINK_ID])
-        names = (participants.c.participant, named, *sessions)
+        has_link = (participants.c.platform == "open") & (platform_id == identifier[:LINK_ID])
+        names = (participants.c.participant, platform_id, *sessions)
         return connection.execute(
             select(participants.c.study, participants.c.source, participants.c.participant)
             .select_from(people)
-            .where(or_(linked, *(name == identifier for name in names)))
+            .where(or_(has_link, *(name == identifier for name in names)))
         ).all()
 
     def forget(self, identifier: str) -> int:
         """Delete a person's data, free the place; return the number of deleted participations."""
         with self.write() as connection:
-            known = self.known_as(connection, identifier)
-            for study, _, participant in known:
-                held = of(places, study, participant)
-                connection.execute(update(places).where(held).values(participant=None))
+            participations = self.find_participants(connection, identifier)
+            for study, _, participant in participations:
+                own_place = of_participant(places, study, participant)
+                connection.execute(update(places).where(own_place).values(participant=None))
                 self.erase(connection, participants, study, participant)
-                named = recruitment_log.c.detail.contains(participant)
+                has_name = recruitment_log.c.detail.contains(participant)
                 connection.execute(
-                    update(recruitment_log).where(named).values(detail="a participant now deleted")
+                    update(recruitment_log)
+                    .where(has_name)
+                    .values(detail="a participant now deleted")
                 )
-            return len(known)
+            return len(participations)
 
     def scrub(self) -> list[str]:
         """Remove deleted data from the database's files; return where copies may remain."""
-        beyond = ["exported files and backups made before"]
+        remaining_copies = ["exported files and backups made before"]
         if self.engine.dialect.name == "postgresql":
-            own = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            with own as connection:
+            autocommit = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            with autocommit as connection:
                 for table in (participants, identities, responses, recruitment_log):
                     connection.exec_driver_sql(f"VACUUM {table.name}")
-            return [*beyond, "PostgreSQL's write-ahead log and its archives"]
+            return [*remaining_copies, "PostgreSQL's write-ahead log and its archives"]
         with self._lock:
             raw = self.engine.raw_connection()
             try:
@@ -341,13 +343,13 @@ class Store:
             finally:
                 raw.close()
         if busy:
-            beyond.append(
+            remaining_copies.append(
                 "the write-ahead log beside the database, which is being read: run this command "
                 "again when the survey is idle"
             )
-        return beyond
+        return remaining_copies
 
 
 def progress_of(row: dict[str, Any]) -> Progress:
-    own = {name: row[name] for name in _PROGRESS}
-    return Progress(**own, feedback=row["feedback"] is not None)
+    values = {name: row[name] for name in _PROGRESS}
+    return Progress(**values, feedback=row["feedback"] is not None)

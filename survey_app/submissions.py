@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from sqlalchemy import delete, func, select
 
-from survey_app.export import state_of
+from survey_app.export import status_of
 from survey_app.places import UNFINISHED
 from survey_app.schema import identities, participants, people
 from survey_app.store import Store
@@ -43,7 +43,7 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
                 "platform_study": details.get("STUDY_ID", details.get("hitId", "")),
                 "session": details.get("SESSION_ID", details.get("assignmentId", "")),
                 "earlier_sessions": len(details.get("earlier", ())),
-                "status": state_of(row, store),
+                "status": status_of(row, store),
                 "minutes": round((end - start).total_seconds() / 60, 1) if end and start else None,
             }
         )
@@ -60,12 +60,12 @@ def forget_ids(store: Store, study: str) -> int:
         ValueError: participants who are taking part could then not be paid.
     """
     with store.write() as connection:
-        mine = participants.c.study == study
-        present = participants.c.status.in_(UNFINISHED), participants.c.lease_until >= store.clock()
-        if here := connection.scalar(select(func.count()).where(mine, *present)):
+        is_own = participants.c.study == study
+        active = participants.c.status.in_(UNFINISHED), participants.c.lease_until >= store.clock()
+        if count := connection.scalar(select(func.count()).where(is_own, *active)):
             raise ValueError(
                 f"study {study}: ids are needed to pay the participants who are still taking part "
-                f"({here}); close the study (`conceptevo study places STUDY close`) and wait"
+                f"({count}); close the study (`conceptevo study places STUDY close`) and wait"
             )
-        gone = delete(identities).where(identities.c.study == study)
-        return len(connection.scalars(gone.returning(identities.c.participant)).all())
+        deletion = delete(identities).where(identities.c.study == study)
+        return len(connection.scalars(deletion.returning(identities.c.participant)).all())

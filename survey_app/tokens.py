@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from itsdangerous import BadData, URLSafeSerializer
 
-from survey_app.platforms import Arrival
+from survey_app.platforms import Visitor
 
 LONGEST = 2000  # characters
 
@@ -32,7 +32,7 @@ class Step:
 class Invitation:
     """A consent page, identified by its nonce, and the visitor to whom it was shown."""
 
-    arrival: Arrival
+    visitor: Visitor
     nonce: str
 
 
@@ -41,10 +41,10 @@ def sign(participant: str, version: int, secret: str) -> str:
     return _signer(secret).dumps(["step", participant, version])
 
 
-def invite(arrival: Arrival, nonce: str, secret: str) -> str:
+def sign_invitation(visitor: Visitor, nonce: str, secret: str) -> str:
     """Return a token for the consent page of one visitor."""
-    visitor = [arrival.platform, arrival.platform_id, arrival.details]
-    return _signer(secret).dumps(["invitation", *visitor, nonce])
+    claims = [visitor.platform, visitor.platform_id, visitor.details]
+    return _signer(secret).dumps(["invitation", *claims, nonce])
 
 
 def read(token: object, secret: str) -> Step | Invitation:
@@ -63,10 +63,10 @@ def read(token: object, secret: str) -> Step | Invitation:
         case ["step", participant, version]:
             return Step(participant, version)
         case ["invitation", platform, platform_id, details, nonce]:
-            return Invitation(Arrival(platform, platform_id, details=details), nonce)
+            return Invitation(Visitor(platform, platform_id, details=details), nonce)
     raise BadToken("a token of another version; reload the page")
 
 
 def _signer(secret: str) -> URLSafeSerializer:
-    how = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
-    return URLSafeSerializer(secret, salt="act", signer_kwargs=how)
+    options = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    return URLSafeSerializer(secret, salt="act", signer_kwargs=options)

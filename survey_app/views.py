@@ -13,27 +13,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from survey_app.endings import REASONS
-from survey_app.flow import ASKED, ENDS, Stage
+from survey_app.flow import ENDS, QUESTION_TIMES, Stage
+from survey_app.participant_state import ParticipantState
 from survey_app.platforms import prolific_return
-from survey_app.standing import Standing
 from tasks.base import TEXT_LIMIT
-from tasks.files import as_html
+from tasks.files import render_markdown
 from tasks.language import Words
-from tasks.questionnaire import shown
+from tasks.questionnaire import is_shown
 from tasks.study import Study
 
 IMAGES = "img"  # relative to the page, so that any path prefix works
 #: The templates of those stages whose template has another name than the stage.
 TEMPLATES: Mapping[Stage, str] = {
     Stage.PRACTICE: "trial",
-    **dict.fromkeys(ASKED, "questions"),
+    **dict.fromkeys(QUESTION_TIMES, "questions"),
     **dict.fromkeys(ENDS, "end"),
 }
 
 
 def markdown(text: str, files: Mapping[str, str] | None = None) -> Markup:
     """Return a researcher's text as HTML; `files` maps the pictures it names to stored files."""
-    return Markup(as_html(text, IMAGES, files))
+    return Markup(render_markdown(text, IMAGES, files))
 
 
 class Keys:
@@ -42,13 +42,13 @@ class Keys:
     def __init__(self) -> None:
         self._free = "1234567890"
 
-    def of(self, answers: Iterable) -> list[tuple[Any, str]]:
+    def assign(self, answers: Iterable) -> list[tuple[Any, str]]:
         """Return pairs (answer, key); all keys are "" if fewer keys are free than answers."""
         answers = list(answers)
-        keys, rest = self._free[: len(answers)], self._free[len(answers) :]
+        keys, remaining = self._free[: len(answers)], self._free[len(answers) :]
         if len(keys) < len(answers):
             return [(answer, "") for answer in answers]
-        self._free = rest
+        self._free = remaining
         return list(zip(answers, keys, strict=True))
 
 
@@ -61,16 +61,16 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters |= {
     "markdown": markdown,
-    "inline": lambda text: Markup(as_html(text, inline=True)),
+    "inline": lambda text: Markup(render_markdown(text, inline=True)),
     "prolific_return": prolific_return,
 }
 _TEMPLATES.globals |= {
     "images": IMAGES,
     "text_limit": TEXT_LIMIT,
-    "asked_at": ASKED,
+    "question_times": QUESTION_TIMES,
     "ends": ENDS,
     "reasons": REASONS,
-    "appears": shown,
+    "appears": is_shown,
 }
 
 
@@ -81,28 +81,29 @@ class View:
         self.study, self.lease_minutes = study, lease_minutes
         self.words = Words(study.language)
 
-    def page(self, at: Standing) -> dict[str, Any]:
+    def page(self, state: ParticipantState) -> dict[str, Any]:
         """Return a page: its stage, its HTML, and the pictures of the next trials to preload."""
-        first = 0 if at.stage is Stage.INTRODUCTION else 1
-        ahead = [self.study.by_id[placed["trial"]] for placed in at.placed[first:]]
+        stage = state.stage
+        first = 0 if stage is Stage.INTRODUCTION else 1
+        ahead = [self.study.by_id[planned["trial"]] for planned in state.upcoming[first:]]
         return {
-            "stage": at.stage.value,
-            "html": self._draw(TEMPLATES.get(at.stage, at.stage.value), at.stage, at=at),
+            "stage": stage.value,
+            "html": self._render(TEMPLATES.get(stage, stage.value), stage, state=state),
             "preload": [f"{IMAGES}/{name}" for trial in ahead for name in trial.images],
         }
 
     def preview(self) -> dict[str, Any]:
         """Return the page that a platform's preview shows; nothing can be sent from it."""
         text = self.words("This is a preview. Accept the task to take part.")
-        return self._still(title=self.words("Preview"), text=text, preview=True)
+        return self._message_page(title=self.words("Preview"), text=text, preview=True)
 
     def message(self, text: str) -> dict[str, Any]:
         """Return a page with a message only."""
-        return self._still(title=self.words("We cannot start yet"), text=text, preview=False)
+        return self._message_page(title=self.words("We cannot start yet"), text=text, preview=False)
 
     def contents(self, pages: list[str]) -> dict[str, Any]:
         """Return a page that lists pages by name, for the researcher."""
-        return self._still("contents", pages=pages)
+        return self._message_page("contents", pages=pages)
 
     def browser(self) -> dict[str, str]:
         """Return the messages of the browser component (page.js) by their keys there."""
@@ -119,11 +120,11 @@ class View:
             "close": self.words("Close"),
         }
 
-    def _still(self, template: str = "still", **values: Any) -> dict[str, Any]:
-        html = self._draw(template, **values)
+    def _message_page(self, template: str = "still", **values: Any) -> dict[str, Any]:
+        html = self._render(template, **values)
         return {"version": -1, "token": "", "stage": "still", "html": html, "preload": []}
 
-    def _draw(self, template: str, stage: str = "still", **values: Any) -> str:
+    def _render(self, template: str, stage: str = "still", **values: Any) -> str:
         """Render a template within the frame of every page."""
         return _TEMPLATES.get_template("page.html").render(
             values,

@@ -14,8 +14,8 @@ import streamlit as st
 import uvicorn
 from streamlit.web import bootstrap
 
-from survey_app.doors import DASHBOARD, LARGEST_MESSAGE, SURVEY, guarded
-from survey_app.server import ROUTES, opening, pictures, service
+from survey_app.allowed_requests import DASHBOARD, LARGEST_MESSAGE, SURVEY, restrict
+from survey_app.server import ROUTES, cached_first_page, pictures, service
 
 #: docs/hosting.md gives the measured effect of each.
 SETTINGS = {
@@ -30,7 +30,7 @@ SETTINGS = {
 }
 
 
-def end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """End this process when its supervisor has ended, as it would keep the port otherwise."""
     while os.getppid() == parent:
         time.sleep(1)
@@ -38,26 +38,26 @@ def end_with(parent: int) -> None:
 
 
 def main() -> None:
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    listening, script = int(sys.argv[1]), sys.argv[2]
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    fd, script = int(sys.argv[1]), sys.argv[2]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     bootstrap.load_config_options(SETTINGS)
     try:
         service()
     except ValueError as error:
         sys.exit(f"worker not started: {error}")
-    doors, routes = (SURVEY, ROUTES) if script == "app.py" else (DASHBOARD, [])
+    allowed, routes = (SURVEY, ROUTES) if script == "app.py" else (DASHBOARD, [])
     if routes:  # fill the caches before the first request
         pictures()
-        opening()
+        cached_first_page()
     config = uvicorn.Config(
-        guarded(st.App(Path(__file__).parent / script, routes=routes), doors),
+        restrict(st.App(Path(__file__).parent / script, routes=routes), allowed),
         log_level="warning",
         ws_ping_interval=30,
         ws_max_size=LARGEST_MESSAGE,
         timeout_keep_alive=75,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening)])
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 
 
 if __name__ == "__main__":

@@ -15,42 +15,42 @@ import numpy as np
 from tasks.study import Study
 
 
-class Placed(TypedDict):
+class PlannedTrial(TypedDict):
     """One trial in a participant's plan with the order of its options, as stored."""
 
     trial: str
     options: list[str]
 
 
-def _turn(items: list, by: int) -> list:
+def _rotate(items: list, by: int) -> list:
     by = by % len(items) if items else 0
     return items[by:] + items[:by]
 
 
-def _placed(study: Study, trial: str, round_: int) -> Placed:
+def _plan_trial(study: Study, trial: str, round_: int) -> PlannedTrial:
     ids = [o.id for o in study.by_id[trial].options]
     rng = np.random.default_rng([study.seed, int(trial[1:])])
     shuffled = [ids[i] for i in rng.permutation(len(ids))]
-    return Placed(trial=trial, options=_turn(shuffled, round_))
+    return PlannedTrial(trial=trial, options=_rotate(shuffled, round_))
 
 
-def plan(study: Study, place: int) -> list[Placed]:
+def plan(study: Study, place: int) -> list[PlannedTrial]:
     """Return the trials of a place, in order; attention trials are evenly spaced and never
     first."""
     form, round_ = place % len(study.forms), place // len(study.forms)
     order: list[str] = []
-    for number, block in _turn(list(enumerate(study.forms[form])), round_):
+    for number, block in _rotate(list(enumerate(study.forms[form])), round_):
         rng = np.random.default_rng([study.seed, form, number])
         shuffled = [block[i] for i in rng.permutation(len(block))]
-        trials = _turn([t for t in shuffled if study.by_id[t].role == "trial"], round_)
+        trials = _rotate([t for t in shuffled if study.by_id[t].role == "trial"], round_)
         checks = [t for t in shuffled if study.by_id[t].role == "attention"]
         for nth, check in enumerate(checks, 1):
             trials.insert(nth * len(trials) // (len(checks) + 1) + 1, check)
         order += trials
-    return [_placed(study, trial, round_) for trial in order]
+    return [_plan_trial(study, trial, round_) for trial in order]
 
 
-def practice_plan(study: Study, attempt: int) -> list[Placed]:
+def practice_plan(study: Study, attempt: int) -> list[PlannedTrial]:
     """Return the practice trials; the options are rotated at each attempt, so that positions
     cannot be remembered."""
-    return [_placed(study, trial, attempt) for trial in study.practice]
+    return [_plan_trial(study, trial, attempt) for trial in study.practice]

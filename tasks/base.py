@@ -55,14 +55,14 @@ class Field(Section):
     none_label: str = ""
     panel: int | None = None
 
-    def translated(self, words: Words) -> Field:
+    def translate(self, words: Words) -> Field:
         """Return the field in a language."""
         choices = tuple((value, words(label)) for value, label in self.choices)
-        shown = {"label": words(self.label), "none_label": words(self.none_label)}
-        return self.model_copy(update={**shown, "choices": choices})
+        texts = {"label": words(self.label), "none_label": words(self.none_label)}
+        return self.model_copy(update={**texts, "choices": choices})
 
 
-class Shown(Section):
+class Pictures(Section):
     """The pictures of a trial or example, as frozen."""
 
     panels: tuple[Panel, ...] = ()
@@ -80,7 +80,7 @@ class Shown(Section):
         return {option.id: option.image for option in self.options}
 
 
-class Trial(Shown):
+class Trial(Pictures):
     """One trial, as frozen. `neurons` are the neurons it shows; no participant sees a neuron
     twice."""
 
@@ -112,11 +112,11 @@ class Draft:
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
-class UnfitAnswer(Refusal):
+class InvalidAnswer(Refusal):
     """A field is empty or holds a value that is not allowed."""
 
 
-class UnfitField(UnfitAnswer):
+class InvalidField(InvalidAnswer):
     """An answer to a field of a trial that is not allowed."""
 
     def __init__(self, text: str, field: Field) -> None:
@@ -289,7 +289,7 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
             return None
         text = clean_text(value)
         if not text:
-            raise UnfitField(
+            raise InvalidField(
                 N_("“{question}”: please write a few words, or tick “{none}”.")
                 if field.none_label
                 else N_("“{question}”: please write a few words."),
@@ -300,7 +300,7 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
         [o.id for o in trial.options] if field.kind == "pick" else [v for v, _ in field.choices]
     )
     if not isinstance(value, str) or value not in allowed:
-        raise UnfitField(N_("“{question}”: please choose one of the answers shown."), field)
+        raise InvalidField(N_("“{question}”: please choose one of the answers shown."), field)
     return value
 
 

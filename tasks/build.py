@@ -18,15 +18,15 @@ from harness.text import pluralise
 from tasks.base import Draft, Example, Option, Panel, Trial
 from tasks.drawing import Drawing
 from tasks.evidence import Evidence
-from tasks.false_exclusion import checked_rules
+from tasks.false_exclusion import check_rules
 from tasks.kinds import all_tasks
 from tasks.language import N_, Words
 from tasks.pictures import equal_files, name_of
-from tasks.reading import Read, read_texts
+from tasks.reading import StudyTexts, read_texts
 from tasks.recruitment import Recruitment, write_recruitment
 from tasks.settings import Analysis, StudySettings
 from tasks.sizing import Design, Size, size
-from tasks.study import ShownExample, Study, TaskText, digest
+from tasks.study import FrozenExample, Study, TaskText, digest
 
 
 def build(
@@ -46,28 +46,28 @@ def build(
     """
     if (out / "study.json").exists():
         raise ValueError(f"{out} holds a frozen study; build into another folder")
-    if lacking := Words(settings.language).lacking():
+    if texts := Words(settings.language).untranslated():
         note(
-            f"language = {settings.language!r}: {pluralise(len(lacking), 'text')} will be shown in "
-            f"English, as the catalogue has no translation; the first is {lacking[0]!r}"
+            f"language = {settings.language!r}: {pluralise(len(texts), 'text')} will be shown in "
+            f"English, as the catalogue has no translation; the first is {texts[0]!r}"
         )
     evidence = Evidence(run, settings.evidence)
     design: Design = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()
     }
-    settings = settings.model_copy(update={"analysis": _planned(settings, design)})
-    sized = size(design, settings)
-    told = {"minutes": sized.minutes, "disclosed": _disclosed(design, sized.attention, settings)}
-    texts = read_texts(settings, told)
+    settings = settings.model_copy(update={"analysis": _complete_plan(settings, design)})
+    sizes = size(design, settings)
+    values = {"minutes": sizes.minutes, "disclosed": _disclosure(design, sizes.attention, settings)}
+    study_texts = read_texts(settings, values)
     drawing = Drawing(evidence, design, np.random.default_rng(settings.seed))
     drawing.draw_practice(settings.practice.trials)
     for number in range(settings.forms):
-        form = drawing.draw_form(sized.attention)
+        form = drawing.draw_form(sizes.attention)
         say(f"form {number + 1} of {settings.forms}: {sum(map(len, form))} trials")
         if number == 0:  # all forms are of one design: refuse before the others are drawn
-            rules = checked_rules(settings.exclusion, drawing.choices(form), note)
+            rules = check_rules(settings.exclusion, drawing.choices(form), note)
             settings = settings.model_copy(update={"exclusion": rules})
-    return _freeze(out, settings, drawing, texts, sized)
+    return _freeze(out, settings, drawing, study_texts, sizes)
 
 
 #: Told at the end wherever attention trials are mixed in.
@@ -76,31 +76,32 @@ OBVIOUS = N_(
 )
 
 
-def _disclosed(design: Design, attention: int, settings: StudySettings) -> str:
+def _disclosure(design: Design, attention: int, settings: StudySettings) -> str:
     """Return what participants are told at the end about trials that were not what they seemed
     to be."""
     words = Words(settings.language)
-    told = [
+    texts = [
         text
         for name, conditions in design.items()
         for condition, text in getattr(all_tasks().get(name), "disclosed", {}).items()
         if conditions.get(condition)
     ]
-    return " ".join(map(words, [*told, *[OBVIOUS] * bool(attention)]))
+    return " ".join(map(words, [*texts, *[OBVIOUS] * bool(attention)]))
 
 
-def _planned(settings: StudySettings, design: Design) -> Analysis:
+def _complete_plan(settings: StudySettings, design: Design) -> Analysis:
     """Return the plan of the analysis with the primary hypothesis named, as it is frozen.
 
     Raises:
         ValueError: the design has no such task or condition, or cannot answer the question.
     """
     plan = settings.analysis
-    can = [f"{name}.{kind}" for name in design for kind in _askable(name, design[name], settings)]
-    primary = plan.primary or (can[0] if can else "")
-    if plan.primary and primary not in can:
+    kinds = [f"{name}.{kind}" for name in design for kind in _kinds(name, design[name], settings)]
+    primary = plan.primary or (kinds[0] if kinds else "")
+    if plan.primary and primary not in kinds:
         raise ValueError(
-            f"analysis.primary = {primary!r}: this design can answer {', '.join(can) or 'nothing'}"
+            f"analysis.primary = {primary!r}: this design can answer "
+            f"{', '.join(kinds) or 'nothing'}"
         )
     conditions = {name for condition in design.values() for name in condition}
     if plan.reference and plan.reference not in conditions:
@@ -111,35 +112,35 @@ def _planned(settings: StudySettings, design: Design) -> Analysis:
     return plan.model_copy(update={"primary": primary})
 
 
-def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) -> list[str]:
+def _kinds(name: str, conditions: Mapping[str, int], settings: StudySettings) -> list[str]:
     """Return the kinds of questions that the answers to a task allow, given its conditions."""
     task = all_tasks().get(name)
-    of_interest = set(conditions) - set(getattr(task, "controls", ()))
-    lacking = set()
-    if not of_interest:
-        lacking |= {"chance", "labels", "learning", "confidence", "associations"}
+    test_conditions = set(conditions) - set(getattr(task, "controls", ()))
+    excluded = set()
+    if not test_conditions:
+        excluded |= {"chance", "labels", "learning", "confidence", "associations"}
     if len(conditions) < 2:
-        lacking |= {"contrasts", "ratings"}
+        excluded |= {"contrasts", "ratings"}
     if not {"evolution", "same_stage"} <= set(conditions):
-        lacking.add("detection")
+        excluded.add("detection")
     if not (settings.confidence and task.confidence):
-        lacking.add("confidence")
-    kinds = [kind for kind in getattr(task, "questions", ()) if kind not in lacking]
+        excluded.add("confidence")
+    kinds = [kind for kind in getattr(task, "questions", ()) if kind not in excluded]
     plan = settings.analysis
     smallest = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
-    if len(of_interest) > 1 and any(smallest.get(kind, 0) > 0 for kind in kinds):
+    if len(test_conditions) > 1 and any(smallest.get(kind, 0) > 0 for kind in kinds):
         kinds.append("equivalence")
     return kinds
 
 
 def _freeze(
-    out: Path, settings: StudySettings, drawing: Drawing, texts: Read, sized: Size
+    out: Path, settings: StudySettings, drawing: Drawing, texts: StudyTexts, sizes: Size
 ) -> Study:
     """Write the folder of the study, which does not change afterwards."""
     words = Words(settings.language)
     # A task of one's own need not have an example.
-    drawn = {name: getattr(all_tasks().get(name), "example", None) for name in drawing.design}
-    examples = {name: draw() if draw else None for name, draw in drawn.items()}
+    makers = {name: getattr(all_tasks().get(name), "example", None) for name in drawing.design}
+    examples = {name: draw() if draw else None for name, draw in makers.items()}
     pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
     pictures += [picture for e in examples.values() if e for picture in _pictures(e)]
     files = iter(equal_files(pictures))
@@ -148,7 +149,7 @@ def _freeze(
     ids = [f"t{number:04d}" for number in numbers]
     trials, keys, recipes = [], {}, {}
     for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
-        panels, options = _saved(out, draft, files, words)
+        panels, options = _save_pictures(out, draft, files, words)
         trials.append(
             Trial(id=identifier, task=name, condition=condition, role=role, panels=panels,
                   options=options, neurons=draft.neurons)
@@ -156,21 +157,21 @@ def _freeze(
         keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
         recipes[identifier] = draft.recipe
     tasks = tuple(_task_text(out, name, examples[name], files, words) for name in drawing.design)
-    own = [p for kept in texts.pictures.values() for p in kept.values()]
-    for picture in (*own, *texts.questionnaire.pictures):
+    own_pictures = [p for files_of in texts.pictures.values() for p in files_of.values()]
+    for picture in (*own_pictures, *texts.questionnaire.pictures):
         _save(out, picture.name, picture.data)
-    as_set = (
+    setting_names = (
         "language", "seed", "seconds_per_trial", "min_width", "confidence", "exclusion", "analysis",
     )  # fmt: skip
     study = Study(
         hash="",
         title=words(settings.title),
-        **{name: getattr(settings, name) for name in as_set},
+        **{name: getattr(settings, name) for name in setting_names},
         **texts.texts,
         files={
-            name: {source: picture.name for source, picture in kept.items()}
-            for name, kept in texts.pictures.items()
-            if kept
+            name: {source: picture.name for source, picture in files_of.items()}
+            for name, files_of in texts.pictures.items()
+            if files_of
         },
         tasks=tasks,
         trials=tuple(sorted(trials, key=lambda t: t.id)),
@@ -180,7 +181,7 @@ def _freeze(
         ),
         practice_pass=settings.practice.pass_share,
         practice_attempts=settings.practice.attempts,
-        minutes=sized.minutes,
+        minutes=sizes.minutes,
         questions=texts.questionnaire.questions,
         checks=texts.questionnaire.checks,
         payment=settings.payment.model_copy(update={"text": words(settings.payment.text)}),
@@ -198,7 +199,7 @@ def _freeze(
     write_text(out / "keys.json", json.dumps(keys, indent=1, sort_keys=True))
     entry = settings.recruitment
     recruitment = Recruitment(
-        **entry.model_dump(exclude={"codes"}), codes=entry.codes.drawn(),
+        **entry.model_dump(exclude={"codes"}), codes=entry.codes.with_random_codes(),
         places=settings.participants, lease_minutes=settings.lease_minutes,
     )  # fmt: skip
     write_recruitment(out, recruitment)
@@ -210,17 +211,17 @@ def _pictures(draft: Draft | Example) -> list[Image.Image]:
     return [image for _, images in draft.panels for image in images] + list(draft.options)
 
 
-def _saved(
+def _save_pictures(
     out: Path, draft: Draft | Example, files: Iterator[bytes], words: Words
 ) -> tuple[tuple[Panel, ...], tuple[Option, ...]]:
     """Return the panels and options of a draft, whose pictures are the next of the files."""
-    saved = (_save(out, name_of(data), data) for data in files)
+    names = (_save(out, name_of(data), data) for data in files)
     panels = tuple(
-        Panel(heading=words(heading), images=tuple(next(saved) for _ in images))
+        Panel(heading=words(heading), images=tuple(next(names) for _ in images))
         for heading, images in draft.panels
     )
     ids = ascii_lowercase[: len(draft.options)]
-    options = tuple(Option(id=letter, image=next(saved)) for letter in ids)
+    options = tuple(Option(id=letter, image=next(names)) for letter in ids)
     return panels, options
 
 
@@ -228,15 +229,15 @@ def _task_text(
     out: Path, name: str, example: Example | None, files: Iterator[bytes], words: Words
 ) -> TaskText:
     task = all_tasks().get(name)
-    shown = None
+    frozen_example = None
     if example is not None:
-        panels, options = _saved(out, example, files, words)
-        right = "" if example.key is None else options[example.key].id
+        panels, options = _save_pictures(out, example, files, words)
+        correct = "" if example.key is None else options[example.key].id
         text = words(example.text)
-        shown = ShownExample(text=text, panels=panels, options=options, right=right)
+        frozen_example = FrozenExample(text=text, panels=panels, options=options, right=correct)
     texts = {part: words(getattr(task, part)) for part in ("title", "prompt", "instructions")}
     controls = tuple(getattr(task, "controls", ()))
-    return TaskText(name=name, **texts, controls=controls, example=shown)
+    return TaskText(name=name, **texts, controls=controls, example=frozen_example)
 
 
 def _save(out: Path, name: str, data: bytes) -> str:

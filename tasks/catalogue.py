@@ -19,7 +19,7 @@ FOLDERS = ("tasks", "survey_app")
 MARKS = ("words", "N_")
 
 
-def marked() -> list[str]:
+def marked_texts() -> list[str]:
     """Return every text marked in the code and every line of the built-in Markdown texts,
     sorted."""
     texts: set[str] = set()
@@ -52,7 +52,7 @@ def _marked_on(page: nodes.Template) -> Iterator[str]:
             yield call.args[0].value
 
 
-def stored(language: str) -> Catalog:
+def read_catalogue(language: str) -> Catalog:
     """Return the stored catalogue of a language."""
     with (LOCALES / f"{language}.po").open("rb") as file:
         return read_po(file, locale=language)
@@ -60,9 +60,9 @@ def stored(language: str) -> Catalog:
 
 def update(language: str) -> list[str]:
     """Update a language's file to the texts of the code; return those that are not translated."""
-    catalogue = stored(language)
+    catalogue = read_catalogue(language)
     template = Catalog(creation_date=catalogue.creation_date)
-    for text in marked():
+    for text in marked_texts():
         template.add(text)
     catalogue.update(template, no_fuzzy_matching=True)
     catalogue.obsolete.clear()

@@ -14,7 +14,7 @@ from tasks.evidence import Evidence, channel_of
 LARGEST_POOL = 20_000  # neurons; a larger pool is sampled (seeded)
 
 
-def clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> list[np.ndarray]:
+def find_clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> list[np.ndarray]:
     """Find clusters among rows of the space; each row of a cluster is of a different channel of a
     series.
 
@@ -42,11 +42,11 @@ def clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> li
     if len(pool) > LARGEST_POOL:
         pool = np.sort(np.random.default_rng(0).choice(pool, LARGEST_POOL, replace=False))
     labels = DBSCAN(eps=eps, min_samples=least, metric="cosine").fit_predict(vectors[pool])
-    found = []
+    clusters = []
     for label in range(labels.max() + 1):
         rows = pool[labels == label]
         channels = [channel_of(evidence.neurons[row]) for row in rows]
-        first = sorted({channel: i for i, channel in reversed(list(enumerate(channels)))}.values())
-        if len(first) >= least:
-            found.append(rows[first])
-    return found
+        firsts = sorted({channel: i for i, channel in reversed(list(enumerate(channels)))}.values())
+        if len(firsts) >= least:
+            clusters.append(rows[firsts])
+    return clusters

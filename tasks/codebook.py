@@ -43,11 +43,11 @@ def _task(study: Study, name: str) -> str:
     counts = Counter((trial.role, trial.condition) for trial in trials)
     lines = [f"\n### {name}\n\n{study.task_texts[name].prompt}\n\n"]
     lines += ["| role | condition | trials |\n|---|---|---|\n"]
-    lines += [f"| {role} | {what} | {n} |\n" for (role, what), n in sorted(counts.items())]
+    lines += [f"| {' | '.join(cell)} | {n} |\n" for cell, n in sorted(counts.items())]
     lines.append("\n")
     for field in study.fields(trials[0]) if trials else ():
-        shown = f"; {_choices(field.choices)}" if field.choices else ""
-        lines.append(f"- `{field.name}` ({field.kind}): {field.label}{shown}\n")
+        choices = f"; {_choices(field.choices)}" if field.choices else ""
+        lines.append(f"- `{field.name}` ({field.kind}): {field.label}{choices}\n")
     if trials:
         lines.append(
             f"\nTrial ids look like `{trials[0].id}`; a practice trial that is repeated in "
@@ -57,10 +57,10 @@ def _task(study: Study, name: str) -> str:
 
 
 def _question(question: Question) -> str:
-    shown = [_choices(question.choices)] if question.choices else []
+    details = [_choices(question.choices)] if question.choices else []
     anchors = [end for end in (question.low, question.high) if end]
-    shown += [f"anchors: {' … '.join(anchors)}"] if anchors else []
-    return f"- `{question.name}` ({question.kind}): {'; '.join([question.label, *shown])}\n"
+    details += [f"anchors: {' … '.join(anchors)}"] if anchors else []
+    return f"- `{question.name}` ({question.kind}): {'; '.join([question.label, *details])}\n"
 
 
 def _choices(choices: Sequence[tuple[str, str]]) -> str:

@@ -27,12 +27,12 @@ def build(
     from tasks.false_exclusion import one_sided_rate
     from tasks.settings import load_settings
 
-    chosen = load_settings(settings)
+    study_settings = load_settings(settings)
     with console.status("drawing trials") as status:
-        study = build_study(Run(run), chosen, out, status.update, console.print)
+        study = build_study(Run(run), study_settings, out, status.update, console.print)
     console.print(
         f"study {study.hash}: {pluralise(len(study.trials), 'trial')} in "
-        f"{pluralise(len(study.forms), 'form')} for {chosen.participants} participants, "
+        f"{pluralise(len(study.forms), 'form')} for {study_settings.participants} participants, "
         f"{len(study.images())} pictures, in {out}",
     )
     if (threshold := study.exclusion.one_sided_above) is not None:

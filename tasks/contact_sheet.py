@@ -15,7 +15,7 @@ from PIL import Image
 
 from harness.files import write_text
 from tasks.base import Field, Trial
-from tasks.files import as_html
+from tasks.files import render_markdown
 from tasks.kinds import all_tasks
 from tasks.language import Words, languages
 from tasks.observer import features
@@ -40,44 +40,42 @@ def observe(
 ) -> dict[str, tuple[Any, float, bool | None]]:
     """Return the machine observer's answer to every trial, its margin, and whether it is
     correct."""
-    looks: dict[str, np.ndarray] = {}
+    statistics: dict[str, np.ndarray] = {}
     for name in study.images():
         with Image.open(folder / "images" / name) as image:
-            looks[name] = features(image)
-    found = {}
+            statistics[name] = features(image)
+    answers = {}
     for trial in study.trials:
         task = all_tasks().get(trial.task)
-        answer, margin = task.observe(trial, looks)
+        answer, margin = task.observe(trial, statistics)
         key = keys.get(trial.id)
-        found[trial.id] = (answer, margin, None if key is None else task.score(key, answer))
-    return found
+        answers[trial.id] = (answer, margin, None if key is None else task.score(key, answer))
+    return answers
 
 
-def summary(study: Study, observed) -> list[tuple[str, str, str, int, float]]:
+def summary(study: Study, answers) -> list[tuple[str, str, str, int, float]]:
     """Return task, condition, role, number of trials and the observer's accuracy (NaN without a
     key)."""
     cells = defaultdict(list)
     for trial in study.trials:
-        cells[trial.task, trial.condition, trial.role].append(observed[trial.id][2])
+        cells[trial.task, trial.condition, trial.role].append(answers[trial.id][2])
     return [
-        (*cell, len(right), float(np.mean([r for r in right if r is not None] or [np.nan])))
-        for cell, right in sorted(cells.items())
+        (*cell, len(scores), float(np.mean([r for r in scores if r is not None] or [np.nan])))
+        for cell, scores in sorted(cells.items())
     ]
 
 
 def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
     """Write check.html into the study's folder and return its path."""
-    observed = observe(study, keys, folder)
+    answers = observe(study, keys, folder)
     recipes = json.loads((folder / "recipes.json").read_text(encoding="utf-8"))
     rows = "".join(
         f"<tr><td>{task}</td><td>{condition}</td><td>{role}</td><td>{count}</td>"
         f"<td>{'–' if np.isnan(share) else f'{share:.2f}'}</td></tr>"
-        for task, condition, role, count, share in summary(study, observed)
+        for task, condition, role, count, share in summary(study, answers)
     )
     trials = sorted(study.trials, key=lambda t: (t.role != "practice", t.task, t.condition, t.id))
-    articles = "".join(
-        _article(study, t, keys[t.id], observed[t.id], recipes[t.id]) for t in trials
-    )
+    articles = "".join(_article(study, t, keys[t.id], answers[t.id], recipes[t.id]) for t in trials)
     page = (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(study.title)}</title>"
         f"<style>{_STYLE}</style><h1>{escape(study.title)}</h1><p>Study {study.hash}: "
@@ -99,38 +97,38 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
 def _texts(study: Study, words: Words) -> str:
     """Return all texts of the study that participants read, in one language."""
 
-    def show(text: str) -> str:
-        return as_html(study.words.into(words, text), inline=True)
+    def translate(text: str) -> str:
+        return render_markdown(study.words.translate_into(words, text), inline=True)
 
     def page(text: str, files: Mapping[str, str] | None = None) -> str:
-        return as_html(study.words.into(words, text), "images", files)
+        return render_markdown(study.words.translate_into(words, text), "images", files)
 
     consent, instructions, debrief = (
         page(getattr(study, name), study.files.get(name))
         for name in ("consent", "instructions", "debrief")
     )
-    lines = [f"<h3>{show(study.title)}</h3>", consent, page(study.payment.text), instructions]
+    lines = [f"<h3>{translate(study.title)}</h3>", consent, page(study.payment.text), instructions]
     for text in study.tasks:
         trial = next((t for t in study.trials if t.task == text.name), None)
-        asked = study.fields(trial) if trial else ()
-        lines += [f"<h4>{show(text.title)}</h4>{page(text.instructions)}"]
-        lines += [f"<p><em>{show(text.prompt)}</em></p><ul>{_asked(asked, show)}</ul>"]
-        lines += [f"<p>{show(text.example.text)}</p>"] if text.example else []
-    lines += [f"<ul>{_asked(study.questions, show)}</ul>", debrief]
-    opened = " open" if words.language == study.language else ""
+        fields = _list_fields(study.fields(trial) if trial else (), translate)
+        lines += [f"<h4>{translate(text.title)}</h4>{page(text.instructions)}"]
+        lines += [f"<p><em>{translate(text.prompt)}</em></p><ul>{fields}</ul>"]
+        lines += [f"<p>{translate(text.example.text)}</p>"] if text.example else []
+    lines += [f"<ul>{_list_fields(study.questions, translate)}</ul>", debrief]
+    is_open = " open" if words.language == study.language else ""
     return (
-        f"<details{opened} lang='{words.tag}' dir='{words.direction}'>"
+        f"<details{is_open} lang='{words.tag}' dir='{words.direction}'>"
         f"<summary>{escape(words.name)}</summary>{''.join(lines)}</details>"
     )
 
 
-def _asked(fields: Sequence[Field | Question], show: Callable[[str], str]) -> str:
+def _list_fields(fields: Sequence[Field | Question], translate: Callable[[str], str]) -> str:
     """Return a list item per field: its label and the possible answers."""
-    answers = {
+    choices = {
         f.name: [*(label for _, label in f.choices), getattr(f, "none_label", "")] for f in fields
     }
     return "".join(
-        f"<li>{show(f.label)} {' · '.join(map(show, filter(None, answers[f.name])))}</li>"
+        f"<li>{translate(f.label)} {' · '.join(map(translate, filter(None, choices[f.name])))}</li>"
         for f in fields
     )
 
@@ -140,15 +138,15 @@ def _article(study: Study, trial: Trial, key: Any, observed, recipe: dict[str, A
     flag = ""
     if trial.role == "trial" and margin > getattr(all_tasks().get(trial.task), "clear", np.inf):
         flag = {True: "trivial for the machine", False: "machine clearly elsewhere"}.get(right, "")
-    shown = "".join(
+    figures = "".join(
         _figure(image, panel.heading, False) for panel in trial.panels for image in panel.images
     )
-    shown += "".join(_figure(o.image, f"option {o.id}", o.id == key) for o in trial.options)
+    figures += "".join(_figure(o.image, f"option {o.id}", o.id == key) for o in trial.options)
     prompt = study.task_texts[trial.task].prompt.replace("**", "")
     neurons = "; ".join(f"{n.series} {n.epoch} {n.layer} {n.channel}" for n in trial.neurons)
     return (
         f"<article><h3>{trial.id} · {trial.task} · {trial.condition} · {trial.role}</h3>"
-        f"<p>{escape(prompt)}</p><div class='row'>{shown}</div>"
+        f"<p>{escape(prompt)}</p><div class='row'>{figures}</div>"
         f"<p>key: <strong>{escape(json.dumps(key))}</strong>"
         f" · machine: {escape(json.dumps(answer))} (margin {margin:.3f})"
         f" <span class='flag'>{flag}</span><br>{escape(neurons)}"

@@ -29,18 +29,18 @@ class Drawing:
         self.drafts: list[tuple[str, str, Role, Draft]] = []
         self.practice: list[int] = []
         self.forms: list[list[list[int]]] = []
-        self.shared: set[Neuron] = set()  # neurons of practice trials, which everyone sees
-        self.drawn: set[frozenset[Neuron]] = set()
+        self.common_neurons: set[Neuron] = set()  # neurons of practice trials, which everyone sees
+        self.neuron_sets: set[frozenset[Neuron]] = set()
 
-    def _trial(self, name: str, condition: str, role: Role, used: set[Neuron]) -> int:
+    def _add_trial(self, name: str, condition: str, role: Role, used: set[Neuron]) -> int:
         """Draw a trial without the `used` neurons, add its neurons to these, and return its
         index."""
         task = all_tasks().get(name)
         for _ in range(TRIES):
             draft = task.draw(self.evidence, condition, self.rng)
-            if used.isdisjoint(draft.neurons) and frozenset(draft.neurons) not in self.drawn:
+            if used.isdisjoint(draft.neurons) and frozenset(draft.neurons) not in self.neuron_sets:
                 used.update(draft.neurons)
-                self.drawn.add(frozenset(draft.neurons))
+                self.neuron_sets.add(frozenset(draft.neurons))
                 self.drafts.append((name, condition, role, draft))
                 return len(self.drafts) - 1
         raise NoTrial(
@@ -61,14 +61,15 @@ class Drawing:
             task = all_tasks().get(name)
             condition = task.control or next(iter(task.conditions))
             for _ in range(count if task.control else min(count, 1)):
-                self.practice.append(self._trial(name, condition, "practice", self.shared))
+                trial = self._add_trial(name, condition, "practice", self.common_neurons)
+                self.practice.append(trial)
 
     def draw_form(self, attention: int) -> list[list[int]]:
         """Draw a form: a block of trials per task, with attention trials if the task has a
         control."""
-        used = set(self.shared)
+        used = set(self.common_neurons)
         blocks = []
-        keyed = [name for name in self.design if all_tasks().get(name).control is not None]
+        controlled = [name for name in self.design if all_tasks().get(name).control is not None]
         for name, conditions in self.design.items():
             task: Task = all_tasks().get(name)
             if unknown := sorted(set(conditions) - set(task.conditions)):
@@ -77,13 +78,13 @@ class Drawing:
                     f"{name} has {', '.join(task.conditions)}"
                 )
             block = [
-                self._trial(name, condition, "trial", used)
+                self._add_trial(name, condition, "trial", used)
                 for condition, count in conditions.items()
                 for _ in range(count)
             ]
-            if name in keyed and task.control is not None:
-                share = len(range(keyed.index(name), attention, len(keyed)))
-                block += [self._trial(name, task.control, "attention", used) for _ in range(share)]
+            if name in controlled and task.control is not None:
+                n = len(range(controlled.index(name), attention, len(controlled)))
+                block += [self._add_trial(name, task.control, "attention", used) for _ in range(n)]
             blocks.append(block)
         self.forms.append(blocks)
         return blocks

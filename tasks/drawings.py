@@ -18,7 +18,7 @@ COLOURS = {
 GROUNDS = ("#f3efe6", "#e6eef3", "#eef3e6", "#f3e8ee")
 
 
-def group(
+def draw_group(
     shapes: Sequence[str], colours: Sequence[str], seed: int, count: int = 9, columns: int = 3
 ) -> Image.Image:
     """Draw a composite of synthetic tiles, as the pictures of a neuron are shown.
@@ -40,18 +40,18 @@ def _tile(shape: str, colour: str, rng: np.random.Generator) -> Image.Image:
     draw = ImageDraw.Draw(image)
     size = side * rng.uniform(0.28, 0.4)
     x, y = (side / 2 + side * rng.uniform(-0.08, 0.08) for _ in range(2))
-    turn = rng.uniform(0, 90)
+    rotation = rng.uniform(0, 90)
     if shape == "circle":
         draw.ellipse((x - size, y - size, x + size, y + size), fill=colour)
     elif shape == "stripes":
         step = side / 6
-        for at in np.arange(-side, 2 * side, 2 * step):
-            lean = side * np.tan(np.radians(turn / 3))
-            draw.polygon([(at, 0), (at + step, 0), (at + step + lean, side), (at + lean, side)],
+        for x0 in np.arange(-side, 2 * side, 2 * step):
+            shift = side * np.tan(np.radians(rotation / 3))
+            draw.polygon([(x0, 0), (x0 + step, 0), (x0 + step + shift, side), (x0 + shift, side)],
                          fill=colour)  # fmt: skip
     else:
         sides = {"triangle": 3, "square": 4}[shape]
-        draw.regular_polygon((x, y, size), sides, rotation=turn, fill=colour)
+        draw.regular_polygon((x, y, size), sides, rotation=rotation, fill=colour)
     return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
@@ -61,7 +61,7 @@ GROUND = ((140, 146, 76), (158, 164, 94), (124, 132, 66), (172, 176, 112))
 PLAIN = ((122, 150, 178), (146, 170, 194), (104, 134, 164), (160, 182, 204))
 
 
-def plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.Image:
+def draw_plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.Image:
     """Draw dots in which people with normal colour vision see a number (after Ishihara 1917).
 
     The dots of figure and ground have the same sizes and the same range of brightness, so only the
@@ -75,9 +75,9 @@ def plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.I
     mask = Image.new("L", (PLATE, PLATE), 0)
     font = ImageFont.load_default(PLATE * 0.62)
     for digit, x in zip(number, (0.31, 0.69), strict=True):
-        at = (PLATE * x, PLATE / 2)
-        ImageDraw.Draw(mask).text(at, digit, 255, font, anchor="mm", stroke_width=4)
-    inside = np.asarray(mask) > 127
+        centre = (PLATE * x, PLATE / 2)
+        ImageDraw.Draw(mask).text(centre, digit, 255, font, anchor="mm", stroke_width=4)
+    is_figure = np.asarray(mask) > 127
     image = Image.new("RGB", (PLATE * 2, PLATE * 2), "white")
     draw = ImageDraw.Draw(image)
     dots = np.zeros((0, 3))
@@ -88,7 +88,7 @@ def plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.I
         if (np.hypot(dots[:, 0] - x, dots[:, 1] - y) < dots[:, 2] + radius + 1).any():
             continue
         dots = np.vstack([dots, [x, y, radius]])
-        colours = FIGURE if inside[int(y), int(x)] else PLAIN if plain else GROUND
+        colours = FIGURE if is_figure[int(y), int(x)] else PLAIN if plain else GROUND
         colour = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.88, 1.08)
         fill = tuple(int(v) for v in colour.clip(0, 255))
         draw.ellipse([2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)],

@@ -67,34 +67,34 @@ class Evidence:
         stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
         self._stimuli = {Neuron(*key): rows for key, rows in stimuli.groupby(NEURON, sort=False)}
         table = self.space.neurons
-        names = [Neuron(*row) for row in table[NEURON].itertuples(index=False)]
-        self.depth = np.array([self._layers[n.series, n.layer]["depth"] for n in names])
+        neurons = [Neuron(*row) for row in table[NEURON].itertuples(index=False)]
+        self.depth = np.array([self._layers[n.series, n.layer]["depth"] for n in neurons])
         usable = [
-            placed and depth >= min_depth and len(self._stimuli.get(n, ())) >= 2 * patches
-            for n, placed, depth in zip(names, self.space.has_vector, self.depth, strict=True)
+            has_vector and depth >= min_depth and len(self._stimuli.get(n, ())) >= 2 * patches
+            for n, has_vector, depth in zip(neurons, self.space.has_vector, self.depth, strict=True)
         ]
-        self.neurons = names
+        self.neurons = neurons
         self.usable = np.flatnonzero(usable)
         if not len(self.usable):
             raise ValueError(
                 f"{run.root} has no neuron of relative depth >= {min_depth} with "
                 f"{2 * patches} stimuli; lower min_depth or patches in study.toml"
             )
-        self.row = {neuron: row for row, neuron in enumerate(names)}
+        self.row = {neuron: row for row, neuron in enumerate(neurons)}
         self.epochs = {
             str(series): sorted(map(int, set(rows)))
             for series, rows in table.groupby("series")["epoch"]
         }
         if base and base not in self.epochs:
-            known = ", ".join(self.epochs)
-            raise ValueError(f"base series {base!r} is not in the run; it has {known}")
+            series_names = ", ".join(self.epochs)
+            raise ValueError(f"base series {base!r} is not in the run; it has {series_names}")
         #: Where trials begin: by default, the checkpoint from which the space is built.
         self.base = Checkpoint(**run.manifest()["base"])
         if base:
             self.base = Checkpoint(base, self.epochs[base][-1])
         self._groups = groups
-        self._moved: dict[str, pd.DataFrame] = {}
-        self._looks: dict[tuple[Neuron, tuple[int, ...], int], np.ndarray] = {}
+        self._displacements: dict[str, pd.DataFrame] = {}
+        self._feature_cache: dict[tuple[Neuron, tuple[int, ...], int], np.ndarray] = {}
 
     @cached_property
     def images(self) -> ImageSet:
@@ -106,10 +106,10 @@ class Evidence:
 
     def rows(self, series: str | None = None, epoch: int | None = None) -> np.ndarray:
         """Return usable rows of the space, optionally of one series and epoch."""
-        every = self.space.neurons.iloc[self.usable]
-        wanted = (every["series"] == series) | (series is None)
-        wanted &= (every["epoch"] == epoch) | (epoch is None)
-        return self.usable[wanted.to_numpy()]
+        neurons = self.space.neurons.iloc[self.usable]
+        mask = (neurons["series"] == series) | (series is None)
+        mask &= (neurons["epoch"] == epoch) | (epoch is None)
+        return self.usable[mask.to_numpy()]
 
     def stimuli(self, neuron: Neuron) -> pd.DataFrame:
         """Return the neuron's stimuli, strongest first."""
@@ -138,24 +138,25 @@ class Evidence:
         """Return a composite of a neuron's patches (by default the strongest)."""
         return make_grid(self.crops(neuron, ranks or range(self.patches), TILE), columns, TILE, GAP)
 
-    def look(
+    def features_of(
         self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
     ) -> np.ndarray:
         """Return the features of that composite, computed from a small version in the network's
         view."""
         key = neuron, tuple(ranks or range(self.patches)), columns
-        if key not in self._looks:
-            self._looks[key] = features(make_grid(self.crops(neuron, key[1]), columns, LOOK, GAP))
-        return self._looks[key]
+        if key not in self._feature_cache:
+            sheet = make_grid(self.crops(neuron, key[1]), columns, LOOK, GAP)
+            self._feature_cache[key] = features(sheet)
+        return self._feature_cache[key]
 
     @cached_property
-    def looks(self) -> tuple[np.ndarray, np.ndarray]:
+    def sampled_features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return a sample of usable rows [s] and the features of their pictures [s, features]."""
         size = min(200, len(self.usable))
         rows = np.random.default_rng(0).choice(self.usable, size, replace=False)
-        return rows, np.stack([self.look(self.neurons[row]) for row in rows])
+        return rows, np.stack([self.features_of(self.neurons[row]) for row in rows])
 
-    def kinds(self, neuron: Neuron) -> np.ndarray:
+    def class_shares(self, neuron: Neuron) -> np.ndarray:
         """Return the share of each class among the neuron's stimuli [classes]."""
         labels = self.images.labels[self.stimuli(neuron)["image_id"].to_numpy()]
         return np.bincount(labels, minlength=len(self.images.classes)) / len(labels)
@@ -163,32 +164,32 @@ class Evidence:
     def displacement(self, series: str) -> pd.DataFrame:
         """Return the displacement of each usable channel between the first trained and the last
         epoch."""
-        if series in self._moved:
-            return self._moved[series]
+        if series in self._displacements:
+            return self._displacements[series]
         epochs = self.stages(series)
-        moved = self.space.displacement(series, epochs[0], epochs[-1])
-        present = [
+        distances = self.space.displacement(series, epochs[0], epochs[-1])
+        usable = [
             all(self.row.get(Neuron(series, e, layer, channel), -1) in self._usable for e in epochs)
-            for layer, channel in zip(moved["layer"], moved["channel"], strict=True)
+            for layer, channel in zip(distances["layer"], distances["channel"], strict=True)
         ]
-        self._moved[series] = moved[present].dropna().sort_values("displacement", ascending=False)
-        return self._moved[series]
+        distances = distances[usable].dropna().sort_values("displacement", ascending=False)
+        return self._displacements.setdefault(series, distances)
 
     @cached_property
     def _usable(self) -> frozenset[int]:
         return frozenset(map(int, self.usable))
 
     @cached_property
-    def staged(self) -> list[str]:
+    def staged_series(self) -> list[str]:
         """Return the series with at least three trained epochs. Raises ValueError if there is
         none."""
-        found = [s for s, epochs in self.epochs.items() if sum(e > 0 for e in epochs) >= 3]
-        if not found:
+        series_names = [s for s, epochs in self.epochs.items() if sum(e > 0 for e in epochs) >= 3]
+        if not series_names:
             raise ValueError(
                 f"{self.run.root} has no series with three trained epochs; leave "
                 f"tasks on stages of training out of [trials] in study.toml"
             )
-        return found
+        return series_names
 
     def stages(self, series: str) -> list[int]:
         """Return an early, a middle and the last epoch, without the untrained network, whose
@@ -202,7 +203,7 @@ def channel_of(neuron: Neuron) -> tuple[str, str, int]:
     return neuron.series, neuron.layer, neuron.channel
 
 
-def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[Group, ...]:
+def concept_groups(evidence: Evidence, minimum: int = 6, maximum: int = 12) -> tuple[Group, ...]:
     """Make groups from true concepts: the neurons of the last checkpoints with the largest
     overlaps.
 
@@ -212,14 +213,14 @@ def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[
         concepts = evidence.run.tables("concepts")
     except ArtifactError:
         return ()
-    last = {series: epochs[-1] for series, epochs in evidence.epochs.items()}
+    last_epochs = {series: epochs[-1] for series, epochs in evidence.epochs.items()}
     groups = []
     for concept, rows in concepts.sort_values("iou", ascending=False).groupby("concept"):
         neurons = [Neuron(*row) for row in rows[NEURON].itertuples(index=False)]
         usable = (n for n in neurons if evidence.row.get(n, -1) in evidence._usable)
-        chosen = [n for n in usable if n.epoch == last[n.series]][:best]
-        if len(chosen) >= least:
-            groups.append(Group(str(concept), tuple(chosen)))
+        members = [n for n in usable if n.epoch == last_epochs[n.series]][:maximum]
+        if len(members) >= minimum:
+            groups.append(Group(str(concept), tuple(members)))
     return tuple(groups)
 
 

@@ -18,7 +18,7 @@ from tasks.settings import Exclusion
 LIMIT = 0.05
 SIMULATIONS = 20_000
 #: Thresholds that a message may recommend.
-TRIED = (0.85, 0.9, 0.95)
+THRESHOLDS = (0.85, 0.9, 0.95)
 
 
 def one_sided_rate(options: Sequence[int], threshold: float) -> float:
@@ -40,16 +40,14 @@ def _one_sided_rate(options: tuple[int, ...], threshold: float) -> float:
     if not options:
         return 0.0
     rng = np.random.default_rng([len(options), *options])
-    chosen = np.zeros((SIMULATIONS, max(options)), dtype=int)
+    choice_counts = np.zeros((SIMULATIONS, max(options)), dtype=int)
     for size in sorted(set(options)):
         count = options.count(size)
-        chosen[:, :size] += rng.multinomial(count, np.full(size, 1 / size), SIMULATIONS)
-    return float((chosen.max(axis=1) / len(options) > threshold).mean())
+        choice_counts[:, :size] += rng.multinomial(count, np.full(size, 1 / size), SIMULATIONS)
+    return float((choice_counts.max(axis=1) / len(options) > threshold).mean())
 
 
-def checked_rules(
-    rules: Exclusion, options: Sequence[int], say: Callable[[str], None]
-) -> Exclusion:
+def check_rules(rules: Exclusion, options: Sequence[int], say: Callable[[str], None]) -> Exclusion:
     """Return the rules that may be frozen: none that chance alone would trigger.
 
     A rule on one-sided choices that the researcher wrote is refused; the default is switched off,
@@ -67,17 +65,17 @@ def checked_rules(
     rate = one_sided_rate(options, threshold)
     if rate <= LIMIT:
         return rules
-    why = (
+    reason = (
         f"of participants who answer honestly, {100 * rate:.0f} % would be excluded by chance "
         f"alone, because a participant of this design chooses only {len(options)} times "
         f"({SIMULATIONS:,} simulated participants); allowed: at most {100 * LIMIT:g} %"
     )
     if "one_sided_above" not in rules.model_fields_set:
-        say(f"exclusion.one_sided_above, by default {threshold:g}, is switched off: {why}")
+        say(f"exclusion.one_sided_above, by default {threshold:g}, is switched off: {reason}")
         return rules.model_copy(update={"one_sided_above": None})
-    enough = [t for t in TRIED if t > threshold and one_sided_rate(options, t) <= LIMIT]
-    remedy = f"raise it to {enough[0]}, " if enough else ""
+    allowed = [t for t in THRESHOLDS if t > threshold and one_sided_rate(options, t) <= LIMIT]
+    remedy = f"raise it to {allowed[0]}, " if allowed else ""
     raise ValueError(
-        f"exclusion.one_sided_above = {threshold:g}: {why}; {remedy}ask for more trials, or switch "
-        f"the rule off with one_sided_above = false"
+        f"exclusion.one_sided_above = {threshold:g}: {reason}; {remedy}ask for more trials, or "
+        f"switch the rule off with one_sided_above = false"
     )

@@ -32,28 +32,28 @@ def content_name(data: bytes, suffix: str) -> str:
     return hashlib.sha256(data).hexdigest()[:32] + suffix
 
 
-def _own_picture(renderer, tokens, index, options, env) -> str:
+def _render_picture(renderer, tokens, index, options, env) -> str:
     """Render a researcher's picture from its file, or its description if it is not one."""
     token = tokens[index]
-    kept = env["files"].get(token.attrGet("src"))
-    if kept is None:
+    file = env["files"].get(token.attrGet("src"))
+    if file is None:
         return escape(token.content)
-    token.attrSet("src", f"{env['folder']}/{kept}")
+    token.attrSet("src", f"{env['folder']}/{file}")
     return renderer.image(tokens, index, options, env)
 
 
-def _link_beside(renderer, tokens, index, options, env) -> str:
+def _render_link(renderer, tokens, index, options, env) -> str:
     """Render a link that opens beside the page: a platform's frame may not show other sites."""
     tokens[index].attrSet("target", "_blank")
     return renderer.renderToken(tokens, index, options, env)
 
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
-_MARKDOWN.add_render_rule("image", _own_picture)
-_MARKDOWN.add_render_rule("link_open", _link_beside)
+_MARKDOWN.add_render_rule("image", _render_picture)
+_MARKDOWN.add_render_rule("link_open", _render_link)
 
 
-def as_html(
+def render_markdown(
     text: str, folder: str = "", files: Mapping[str, str] | None = None, inline: bool = False
 ) -> str:
     """Render a researcher's Markdown as HTML; raw HTML in it is escaped.
@@ -62,16 +62,16 @@ def as_html(
         text: the Markdown. folder: where pictures are kept. files: picture as named in the text ->
             its file there. inline: without paragraphs.
     """
-    return _as_html(text, folder, tuple((files or {}).items()), inline)
+    return _render(text, folder, tuple((files or {}).items()), inline)
 
 
 @lru_cache(maxsize=4096)  # each page shows texts of the study that others have shown
-def _as_html(text: str, folder: str, files: tuple[tuple[str, str], ...], inline: bool) -> str:
+def _render(text: str, folder: str, files: tuple[tuple[str, str], ...], inline: bool) -> str:
     render = _MARKDOWN.renderInline if inline else _MARKDOWN.render
     return render(text, {"files": dict(files), "folder": folder})
 
 
-def named_in(markdown: str) -> list[str]:
+def picture_names(markdown: str) -> list[str]:
     """Return the pictures that a Markdown text names, in order, each once."""
     tokens = [child for t in MarkdownIt().parse(markdown) for child in t.children or ()]
     sources = [str(token.attrGet("src")) for token in tokens if token.type == "image"]
@@ -101,9 +101,9 @@ def read_picture(source: str, folder: Path, where: str) -> OwnPicture:
             kind = str(image.format)
             image.load()  # all of it: what was cut off would be shown grey
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        known = isinstance(error, OSError) and error.strerror  # none of what Pillow raises
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "not a picture" if unknown else known or str(error)
+        system_reason = isinstance(error, OSError) and error.strerror  # none of what Pillow raises
+        unidentified = isinstance(error, UnidentifiedImageError)
+        reason = "not a picture" if unidentified else system_reason or str(error)
         raise ValueError(f"{where}: picture {path} cannot be read ({reason}); {rule}") from error
     if kind not in FORMATS:
         raise ValueError(

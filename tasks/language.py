@@ -56,19 +56,19 @@ class Words:
         self._texts = _translations(language)
 
     def __call__(self, text: str, **values: object) -> str:
-        translated = self._texts.get(text, text)
-        return translated.format(**values) if values else translated
+        translation = self._texts.get(text, text)
+        return translation.format(**values) if values else translation
 
     def markdown(self, text: str) -> str:
         """Translate a built-in Markdown text line by line."""
         return "\n".join(self(line) for line in text.splitlines())
 
-    def into(self, other: Words, text: str) -> str:
+    def translate_into(self, other: Words, text: str) -> str:
         """Translate a text of this language into another; what is not in the catalogue is not
         changed."""
         return "\n".join(other(self._sources.get(line, line)) for line in text.splitlines())
 
-    def lacking(self) -> list[str]:
+    def untranslated(self) -> list[str]:
         """Return the texts that another language has and this one lacks, which stay English."""
         if self.language == SOURCE:
             return []
@@ -76,7 +76,7 @@ class Words:
 
     @cached_property
     def _sources(self) -> dict[str, str]:
-        return {shown: source for source, shown in self._texts.items()}
+        return {translation: source for source, translation in self._texts.items()}
 
 
 class Refusal(ValueError):
@@ -103,10 +103,10 @@ def _translations(language: str) -> dict[str, str]:
     with (LOCALES / f"{language}.po").open("rb") as file:
         catalogue = read_po(file)
     texts = {str(m.id): str(m.string) for m in catalogue if m.id and m.string and not m.fuzzy}
-    for text, translated in texts.items():
-        if _names(text) != _names(translated):
+    for text, translation in texts.items():
+        if _names(text) != _names(translation):
             raise ValueError(
-                f"{file.name}: in the translation {translated!r}, the names in braces must be "
+                f"{file.name}: in the translation {translation!r}, the names in braces must be "
                 f"those of {text!r}"
             )
     return texts

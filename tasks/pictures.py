@@ -30,16 +30,16 @@ def pad(data: bytes, size: int) -> bytes:
     Raises:
         ValueError: `size` leaves no room for a segment.
     """
-    missing = size - len(data)
+    padding = size - len(data)
     segments = []
-    while missing:
-        length = min(missing, 0xFFFF + 2)
-        if 0 < missing - length < _SEGMENT:
+    while padding:
+        length = min(padding, 0xFFFF + 2)
+        if 0 < padding - length < _SEGMENT:
             length -= _SEGMENT
         if length < _SEGMENT:
             raise ValueError(f"a picture of {len(data)} bytes cannot be padded to {size}")
         segments.append(b"\xff\xfe" + (length - 2).to_bytes(2, "big") + bytes(length - _SEGMENT))
-        missing -= length
+        padding -= length
     return data[:2] + b"".join(segments) + data[2:]
 
 
@@ -50,6 +50,6 @@ def name_of(data: bytes) -> str:
 
 def equal_files(pictures: Sequence[Image.Image]) -> list[bytes]:
     """Encode all pictures as files of one size in bytes."""
-    encoded = [encode(picture) for picture in pictures]
-    size = max(map(len, encoded), default=0) + _SEGMENT
-    return [pad(data, size) for data in encoded]
+    files = [encode(picture) for picture in pictures]
+    size = max(map(len, files), default=0) + _SEGMENT
+    return [pad(data, size) for data in files]

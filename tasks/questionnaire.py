@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.section import Section
-from tasks.base import UnfitAnswer, clean_text
+from tasks.base import InvalidAnswer, clean_text
 from tasks.files import OwnPicture
 from tasks.language import N_, Words
 
@@ -64,11 +64,11 @@ class Question(Section):
     limits: tuple[float, float] = NUMBERS
     picture: str = ""
 
-    def translated(self, words: Words) -> Question:
+    def translate(self, words: Words) -> Question:
         """Return the question in a language."""
         choices = tuple((value, words(label)) for value, label in self.choices)
-        shown = {name: words(getattr(self, name)) for name in ("label", "low", "high")}
-        return self.model_copy(update={**shown, "choices": choices})
+        texts = {name: words(getattr(self, name)) for name in ("label", "low", "high")}
+        return self.model_copy(update={**texts, "choices": choices})
 
 
 BUILT_IN = (
@@ -90,12 +90,12 @@ class Questionnaire:
     pictures: tuple[OwnPicture, ...] = field(default=(), repr=False)
 
 
-def shown(question: Question, answers: Mapping[str, Any]) -> bool:
+def is_shown(question: Question, answers: Mapping[str, Any]) -> bool:
     """Return whether a question is shown, given the answers."""
     if question.shown_if is None:
         return True
-    given = answers.get(question.shown_if.question)
-    values = given if isinstance(given, list) else [given]
+    answer = answers.get(question.shown_if.question)
+    values = answer if isinstance(answer, list) else [answer]
     return any(value in question.shown_if.answers for value in values)
 
 
@@ -112,7 +112,7 @@ def check_answers(
     """
     answers: dict[str, Any] = {}
     for question in questions:
-        if not shown(question, {**earlier, **answers}):
+        if not is_shown(question, {**earlier, **answers}):
             continue
         value = raw.get(question.name)
         if question.kind == "text" and isinstance(value, str):
@@ -120,26 +120,26 @@ def check_answers(
         if value in (None, "", []) or (isinstance(value, str) and not value.strip()):
             if question.required:
                 text = N_("“{question}”: please answer this question.")
-                raise UnfitAnswer(text, question=question.label)
+                raise InvalidAnswer(text, question=question.label)
             continue
-        answers[question.name] = _checked(question, value)
+        answers[question.name] = _check_answer(question, value)
     return answers
 
 
-def _checked(question: Question, value: Any) -> Any:
+def _check_answer(question: Question, value: Any) -> Any:
     if question.kind == "text" and isinstance(value, str):
         return value
     elif question.kind == "number":
         return _number(question, value)
     elif question.kind == "several":
-        given = value if isinstance(value, list) else [value]
+        chosen = value if isinstance(value, list) else [value]
         allowed = [v for v, _ in question.choices]
-        if all(isinstance(v, str) and v in allowed for v in given):
-            return [v for v in allowed if v in given]
+        if all(isinstance(v, str) and v in allowed for v in chosen):
+            return [v for v in allowed if v in chosen]
     elif isinstance(value, str) and value in [v for v, _ in question.choices]:
         return value
     text = N_("“{question}”: please choose one of the answers shown.")
-    raise UnfitAnswer(text, question=question.label)
+    raise InvalidAnswer(text, question=question.label)
 
 
 def _number(question: Question, value: Any) -> float:
@@ -150,20 +150,21 @@ def _number(question: Question, value: Any) -> float:
         number = float("nan")
     if not least <= number <= most:
         if question.limits == NUMBERS:
-            raise UnfitAnswer(N_("“{question}”: please enter a number."), question=question.label)
+            raise InvalidAnswer(N_("“{question}”: please enter a number."), question=question.label)
         text = N_("“{question}”: please enter a number from {least} to {most}.")
-        raise UnfitAnswer(text, question=question.label, least=f"{least:.15g}", most=f"{most:.15g}")
+        limits = {"least": f"{least:.15g}", "most": f"{most:.15g}"}
+        raise InvalidAnswer(text, question=question.label, **limits)
     return int(number) if number.is_integer() else number
 
 
-def screened(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
+def is_screened_out(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
     """Return whether an answer ends the study."""
 
     def ends(question: Question, value: Any) -> bool:
         if question.stay_within and not question.stay_within[0] <= value <= question.stay_within[1]:
             return True
-        given = value if isinstance(value, list) else [value]
-        return not set(given).isdisjoint(question.screen_out)
+        chosen = value if isinstance(value, list) else [value]
+        return not set(chosen).isdisjoint(question.screen_out)
 
     return any(ends(q, answers[q.name]) for q in questions if q.name in answers)
 
@@ -172,11 +173,11 @@ def count_right(questions: Sequence[Question], check: str, answers: Mapping[str,
     """Count correct answers to the questions of a check; of `several`, all correct choices are
     needed."""
 
-    def right(q: Question, given: Any) -> bool:
-        return set(given) == set(q.right) if isinstance(given, list) else str(given) in q.right
+    def is_correct(q: Question, answer: Any) -> bool:
+        return set(answer) == set(q.right) if isinstance(answer, list) else str(answer) in q.right
 
-    asked = [q for q in questions if q.check == check and q.name in answers]
-    return sum(right(q, answers[q.name]) for q in asked)
+    keyed = [q for q in questions if q.check == check and q.name in answers]
+    return sum(is_correct(q, answers[q.name]) for q in keyed)
 
 
 def simulated_answers(
@@ -186,7 +187,7 @@ def simulated_answers(
     answers: dict[str, Any] = {}
     for question in questions:
         values = [v for v, _ in question.choices if v not in question.screen_out]
-        if not shown(question, {**earlier, **answers}) or question.kind == "text":
+        if not is_shown(question, {**earlier, **answers}) or question.kind == "text":
             if question.kind == "text" and question.required:
                 answers[question.name] = "—"
             continue

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from harness.section import Section, explain, read_toml
-from tasks.drawings import plate
+from tasks.drawings import draw_plate
 from tasks.files import OwnPicture, content_name, read_picture
 from tasks.language import N_, Words
 from tasks.pictures import encode
@@ -91,8 +91,8 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     for entry in file.question:
         where = f"{path}: question {entry.name!r}"
         question = _question(entry, where)
-        for fault in _faults(question, questions):
-            raise ValueError(f"{where}: {fault}")
+        for problem in _problems(question, questions):
+            raise ValueError(f"{where}: {problem}")
         if entry.picture:
             pictures.append(read_picture(entry.picture, path.parent, where))
             question = question.model_copy(update={"picture": pictures[-1].name})
@@ -101,21 +101,22 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     checks = []
     if keyed:
         needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
-        _enough(needed, len(keyed), f"{path}: understanding.needed")
+        _check_needed(needed, len(keyed), f"{path}: understanding.needed")
         attempts = file.understanding.attempts
         checks.append(Check(name=UNDERSTANDING, needed=needed, attempts=attempts))
     if file.colour_check:
-        _enough(file.colour_check.needed, file.colour_check.plates, f"{path}: colour_check.needed")
-        plates, drawn = _plates(file.colour_check.plates, words, seed)
-        questions, pictures = [*plates, *questions], [*pictures, *drawn]
+        count = file.colour_check.plates
+        _check_needed(file.colour_check.needed, count, f"{path}: colour_check.needed")
+        plates, plate_pictures = _plates(count, words, seed)
+        questions, pictures = [*plates, *questions], [*pictures, *plate_pictures]
         checks.append(Check(name=COLOUR, needed=file.colour_check.needed))
-    translated = tuple(q.translated(words) for q in questions)
+    translated = tuple(q.translate(words) for q in questions)
     return Questionnaire(translated, tuple(checks), tuple(pictures))
 
 
-def _enough(needed: int, count: int, where: str) -> None:
+def _check_needed(needed: int, count: int, parameter: str) -> None:
     if needed > count:
-        raise ValueError(f"{where} = {needed}: there are {count} such questions")
+        raise ValueError(f"{parameter} = {needed}: there are {count} such questions")
 
 
 def _question(entry: Entry, where: str) -> Question:
@@ -130,7 +131,7 @@ def _question(entry: Entry, where: str) -> Question:
     return Question(**values, choices=choices, right=right, check=check)
 
 
-def _faults(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
+def _problems(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
     """Yield contradictions within a question, or with earlier ones."""
     kind, values = question.kind, [value for value, _ in question.choices]
     if question.name in RESERVED or re.fullmatch(r"colour_\d+", question.name):
@@ -154,18 +155,19 @@ def _faults(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
             yield "screen_out has every answer, so nobody could take part"
         if kind != "several" and set(question.right) == set(values):
             yield "every answer is right; leave right out, or name fewer"
-    yield from _disordered(question)
+    yield from _limit_problems(question)
     if question.stay_within and kind != "number":
         yield f"stay_within is for a number; a {kind} has screen_out"
     if question.shown_if:
-        yield from _unreachable(question, question.shown_if, earlier)
+        yield from _condition_problems(question, question.shown_if, earlier)
 
 
-def _unreachable(
+def _condition_problems(
     question: Question, condition: Condition, earlier: Sequence[Question]
 ) -> Iterator[str]:
     order = ("before", "quiz", "after")
-    before = {q.name: q for q in earlier if order.index(q.when) <= order.index(question.when)}
+    latest = order.index(question.when)
+    before = {q.name: q for q in earlier if order.index(q.when) <= latest}
     if condition.question not in before:
         yield (f"shown_if names {condition.question!r}, which is not asked before it: "
                f"{', '.join(before)}")  # fmt: skip
@@ -176,7 +178,7 @@ def _unreachable(
                f"{', '.join(answers)}")  # fmt: skip
 
 
-def _disordered(question: Question) -> Iterator[str]:
+def _limit_problems(question: Question) -> Iterator[str]:
     """Yield limits that no number satisfies."""
     least, most = question.limits
     for name, bounds in (("limits", question.limits), ("stay_within", question.stay_within)):
@@ -195,7 +197,7 @@ def _plates(count: int, words: Words, seed: int) -> tuple[list[Question], list[O
     text = N_("Which number do you see in picture {number}? Leave the field empty if you see none.")
     questions, pictures = [], []
     for i, number in enumerate(rng.choice(PLATE_NUMBERS, count, replace=False), 1):
-        data = encode(plate(str(number), rng, plain=i == 1))
+        data = encode(draw_plate(str(number), rng, plain=i == 1))
         pictures.append(OwnPicture(content_name(data, ".jpg"), data))
         questions.append(
             Question(kind="number", name=f"colour_{i}", label=words(text, number=i), when="before",

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.files import OwnPicture, named_in, read_picture
+from tasks.files import OwnPicture, picture_names, read_picture
 from tasks.language import Words
 from tasks.questionnaire import BUILT_IN, Questionnaire
 from tasks.questionnaire_file import read_questionnaire
-from tasks.settings import StudySettings, text
+from tasks.settings import StudySettings, load_text
 
 
 @dataclass(frozen=True)
-class Read:
+class StudyTexts:
     """The contents of the files: texts by name, the pictures they name, the questionnaire."""
 
     texts: dict[str, str]
@@ -22,7 +22,7 @@ class Read:
     questionnaire: Questionnaire
 
 
-def read_texts(settings: StudySettings, values: Mapping[str, object]) -> Read:
+def read_texts(settings: StudySettings, values: Mapping[str, object]) -> StudyTexts:
     """Read all texts and insert `values` at the names in braces, such as {minutes}.
 
     Raises:
@@ -30,14 +30,14 @@ def read_texts(settings: StudySettings, values: Mapping[str, object]) -> Read:
     """
     words = Words(settings.language)
     texts, pictures = {}, {}
-    for name in ("consent", "instructions", "debrief"):
-        path = getattr(settings.texts, name)
-        texts[name] = text(name, path, words)
-        for place, value in values.items():
-            texts[name] = texts[name].replace(f"{{{place}}}", str(value))
-        pictures[name] = {
+    for part in ("consent", "instructions", "debrief"):
+        path = getattr(settings.texts, part)
+        texts[part] = load_text(part, path, words)
+        for name, value in values.items():
+            texts[part] = texts[part].replace(f"{{{name}}}", str(value))
+        pictures[part] = {
             source: read_picture(source, Path(path).parent, path)
-            for source in named_in(texts[name])
+            for source in picture_names(texts[part])
         }
     path = settings.texts.questionnaire
     if not settings.questions:
@@ -45,5 +45,5 @@ def read_texts(settings: StudySettings, values: Mapping[str, object]) -> Read:
     elif path:
         questionnaire = read_questionnaire(Path(path), words, settings.seed)
     else:
-        questionnaire = Questionnaire(tuple(q.translated(words) for q in BUILT_IN))
-    return Read(texts, pictures, questionnaire)
+        questionnaire = Questionnaire(tuple(q.translate(words) for q in BUILT_IN))
+    return StudyTexts(texts, pictures, questionnaire)

@@ -51,13 +51,13 @@ class Codes(Section):
     expired: Code = ""
 
     @model_validator(mode="after")
-    def _distinct(self) -> Codes:
-        chosen = [code for code in self.model_dump().values() if code]
-        if len(chosen) != len(set(chosen)):
+    def _check_distinct(self) -> Codes:
+        codes = [code for code in self.model_dump().values() if code]
+        if len(codes) != len(set(codes)):
             raise ValueError("two ways to leave have the same code; give each its own")
         return self
 
-    def drawn(self) -> Codes:
+    def with_random_codes(self) -> Codes:
         """Return these codes, with random ones where none was chosen."""
         return self.model_copy(
             update={
@@ -88,7 +88,7 @@ class Entry(Section):
 
     @field_validator("ids")
     @classmethod
-    def _pattern(cls, ids: str) -> str:
+    def _check_pattern(cls, ids: str) -> str:
         try:
             re.compile(ids)
         except re.error as error:
@@ -96,7 +96,7 @@ class Entry(Section):
         return ids
 
     @model_validator(mode="after")
-    def _signable(self) -> Entry:
+    def _check_signed(self) -> Entry:
         if self.signed and (self.platforms != ("prolific",) or not self.audience):
             raise ValueError(
                 'signed = true needs platforms = ["prolific"], which alone signs links, and '
@@ -143,8 +143,8 @@ def write_recruitment(folder: Path, recruitment: Recruitment) -> None:
     """Write recruitment.toml."""
     values = recruitment.model_dump(mode="json", exclude={"codes"})
     lines = [f"{name} = {json.dumps(code)}" for name, code in recruitment.codes]
-    shown = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
-    write_text(folder / FILE, _TEXT.format(**shown, codes="\n".join(lines)))
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    write_text(folder / FILE, _TEXT.format(**texts, codes="\n".join(lines)))
 
 
 def load_recruitment(folder: Path) -> Recruitment:

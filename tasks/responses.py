@@ -115,20 +115,22 @@ class TableError(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         # A problem is "FILE, kind row NUMBER: text" (`place`): file and text say what is alike.
-        alike: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for problem in self.problems:
-            alike.setdefault(re.sub(r" row \d+: ", " row: ", problem, count=1), []).append(problem)
-        many = {p[0]: len(p) - 1 for p in alike.values() if len(p) >= self.ALIKE}
-        repeated = {problem for p in alike.values() if len(p) >= self.ALIKE for problem in p[1:]}
+            groups.setdefault(re.sub(r" row \d+: ", " row: ", problem, count=1), []).append(problem)
+        repeats = {p[0]: len(p) - 1 for p in groups.values() if len(p) >= self.ALIKE}
+        rest = {problem for p in groups.values() if len(p) >= self.ALIKE for problem in p[1:]}
         lines = [
-            re.sub(r"( row \d+)", rf"\1 and {many[p]} more rows", p, count=1) if p in many else p
+            re.sub(r"( row \d+)", rf"\1 and {repeats[p]} more rows", p, count=1)
+            if p in repeats
+            else p
             for p in self.problems
-            if p not in repeated
+            if p not in rest
         ]
         if len(lines) > self.SHOWN:
             lines[self.SHOWN :] = [f"… and {len(lines) - self.SHOWN} more"]
-        listed = "\n  ".join(lines)
-        super().__init__(f"impossible rows ({len(self.problems)}):\n  {listed}")
+        text = "\n  ".join(lines)
+        super().__init__(f"impossible rows ({len(self.problems)}):\n  {text}")
 
 
 def as_table(rows: Sequence[dict], columns: Sequence[Column]) -> pd.DataFrame:
@@ -139,7 +141,7 @@ def as_table(rows: Sequence[dict], columns: Sequence[Column]) -> pd.DataFrame:
         TableError: cells that are not of their column's type.
     """
     frame = pd.DataFrame(list(rows), columns=None if rows else [c.name for c in columns])
-    return _typed(frame, columns, "")
+    return _convert_columns(frame, columns, "")
 
 
 def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.DataFrame:
@@ -157,26 +159,26 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
         TableError: rows with too many or too few cells, cells that are not of their column's type.
     """
     path = Path(path)
-    header, rows = _records(path)
-    if doubled := sorted({name for name in header if header.count(name) > 1}):
-        raise ValueError(f"{path}: column {doubled[0]!r} stands there twice; remove one")
-    known = {column.name for column in columns}
+    header, rows = _read_records(path)
+    if duplicates := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path}: column {duplicates[0]!r} stands there twice; remove one")
+    names = {column.name for column in columns}
     for name in header:
-        if name not in known and (meant := name.strip().lower()) in known:
-            raise ValueError(f"{path}: column {name!r} must be written {meant!r}")
-    cells = {n: len(row) for n, row in rows.items() if len(row) != len(header)}
-    broken = {n: f"{count} cells, but the header has {len(header)}" for n, count in cells.items()}
-    broken |= {n: "it repeats the header; delete it" for n, row in rows.items() if row == header}
-    if broken:
-        raise TableError([f"{place(path.name, columns, n)}: {text}" for n, text in broken.items()])
+        if name not in names and (lower := name.strip().lower()) in names:
+            raise ValueError(f"{path}: column {name!r} must be written {lower!r}")
+    counts = {n: len(row) for n, row in rows.items() if len(row) != len(header)}
+    faults = {n: f"{count} cells, but the header has {len(header)}" for n, count in counts.items()}
+    faults |= {n: "it repeats the header; delete it" for n, row in rows.items() if row == header}
+    if faults:
+        raise TableError([f"{row_name(path.name, columns, n)}: {t}" for n, t in faults.items()])
     frame = pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="string")
     frame.index = frame.index - 2
-    table = _typed(frame.replace("", pd.NA), columns, path.name)
-    table.attrs = {"file": path.name, "ignored": [name for name in header if name not in known]}
+    table = _convert_columns(frame.replace("", pd.NA), columns, path.name)
+    table.attrs = {"file": path.name, "ignored": [name for name in header if name not in names]}
     return table
 
 
-def _records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+def _read_records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     """Return the header of a CSV file and its rows by number (the header is row 1), without
     blank rows."""
     data = path.read_bytes()
@@ -205,37 +207,37 @@ def _records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     return rows[0], {number: row for number, row in enumerate(rows[1:], 2) if any(row)}
 
 
-def place(file: str, columns: Sequence[Column], row: int) -> str:
+def row_name(file: str, columns: Sequence[Column], row: int) -> str:
     """Return the name of a row for messages: "responses.csv, response row 12"."""
     kind = "participant" if columns is PARTICIPANTS else "response"
     return f"{file}, {kind} row {row}" if file else f"{kind} row {row}"
 
 
-def _typed(frame: pd.DataFrame, columns: Sequence[Column], file: str) -> pd.DataFrame:
+def _convert_columns(frame: pd.DataFrame, columns: Sequence[Column], file: str) -> pd.DataFrame:
     empty = pd.Series(pd.NA, index=frame.index, dtype="string")
     frame = frame.assign(**{c.name: empty for c in columns if c.later and c.name not in frame})
-    if missing := [c.name for c in columns if c.name not in frame]:
-        listed = ", ".join(map(repr, missing))
-        subject = f"column {listed} is" if len(missing) == 1 else f"columns {listed} are"
+    if absent := [c.name for c in columns if c.name not in frame]:
+        names = ", ".join(map(repr, absent))
+        subject = f"column {names} is" if len(absent) == 1 else f"columns {names} are"
         raise ValueError(
             f"{file}{': ' if file else ''}{subject} missing; "
             f"a {'participant' if columns is PARTICIPANTS else 'response'} table has "
             f"{', '.join(c.name for c in columns)}"
         )
-    typed, problems = {}, []
+    converted, problems = {}, []
     for column in columns:
         values = frame[column.name]
         if column.type != "string":
             values = values.mask((values == "NA").fillna(False).astype(bool))
-        typed[column.name], unfit = _CONVERT[column.type](values)
+        converted[column.name], invalid = _CONVERT[column.type](values)
         problems += [
             (index, f"{column.name} is {values[index]!r}, but must be {_ALLOWED[column.type]}")
-            for index in frame.index[unfit.to_numpy(dtype=bool)]
+            for index in frame.index[invalid.to_numpy(dtype=bool)]
         ]
     if problems:
         problems.sort(key=lambda problem: problem[0])
-        raise TableError([f"{place(file, columns, i + 2)}: {text}" for i, text in problems])
-    return pd.DataFrame(typed)
+        raise TableError([f"{row_name(file, columns, i + 2)}: {text}" for i, text in problems])
+    return pd.DataFrame(converted)
 
 
 #: Type -> what its cells may hold, as messages say it.
@@ -247,48 +249,48 @@ _ALLOWED = {
 }
 
 #: Values as a typed column, and where a value is not of the type.
-Converted = tuple[pd.Series, pd.Series]
+Conversion = tuple[pd.Series, pd.Series]
 
 
-def _strings(values: pd.Series) -> Converted:
+def _to_strings(values: pd.Series) -> Conversion:
     return values.astype("string"), pd.Series(False, values.index)
 
 
-def _booleans(values: pd.Series) -> Converted:
+def _to_booleans(values: pd.Series) -> Conversion:
     lower = values.astype("string").str.lower()
-    typed = lower.map({"true": True, "false": False}).astype("boolean")
-    return typed, values.notna() & typed.isna()
+    booleans = lower.map({"true": True, "false": False}).astype("boolean")
+    return booleans, values.notna() & booleans.isna()
 
 
-def _floats(values: pd.Series) -> Converted:
+def _to_floats(values: pd.Series) -> Conversion:
     numbers = pd.to_numeric(values, errors="coerce").astype("Float64")
     numbers = numbers.mask(numbers.abs() == float("inf"))
     return numbers, values.notna() & numbers.isna()
 
 
-def _integers(values: pd.Series) -> Converted:
-    numbers, unfit = _floats(values)
-    broken = ((numbers % 1 != 0) | (numbers.abs() > 2**53)).fillna(False)
-    return numbers.mask(broken).astype("Int64"), unfit | broken
+def _to_integers(values: pd.Series) -> Conversion:
+    numbers, invalid = _to_floats(values)
+    fractional = ((numbers % 1 != 0) | (numbers.abs() > 2**53)).fillna(False)
+    return numbers.mask(fractional).astype("Int64"), invalid | fractional
 
 
 #: Nanoseconds since 1970 reach no further.
 LATEST = pd.Timestamp.max.tz_localize("UTC")
 
 
-def _moments(values: pd.Series) -> Converted:
+def _to_moments(values: pd.Series) -> Conversion:
     moments = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
     outside = (moments < pd.Timestamp.min.tz_localize("UTC")) | (moments > LATEST)
     moments = moments.mask(outside).astype("datetime64[ns, UTC]")
     texts = values.map(lambda value: isinstance(value, str)).astype(bool)
     zoned = values.astype("string").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
-    naive = texts & ~zoned.fillna(False).astype(bool)
-    return moments, values.notna() & (moments.isna() | naive)
+    without_zone = texts & ~zoned.fillna(False).astype(bool)
+    return moments, values.notna() & (moments.isna() | without_zone)
 
 
 _CONVERT = {
-    "string": _strings, "boolean": _booleans, "Float64": _floats, "Int64": _integers,
-    "UTC": _moments,
+    "string": _to_strings, "boolean": _to_booleans, "Float64": _to_floats, "Int64": _to_integers,
+    "UTC": _to_moments,
 }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class EvidenceSettings(Section):
 
     @field_validator("eps")
     @classmethod
-    def _of_conditions(cls, eps: dict[str, float]) -> dict[str, float]:
+    def _check_conditions(cls, eps: dict[str, float]) -> dict[str, float]:
         if unknown := sorted(set(eps) - set(EPS)):
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(EPS)}")
         return eps
@@ -84,7 +84,7 @@ class Exclusion(Section):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _off(cls, threshold: Any) -> Any:
+    def _disable(cls, threshold: Any) -> Any:
         return None if threshold is False else threshold
 
 
@@ -164,20 +164,20 @@ class StudySettings(Section):
 
     @field_validator("language")
     @classmethod
-    def _known(cls, language: str) -> str:
+    def _check_language(cls, language: str) -> str:
         Words(language)
         return language
 
     @field_validator("title")
     @classmethod
-    def _titled(cls, title: str) -> str:
+    def _check_title(cls, title: str) -> str:
         if not title.strip():
             raise ValueError("participants see the title on every page; give one")
         return title
 
     @field_validator("trials")
     @classmethod
-    def _some(cls, trials: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    def _check_trials(cls, trials: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
         for name, conditions in trials.items():
             if not any(conditions.values()):
                 raise ValueError(
@@ -196,28 +196,28 @@ def load_settings(path: Path | None) -> StudySettings:
     if path is None:
         return StudySettings()
     try:
-        return _beside(path.parent, StudySettings(**read_toml(path, "settings")))
+        return _resolve_paths(path.parent, StudySettings(**read_toml(path, "settings")))
     except ValidationError as error:
         raise ValueError(explain(path, error)) from error
 
 
-def _beside(folder: Path, settings: StudySettings) -> StudySettings:
+def _resolve_paths(folder: Path, settings: StudySettings) -> StudySettings:
     """Return the settings with relative paths resolved from the folder of study.toml."""
 
-    def beside(path: str) -> str:
+    def resolve(path: str) -> str:
         return str(folder / path) if path else ""
 
-    texts = {name: beside(path) for name, path in settings.texts}
-    evidence = settings.evidence.model_copy(update={"groups": beside(settings.evidence.groups)})
+    texts = {name: resolve(path) for name, path in settings.texts}
+    evidence = settings.evidence.model_copy(update={"groups": resolve(settings.evidence.groups)})
     return settings.model_copy(update={"texts": Texts(**texts), "evidence": evidence})
 
 
-def text(name: str, path: str, words: Words) -> str:
+def load_text(name: str, path: str, words: Words) -> str:
     """Return a Markdown text: the researcher's own file unchanged, or the built-in one,
     translated."""
     if not path:
         return words.markdown((TEXTS / f"{name}.md").read_text(encoding="utf-8"))
-    own = read_text(Path(path), f"texts.{name}:")
-    if not own.strip():
+    content = read_text(Path(path), f"texts.{name}:")
+    if not content.strip():
         raise ValueError(f"texts.{name}: {path} is empty; participants would see an empty page")
-    return own
+    return content

@@ -29,21 +29,21 @@ class Size:
     minutes: int
 
 
-def attention_needed(below: float | None) -> int:
+def least_attention(threshold: float | None) -> int:
     """Return the fewest attention trials of which one may be failed without falling below the
     rule.
 
     Raises:
         ValueError: a rule that no number of trials reconciles with a lapse.
     """
-    if below is None:
+    if threshold is None:
         return LEAST_ATTENTION
-    if below >= 1:
+    if threshold >= 1:
         raise ValueError(
             "exclusion.attention_below = 1.0 drops people for a single lapse, however many "
             "attention trials there are; choose less than 1, e.g. 0.8"
         )
-    return next(n for n in range(LEAST_ATTENTION, 1002) if n - 1 >= below * n)
+    return next(n for n in range(LEAST_ATTENTION, 1002) if n - 1 >= threshold * n)
 
 
 def size(design: Design, settings: StudySettings) -> Size:
@@ -53,11 +53,11 @@ def size(design: Design, settings: StudySettings) -> Size:
         ValueError: what is set contradicts the rest; the text says what would fit.
     """
     attention = _attention(design, settings)
-    needed = seconds(design, settings, attention) / 60
-    minutes = settings.minutes or ceil(needed)
-    if minutes < needed / 2:
+    estimate = seconds(design, settings, attention) / 60
+    minutes = settings.minutes or ceil(estimate)
+    if minutes < estimate / 2:
         raise ValueError(
-            f"minutes = {minutes}: this design takes about {ceil(needed)} minutes; say so, leave "
+            f"minutes = {minutes}: this design takes about {ceil(estimate)} minutes; say so, leave "
             f"minutes out, or ask for fewer trials"
         )
     _check_rules(settings, minutes)
@@ -65,55 +65,55 @@ def size(design: Design, settings: StudySettings) -> Size:
 
 
 def _attention(design: Design, settings: StudySettings) -> int:
-    chosen, below = settings.attention.trials, settings.exclusion.attention_below
-    keyed = [name for name in design if all_tasks().get(name).control is not None]
-    if not keyed:
-        if chosen:
+    requested, threshold = settings.attention.trials, settings.exclusion.attention_below
+    control_tasks = [name for name in design if all_tasks().get(name).control is not None]
+    if not control_tasks:
+        if requested:
             raise ValueError(
-                f"attention.trials = {chosen}: none of {', '.join(design)} has trials with an "
+                f"attention.trials = {requested}: none of {', '.join(design)} has trials with an "
                 f"obvious answer; leave attention.trials out"
             )
         return 0
-    needed = attention_needed(below)
-    if chosen is not None and 0 < chosen < needed:
+    minimum = least_attention(threshold)
+    if requested is not None and 0 < requested < minimum:
         raise ValueError(
-            f"attention.trials = {chosen} with exclusion.attention_below = {below}: one lapse "
-            f"would exclude a person; have at least {needed} attention trials (or none), or lower "
-            f"the rule"
+            f"attention.trials = {requested} with exclusion.attention_below = {threshold}: one "
+            f"lapse would exclude a person; have at least {minimum} attention trials (or none), or "
+            f"lower the rule"
         )
-    return needed if chosen is None else chosen
+    return minimum if requested is None else requested
 
 
 def _check_rules(settings: StudySettings, minutes: int) -> None:
-    outside = settings.exclusion.total_seconds_outside
-    if outside is not None and not outside[0] < 60 * minutes < outside[1]:
+    limits = settings.exclusion.total_seconds_outside
+    if limits is not None and not limits[0] < 60 * minutes < limits[1]:
         raise ValueError(
-            f"exclusion.total_seconds_outside = {list(outside)}: this study takes about "
+            f"exclusion.total_seconds_outside = {list(limits)}: this study takes about "
             f"{60 * minutes} seconds and would exclude most people; choose limits around that"
         )
-    above = settings.exclusion.practice_attempts_above
-    if above is not None and settings.practice.attempts > above:
+    allowed = settings.exclusion.practice_attempts_above
+    if allowed is not None and settings.practice.attempts > allowed:
         raise ValueError(
             f"practice.attempts = {settings.practice.attempts}: whoever needs more than "
-            f"exclusion.practice_attempts_above = {above} would do the whole study for nothing; "
-            f"allow at most {above}"
+            f"exclusion.practice_attempts_above = {allowed} would do the whole study for nothing; "
+            f"allow at most {allowed}"
         )
 
 
 def seconds(design: Design, settings: StudySettings, attention: int) -> float:
     """Return the approximate duration of a session."""
-    each = {name: _trial_seconds(name, settings) for name in design}
-    trials = sum(each[name] * n for name, conditions in design.items() for n in conditions.values())
-    keyed = [each[name] for name in design if all_tasks().get(name).control is not None]
-    checks = attention * sum(keyed) / len(keyed) if keyed else 0
-    most = settings.practice.trials
-    rounds = {name: most if all_tasks().get(name).control else min(most, 1) for name in design}
-    practice = sum(n * (each[name] + FEEDBACK) for name, n in rounds.items())
+    times = {name: _trial_seconds(name, settings) for name in design}
+    trials = sum(times[name] * sum(conditions.values()) for name, conditions in design.items())
+    controls = [times[name] for name in design if all_tasks().get(name).control is not None]
+    checks = attention * sum(controls) / len(controls) if controls else 0
+    count = settings.practice.trials
+    counts = {name: count if all_tasks().get(name).control else min(count, 1) for name in design}
+    practice = sum(n * (times[name] + FEEDBACK) for name, n in counts.items())
     questions = 3 * QUESTION if settings.questions else 0
     return READING + practice + trials + checks + questions
 
 
 def _trial_seconds(name: str, settings: StudySettings) -> float:
     task = all_tasks().get(name)
-    sure = CONFIDENCE if settings.confidence and task.confidence else 0
-    return getattr(task, "seconds", SECONDS) + sure
+    confidence_seconds = CONFIDENCE if settings.confidence and task.confidence else 0
+    return getattr(task, "seconds", SECONDS) + confidence_seconds

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.section import Section
-from tasks.base import CONFIDENCE, Field, Shown, Trial
+from tasks.base import CONFIDENCE, Field, Pictures, Trial
 from tasks.files import content_name
 from tasks.kinds import all_tasks
 from tasks.language import SOURCE, Words
@@ -20,7 +20,7 @@ from tasks.questionnaire import Check, Question, When
 from tasks.settings import Analysis, Exclusion, Payment
 
 
-class ShownExample(Shown):
+class FrozenExample(Pictures):
     """An example as shown; `right` is the option that it marks as correct."""
 
     text: str
@@ -35,7 +35,7 @@ class TaskText(Section):
     prompt: str
     instructions: str
     controls: tuple[str, ...] = ()
-    example: ShownExample | None = None
+    example: FrozenExample | None = None
 
 
 class Study(Section):
@@ -81,8 +81,8 @@ class Study(Section):
         """Return the fields of a trial: the task's own, and confidence if study and task ask for
         it."""
         task = all_tasks().get(trial.task)
-        extra = (CONFIDENCE,) if self.confidence and task.confidence else ()
-        return tuple(f.translated(self.words) for f in (*task.fields(trial), *extra))
+        confidence = (CONFIDENCE,) if self.confidence and task.confidence else ()
+        return tuple(f.translate(self.words) for f in (*task.fields(trial), *confidence))
 
     @cached_property
     def words(self) -> Words:
@@ -90,29 +90,29 @@ class Study(Section):
 
     def images(self) -> tuple[str, ...]:
         """Return the names of all pictures of trials and examples, sorted."""
-        shown = [*self.trials, *(t.example for t in self.tasks if t.example)]
-        return tuple(sorted({name for each in shown for name in each.images}))
+        trials_and_examples = [*self.trials, *(t.example for t in self.tasks if t.example)]
+        return tuple(sorted({name for item in trials_and_examples for name in item.images}))
 
     def own_files(self) -> tuple[str, ...]:
         """Return the names of the pictures in texts and questions, sorted."""
-        names = {name for kept in self.files.values() for name in kept.values()}
+        names = {name for files in self.files.values() for name in files.values()}
         return tuple(sorted(names | {q.picture for q in self.questions if q.picture}))
 
-    def asked(self, when: When) -> tuple[Question, ...]:
+    def questions_at(self, when: When) -> tuple[Question, ...]:
         """Return the questions of one page."""
         return tuple(q for q in self.questions if q.when == when)
 
 
-def digest(written: dict[str, Any], keys: dict[str, Any]) -> str:
+def digest(content: dict[str, Any], keys: dict[str, Any]) -> str:
     """Hash the whole study: texts, trials, design, rules, keys and the names of pictures.
 
     Args:
-        written: the content of study.json, unchanged, so that a study keeps its hash when
+        content: the content of study.json, unchanged, so that a study keeps its hash when
             a later version of this software knows more settings.
     """
-    content = {name: value for name, value in written.items() if name != "hash"}
-    plain = json.dumps([content, keys], sort_keys=True, ensure_ascii=False)
-    return sha256(plain.encode()).hexdigest()[:16]
+    hashed_content = {name: value for name, value in content.items() if name != "hash"}
+    text = json.dumps([hashed_content, keys], sort_keys=True, ensure_ascii=False)
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def load(folder: Path) -> tuple[Study, dict[str, Any]]:
@@ -122,14 +122,14 @@ def load(folder: Path) -> tuple[Study, dict[str, Any]]:
         ValueError: no study there, or one that was changed after it was frozen (which file).
     """
     try:
-        written = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        study = Study.model_validate(written)
+        content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        study = Study.model_validate(content)
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{folder} holds no readable study ({error}); make one with `conceptevo study build`"
         ) from error
-    if digest(written, keys) != study.hash:
+    if digest(content, keys) != study.hash:
         raise ValueError(
             f"{folder}: study.json or keys.json was changed after the study was frozen; restore "
             f"it, or build a new study into another folder"

@@ -14,7 +14,7 @@ from analysis.study.data_quality import checks, notes
 from analysis.study.frozen_study import read_study
 from analysis.study.identical import identical_pairs
 from analysis.study.responses import ResponseError, prepare, read_tables
-from tasks.false_exclusion import checked_rules, one_sided_rate
+from tasks.false_exclusion import check_rules, one_sided_rate
 from tasks.responses import TableError, read_table
 from tasks.settings import Exclusion, load_settings
 from tests.synthetic_study import make_responses, make_study, write
@@ -547,18 +547,18 @@ def test_the_rate_of_one_sided_choices_is_the_exact_one():
 def test_a_rule_that_chance_would_trip_is_refused_or_by_default_switched_off():
     said: list[str] = []
     with pytest.raises(ValueError, match=r"one_sided_above = 0\.8: .* 22 % would be excluded by"):
-        checked_rules(Exclusion(one_sided_above=0.8), [2] * 6, said.append)
+        check_rules(Exclusion(one_sided_above=0.8), [2] * 6, said.append)
     with pytest.raises(ValueError, match=r"raise it to 0\.85, ask for more trials, or switch"):
-        checked_rules(Exclusion(one_sided_above=0.7), [2] * 10 + [6] * 2, said.append)
+        check_rules(Exclusion(one_sided_above=0.7), [2] * 10 + [6] * 2, said.append)
     assert said == []
-    assert checked_rules(Exclusion(), [2] * 6, said.append).one_sided_above is None
+    assert check_rules(Exclusion(), [2] * 6, said.append).one_sided_above is None
     assert "by default 0.8, is switched off: of participants who answer honestly, 22 %" in said[0]
     for rules, options in (
         (Exclusion(), [6] * 14 + [2] * 6),  # the default design
         (Exclusion(one_sided_above=None), [2] * 6),
         (Exclusion(), []),
     ):
-        assert checked_rules(rules, options, said.append) == rules
+        assert check_rules(rules, options, said.append) == rules
     assert len(said) == 1
 
 

@@ -15,15 +15,15 @@ from tasks.base import (
     CONFIDENCE,
     TEXT_LIMIT,
     Field,
+    InvalidAnswer,
+    InvalidField,
     Task,
     Trial,
-    UnfitAnswer,
-    UnfitField,
     check_values,
     clean_text,
 )
 from tasks.questionnaire import Question, check_answers
-from tasks.responses import MISSING, PARTICIPANTS, RESPONSES, SOURCES, STATUSES, Column, place
+from tasks.responses import MISSING, PARTICIPANTS, RESPONSES, SOURCES, STATUSES, Column, row_name
 
 CONFIDENCES = tuple(float(value) for value, _ in CONFIDENCE.choices)
 OTHER_STUDY = "study {study!r} is not this one, "
@@ -67,7 +67,7 @@ class _Rows:
         file = self.table.attrs.get("file", "")
         numbers = self.table.index + 2
         return [
-            f"{place(file, self.columns, int(numbers[position]))}: {text}"
+            f"{row_name(file, self.columns, int(numbers[position]))}: {text}"
             for position, text in sorted(self._found, key=lambda found: found[0])
         ]
 
@@ -116,7 +116,7 @@ def _questionnaire_problems(text: Any, questions: Sequence[Question]) -> list[st
 def _can_be_answered(question: Question, answers: dict[str, Any]) -> bool:
     try:
         check_answers([question], answers, {})
-    except UnfitAnswer:
+    except InvalidAnswer:
         return False
     return True
 
@@ -271,7 +271,7 @@ def _unfit(task: Task, trial: Trial, ids: list[str], given: Any) -> str:
         return f"{form} has not the form of {task.name}"
     try:
         again = task.answer(check_values(fields, trial, values))
-    except UnfitField as error:
+    except InvalidField as error:
         return f"{form}: {_allowed(error.field, ids)}, not {values.get(error.field.name)!r}"
     except Exception as error:
         return f"{form} has not the form of {task.name} ({error})"

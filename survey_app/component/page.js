@@ -42,11 +42,11 @@ function start(root, words) {
       view.querySelector("h1")?.focus({ preventScroll: true });
       root.ownerDocument.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
     }
-    restore(page);
-    dependents();
-    narrow();
-    if (!(await pictures(page))) return;
-    await seen();
+    restoreDraft(page);
+    updateDependents();
+    checkWidth();
+    if (!(await stimuliLoad(page))) return;
+    await painted();
     if (state.page !== page) return;
     state.shownAt = performance.now();
     setTimeout(() => arm(page), ARM_AFTER[page.stage] ?? ARM_AFTER.other);
@@ -57,29 +57,29 @@ function start(root, words) {
     if (state.page !== page) return;
     state.armed = true;
     root.dataset.armed = "yes";
-    limit(page);
+    startClock(page);
   }
 
   // Wait for every stimulus, so that nobody answers before seeing it; do not wait for other pictures.
-  async function pictures(page) {
+  async function stimuliLoad(page) {
     const stimuli = [...view.querySelectorAll("img[data-stimulus]")];
-    const arrived = await Promise.all(stimuli.map((image) => arrives(image, page)));
+    const loaded = await Promise.all(stimuli.map((image) => imageLoads(image, page)));
     if (state.page !== page) return false;
-    if (arrived.every(Boolean)) {
-      if (!state.sending) say("");
+    if (loaded.every(Boolean)) {
+      if (!state.sending) setStatus("");
       return true;
     }
-    wayOn(page);
+    offerRetry(page);
     return false;
   }
 
-  async function arrives(image, page) {
+  async function imageLoads(image, page) {
     for (let attempt = 0; state.page === page && attempt <= RETRY.length; attempt++) {
       try {
-        await Promise.race([image.decode(), late(PATIENCE)]);
+        await Promise.race([image.decode(), timeout(PATIENCE)]);
         return true;
       } catch {
-        say(words.loading);
+        setStatus(words.loading);
         await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
         if (image.complete) { // it failed; it is not merely slow
           const source = image.getAttribute("src");
@@ -92,18 +92,18 @@ function start(root, words) {
   }
 
   // A picture cannot be loaded: offer to try again or to go on without it.
-  function wayOn(page) {
-    say(words.missing);
+  function offerRetry(page) {
+    setStatus(words.missing);
     const bar = element("div", { className: "actions" });
     bar.append(
-      quiet(words.again, () => { say(""); show(page); }),
-      quiet(words.skip, () => deliver(page, {}, "picture")));
+      quietButton(words.again, () => { setStatus(""); show(page); }),
+      quietButton(words.skip, () => deliver(page, {}, "picture")));
     status.append(bar);
     root.dataset.armed = "stuck";
   }
 
   // A trial with a time limit ends without a response when the time is over.
-  function limit(page) {
+  function startClock(page) {
     const form = view.querySelector("form[data-timed]");
     if (!form) return;
     const seconds = Number(form.dataset.timed); // left
@@ -143,7 +143,7 @@ function start(root, words) {
     root.dataset.armed = "";
     const action = {
       token: page.token,
-      milliseconds: Math.round(spent()),
+      milliseconds: Math.round(elapsed()),
       pastes: state.pastes,
       tab_leaves: state.leaves,
       ...content,
@@ -152,8 +152,8 @@ function start(root, words) {
     const next = await send(JSON.stringify(action));
     state.sending = false;
     if (next) {
-      say("");
-      forget();
+      setStatus("");
+      deleteDraft();
       show(next);
     } else if (next === null) {
       arm(page);
@@ -176,36 +176,36 @@ function start(root, words) {
           if (next.html) return next; // otherwise something on the way answered
         }
         if (reply.status === 422) {
-          say((await reply.json()).error);
+          setStatus((await reply.json()).error);
           return null;
         }
         if ([400, 403, 413].includes(reply.status)) { // a retry would be refused as well
-          say(words.outdated);
+          setStatus(words.outdated);
           return undefined;
         }
       } catch {
         // No connection: say so and try again below.
       }
-      say(words.storing);
+      setStatus(words.storing);
       await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
     }
   }
 
   // Milliseconds since the pictures of this page became visible, those before a reload included.
-  function spent() {
+  function elapsed() {
     return state.before + (state.shownAt && performance.now() - state.shownAt);
   }
 
   // Keep input, time and events of this page, so that they survive a reload of this tab.
-  function keep() {
+  function saveDraft() {
     const fields = [...view.querySelectorAll("form input:not([type=hidden])")].map((f) =>
       f.type === "radio" || f.type === "checkbox" ? f.checked : f.value);
     const { page: { token }, pastes, leaves } = state;
-    stored((s) => s.setItem(DRAFT, JSON.stringify({ token, fields, before: spent(), pastes, leaves })));
+    withStorage((s) => s.setItem(DRAFT, JSON.stringify({ token, fields, before: elapsed(), pastes, leaves })));
   }
 
-  function restore(page) {
-    const draft = JSON.parse(stored((s) => s.getItem(DRAFT)) ?? "null");
+  function restoreDraft(page) {
+    const draft = JSON.parse(withStorage((s) => s.getItem(DRAFT)) ?? "null");
     if (draft?.token !== page.token || !page.token) return;
     const { before, pastes, leaves } = draft;
     Object.assign(state, { before, pastes, leaves });
@@ -215,33 +215,33 @@ function start(root, words) {
     });
   }
 
-  function forget() {
-    stored((s) => s.removeItem(DRAFT));
+  function deleteDraft() {
+    withStorage((s) => s.removeItem(DRAFT));
   }
 
   // Update fields that depend on others: a text on its "none" box, a question on an answer.
-  function dependents() {
+  function updateDependents() {
     for (const box of view.querySelectorAll("[data-none]")) {
       const field = view.querySelector(`input[name="${box.dataset.none}"]`);
       field.disabled = box.checked;
       if (box.checked) field.value = "";
     }
-    for (const asked of view.querySelectorAll("[data-if]")) {
-      const chosen = [...view.querySelectorAll(`input[name="${asked.dataset.if}"]:checked:enabled`)];
-      const among = JSON.parse(asked.dataset.among);
-      asked.disabled = asked.hidden = !chosen.some((c) => among.includes(c.value));
+    for (const question of view.querySelectorAll("[data-if]")) {
+      const checked = [...view.querySelectorAll(`input[name="${question.dataset.if}"]:checked:enabled`)];
+      const answers = JSON.parse(question.dataset.among);
+      question.disabled = question.hidden = !checked.some((c) => answers.includes(c.value));
     }
   }
 
   // If the window is too narrow for the pictures, show a note instead of the button of consent.
-  function narrow() {
+  function checkWidth() {
     const note = view.querySelector("[data-narrow]");
     if (!note) return;
     note.hidden = window.innerWidth >= Number(note.dataset.narrow);
     view.querySelector('button[value="yes"]').hidden = !note.hidden;
   }
 
-  function say(text) {
+  function setStatus(text) {
     if (status.textContent !== text) status.textContent = text;
   }
 
@@ -284,7 +284,7 @@ function start(root, words) {
     const image = element("img");
     const draw = () => { image.src = all[at].src; image.alt = all[at].alt; dialog.ariaLabel = all[at].alt; };
     draw();
-    dialog.append(image, quiet(words.close));
+    dialog.append(image, quietButton(words.close));
     dialog.addEventListener("click", () => dialog.close());
     dialog.addEventListener("close", () => dialog.remove());
     dialog.addEventListener("keydown", (event) => {
@@ -301,7 +301,7 @@ function start(root, words) {
   const onHide = () => {
     if (!document.hidden || !state.page) return;
     state.leaves++;
-    keep();
+    saveDraft();
   };
   view.addEventListener("submit", (event) => {
     if (event.target.hasAttribute("data-native")) return;
@@ -313,10 +313,10 @@ function start(root, words) {
     if (button) enlarge(button);
   });
   for (const kind of ["input", "change"]) {
-    view.addEventListener(kind, () => { dependents(); keep(); });
+    view.addEventListener(kind, () => { updateDependents(); saveDraft(); });
   }
   view.addEventListener("paste", () => state.pastes++);
-  window.addEventListener("resize", narrow);
+  window.addEventListener("resize", checkWidth);
   document.addEventListener("keydown", keys);
   document.addEventListener("visibilitychange", onHide);
   return {
@@ -325,7 +325,7 @@ function start(root, words) {
       // Streamlit calls this before every re-render, so remove listeners only if the page is gone.
       setTimeout(() => {
         if (root.isConnected) return;
-        window.removeEventListener("resize", narrow);
+        window.removeEventListener("resize", checkWidth);
         document.removeEventListener("keydown", keys);
         document.removeEventListener("visibilitychange", onHide);
       }, 0);
@@ -334,7 +334,7 @@ function start(root, words) {
 }
 
 const element = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
-const quiet = (text, onclick) =>
+const quietButton = (text, onclick) =>
   element("button", { type: "button", className: "quiet", textContent: text, onclick });
 
 // Window size and browser family: enough to judge what was visible, too little to identify a person.
@@ -354,7 +354,7 @@ function device() {
 }
 
 // A browser may forbid storage, for example in a frame of another site; then nothing is kept.
-function stored(use) {
+function withStorage(use) {
   try {
     return use(window.sessionStorage);
   } catch {
@@ -363,7 +363,7 @@ function stored(use) {
 }
 
 // Wait for two animation frames of a visible window, after which the page has been painted.
-function seen() {
+function painted() {
   return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
 }
 
@@ -371,6 +371,6 @@ function pause(milliseconds) {
   return new Promise((done) => setTimeout(done, milliseconds));
 }
 
-function late(milliseconds) {
+function timeout(milliseconds) {
   return new Promise((_, fail) => setTimeout(() => fail(new Error("late")), milliseconds));
 }

@@ -16,7 +16,7 @@ import numpy as np
 from harness.images.patches import make_grid
 from harness.records import Neuron
 from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
-from tasks.drawings import group
+from tasks.drawings import draw_group
 from tasks.evidence import GAP, TILE, Evidence
 from tasks.language import N_
 from tasks.observer import likeness
@@ -27,17 +27,19 @@ CLEAREST_OF = 12  # candidates of which a catch trial is the one that changed mo
 SIDE = 3 * TILE + 2 * GAP  # pixels of one option: as large as a composite
 
 
-def _alike(evidence: Evidence, before: Neuron, after: Neuron) -> float:
+def _similarity(evidence: Evidence, before: Neuron, after: Neuron) -> float:
     """Return the similarity of the references at the two epochs."""
-    return likeness(*(evidence.look(neuron) for neuron in (before, after)))
+    return likeness(*(evidence.features_of(neuron) for neuron in (before, after)))
 
 
-def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, rank: int) -> float:
+def _preference(
+    evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, rank: int
+) -> float:
     """Return how much more a stimulus of `neuron` resembles the references at t' than those at
     t."""
-    one = evidence.look(neuron, [rank], columns=1)
-    sheets = [evidence.look(n) for n in (before, after)]
-    return likeness(one, sheets[1]) - likeness(one, sheets[0])
+    features = evidence.features_of(neuron, [rank], columns=1)
+    references = [evidence.features_of(n) for n in (before, after)]
+    return likeness(features, references[1]) - likeness(features, references[0])
 
 
 class BeforeOrAfter(PickOne):
@@ -67,9 +69,12 @@ class BeforeOrAfter(PickOne):
     )
 
     def example(self) -> Example:
-        before = group(("stripes",), ("blue", "red", "green"), seed=1)
-        after = group(("circle",), ("yellow", "violet", "blue"), seed=2)
-        new = (group(("stripes",), ("violet",), 3, 1, 1), group(("circle",), ("green",), 4, 1, 1))
+        before = draw_group(("stripes",), ("blue", "red", "green"), seed=1)
+        after = draw_group(("circle",), ("yellow", "violet", "blue"), seed=2)
+        new = (
+            draw_group(("stripes",), ("violet",), 3, 1, 1),
+            draw_group(("circle",), ("green",), 4, 1, 1),
+        )
         text = N_(
             "In this example, picture 2 fits the After group: the After group shows circles, the "
             "Before group shows stripes."
@@ -85,17 +90,17 @@ class BeforeOrAfter(PickOne):
             raise unknown_condition(self, condition)
         if condition == "catch":
             # An attention trial must be plain to everyone: the clearest of several.
-            drawn = [self._candidate(evidence, condition, rng) for _ in range(CLEAREST_OF)]
-            before, after, new, old = min(drawn, key=lambda c: _alike(evidence, *c[:2]))
-            new = [max(new, key=lambda rank: _lean(evidence, before, after, after, rank))]
-            old = [min(old, key=lambda rank: _lean(evidence, before, after, before, rank))]
+            candidates = [self._candidate(evidence, condition, rng) for _ in range(CLEAREST_OF)]
+            before, after, new, old = min(candidates, key=lambda c: _similarity(evidence, *c[:2]))
+            new = [max(new, key=lambda r: _preference(evidence, before, after, after, r))]
+            old = [min(old, key=lambda r: _preference(evidence, before, after, before, r))]
         else:
             before, after, new, old = self._candidate(evidence, condition, rng)
         count = REFERENCES[condition]
-        chosen = [(after, int(rng.choice(new))), (before, int(rng.choice(old)))]
+        answers = [(after, int(rng.choice(new))), (before, int(rng.choice(old)))]
         order = rng.permutation(2)
         options = tuple(
-            make_grid(evidence.crops(chosen[i][0], [chosen[i][1]], SIDE), columns=1, tile=SIDE)
+            make_grid(evidence.crops(answers[i][0], [answers[i][1]], SIDE), columns=1, tile=SIDE)
             for i in order
         )
         panels = tuple(
@@ -112,17 +117,17 @@ class BeforeOrAfter(PickOne):
         """Return a neuron at t and t', and the ranks of new pictures among the stimuli at t' and
         at t."""
         for _ in range(TRIES):
-            series = str(rng.choice(evidence.staged))
-            moved = evidence.displacement(series)
-            layer, channel = moved.iloc[rng.integers(len(moved))][["layer", "channel"]]
-            chosen = rng.choice(evidence.stages(series), 2, replace=False)
-            before, after = (Neuron(series, int(e), layer, int(channel)) for e in sorted(chosen))
+            series = str(rng.choice(evidence.staged_series))
+            moves = evidence.displacement(series)
+            layer, channel = moves.iloc[rng.integers(len(moves))][["layer", "channel"]]
+            stages = rng.choice(evidence.stages(series), 2, replace=False)
+            before, after = (Neuron(series, int(e), layer, int(channel)) for e in sorted(stages))
             earlier, later = (evidence.stimuli(n)["image_id"].to_numpy() for n in (before, after))
-            first = evidence.patches  # those before it are the references
+            count = evidence.patches  # those before it are the references
             # Catch trials repeat a reference as the right option (Zimmermann et al. 2021).
-            places = range(first) if condition == "catch" else range(first, len(later))
-            new = [place for place in places if later[place] not in earlier]
-            old = [place for place in range(first, len(earlier)) if earlier[place] not in later]
+            ranks = range(count) if condition == "catch" else range(count, len(later))
+            new = [rank for rank in ranks if later[rank] not in earlier]
+            old = [rank for rank in range(count, len(earlier)) if earlier[rank] not in later]
             if new and old:
                 return before, after, new, old
         raise NoTrial(f"before_or_after {condition}: no neuron with new pictures at both epochs")
@@ -131,9 +136,9 @@ class BeforeOrAfter(PickOne):
         """Choose the option that resembles After more than Before, compared with the other
         option."""
         before, after = (statistics[p.images[0]] for p in trial.panels)
-        looks = [statistics[option.image] for option in trial.options]
-        lean = [likeness(look, after) - likeness(look, before) for look in looks]
-        return trial.options[int(np.argmax(lean))].id, abs(lean[0] - lean[1])
+        options = [statistics[option.image] for option in trial.options]
+        leanings = [likeness(picture, after) - likeness(picture, before) for picture in options]
+        return trial.options[int(np.argmax(leanings))].id, abs(leanings[0] - leanings[1])
 
 
 TASKS.add("before_or_after")(BeforeOrAfter())

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tasks.base import LABELS, TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
-from tasks.drawings import COLOURS, group
+from tasks.drawings import COLOURS, draw_group
 from tasks.evidence import Evidence
-from tasks.kinds.odd_one_out import SHOWN, neighbours
+from tasks.kinds.odd_one_out import GROUPS, nearest_neighbours
 from tasks.language import N_
 from tasks.observer import likeness
 
@@ -57,7 +57,8 @@ class ConceptAgreement:
     def example(self) -> Example:
         colours = tuple(COLOURS)
         panels = tuple(
-            ("", (group(("triangle",), colours[i:] + colours[:i], seed=i),)) for i in range(SHOWN)
+            ("", (draw_group(("triangle",), colours[i:] + colours[:i], seed=i),))
+            for i in range(GROUPS)
         )
         text = N_(
             "In this example, all six groups show triangles. You could answer “Clearly yes” and "
@@ -72,18 +73,18 @@ class ConceptAgreement:
     confidence = False  # its response is a rating already
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
-        everything = evidence.rows()
+        all_rows = evidence.rows()
         if condition == "random":
-            rows = [int(r) for r in rng.choice(everything, SHOWN, replace=False)]
+            rows = [int(r) for r in rng.choice(all_rows, GROUPS, replace=False)]
         elif condition == "neighbours":
             base = evidence.base
             target = int(rng.choice(evidence.rows(base.series, base.epoch)))
-            rows = [target, *neighbours(evidence, target, everything, SHOWN - 1)]
-            if len(rows) < SHOWN:
-                raise NoTrial(f"concept_agreement: fewer than {SHOWN - 1} neighbours")
+            rows = [target, *nearest_neighbours(evidence, target, all_rows, GROUPS - 1)]
+            if len(rows) < GROUPS:
+                raise NoTrial(f"concept_agreement: fewer than {GROUPS - 1} neighbours")
         else:
             raise unknown_condition(self, condition)
-        neurons = [evidence.neurons[rows[i]] for i in rng.permutation(SHOWN)]
+        neurons = [evidence.neurons[rows[i]] for i in rng.permutation(GROUPS)]
         panels = tuple(("", (evidence.picture(n),)) for n in neurons)
         return Draft(tuple(neurons), None, panels=panels)
 
@@ -105,11 +106,11 @@ class ConceptAgreement:
         return None
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
-        looks = [statistics[p.images[0]] for p in trial.panels]
-        pairs = [likeness(a, b) for i, a in enumerate(looks) for b in looks[:i]]
-        alike = float(np.mean(pairs))
-        rating = 1 + int(np.searchsorted(RISES, alike))
-        return {"rating": rating, "label": None}, min(abs(alike - rise) for rise in RISES)
+        pictures = [statistics[p.images[0]] for p in trial.panels]
+        similarities = [likeness(a, b) for i, a in enumerate(pictures) for b in pictures[:i]]
+        similarity = float(np.mean(similarities))
+        rating = 1 + int(np.searchsorted(RISES, similarity))
+        return {"rating": rating, "label": None}, min(abs(similarity - rise) for rise in RISES)
 
     def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
         if trial.condition == "random" or not knows:

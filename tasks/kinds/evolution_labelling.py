@@ -25,7 +25,7 @@ from tasks.base import (
     Trial,
     unknown_condition,
 )
-from tasks.drawings import group
+from tasks.drawings import draw_group
 from tasks.evidence import Evidence
 from tasks.language import N_
 from tasks.observer import likeness
@@ -88,7 +88,7 @@ class EvolutionLabelling:
             (("circle",), ("red",)),
         )
         panels = tuple(
-            (stage, (group(shapes, colours, seed, PATCHES),))
+            (stage, (draw_group(shapes, colours, seed, PATCHES),))
             for seed, (stage, (shapes, colours)) in enumerate(zip(STAGES, looks, strict=True))
         )
         text = N_(
@@ -104,17 +104,17 @@ class EvolutionLabelling:
     confidence = False  # it asks how clearly the change is seen
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
-        series = str(rng.choice(evidence.staged))
+        series = str(rng.choice(evidence.staged_series))
         stages = evidence.stages(series)
-        moved = evidence.displacement(series)
-        if len(moved) < 4:
+        moves = evidence.displacement(series)
+        if len(moves) < 4:
             raise NoTrial(
                 f"evolution_labelling: series {series} has too few channels at all stages"
             )
         if condition == "evolution":
-            moved = moved.head(max(2, int(len(moved) * MOVED)))
-        layer, channel = moved.iloc[rng.integers(len(moved))][["layer", "channel"]]
-        first = (
+            moves = moves.head(max(2, int(len(moves) * MOVED)))
+        layer, channel = moves.iloc[rng.integers(len(moves))][["layer", "channel"]]
+        ranks_by_stage = (
             np.arange(PATCHES)[None, :] + np.zeros((3, 1), dtype=int)
             if condition != "same_stage"
             else np.arange(3 * PATCHES).reshape(PATCHES, 3).T
@@ -123,24 +123,24 @@ class EvolutionLabelling:
         if condition == "same_stage":
             neurons = [neurons[rng.integers(3)]] * 3
         elif condition == "false_evolution":
-            others = moved[(moved["layer"] == layer) & (moved["channel"] != channel)]
+            others = moves[(moves["layer"] == layer) & (moves["channel"] != channel)]
             if others.empty:
                 raise NoTrial(f"evolution_labelling: layer {layer} has no second channel")
-            other = int(others.iloc[rng.integers(len(others))]["channel"])
-            neurons[1:] = [Neuron(series, epoch, layer, other) for epoch in stages[1:]]
+            other_channel = int(others.iloc[rng.integers(len(others))]["channel"])
+            neurons[1:] = [Neuron(series, epoch, layer, other_channel) for epoch in stages[1:]]
         elif condition != "evolution":
             raise unknown_condition(self, condition)
         panels = tuple(
             (name, (evidence.picture(neuron, list(map(int, ranks))),))
-            for name, neuron, ranks in zip(STAGES, neurons, first, strict=True)
+            for name, neuron, ranks in zip(STAGES, neurons, ranks_by_stage, strict=True)
         )
         key = {"same_stage": False, "false_evolution": True}.get(condition)
         return Draft(tuple(dict.fromkeys(neurons)), key, panels=panels, recipe={"series": series})
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
-        few = N_("In a few words")
+        few_words = N_("In a few words")
         texts = (
-            Field(kind="text", name=f"label_{i}", label=few, none_label=NO_CONCEPT, panel=i)
+            Field(kind="text", name=f"label_{i}", label=few_words, none_label=NO_CONCEPT, panel=i)
             for i in range(len(STAGES))
         )
         return (
@@ -169,19 +169,19 @@ class EvolutionLabelling:
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         early, late = (statistics[trial.panels[i].images[0]] for i in (0, 2))
-        alike = likeness(early, late)
-        answer = {"labels": [None] * 3, "changed": alike < CHANGED_BELOW, "clarity": 1}
-        return answer, abs(alike - CHANGED_BELOW)
+        similarity = likeness(early, late)
+        answer = {"labels": [None] * 3, "changed": similarity < CHANGED_BELOW, "clarity": 1}
+        return answer, abs(similarity - CHANGED_BELOW)
 
     def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
-        real = key if key is not None else bool(rng.random() < 0.8)
-        changed = real if knows else bool(rng.random() < 0.5)
+        true_change = key if key is not None else bool(rng.random() < 0.8)
+        changed = true_change if knows else bool(rng.random() < 0.5)
         # People who see the concept agree on its word; the word hangs on the neuron shown.
         neurons = trial.neurons if len(trial.neurons) > 1 else trial.neurons * 3
-        shown = [neurons[min(i, len(neurons) - 1)] for i in range(3)]
+        stage_neurons = [neurons[min(i, len(neurons) - 1)] for i in range(3)]
         labels = [
             LABELS[(n.channel + n.epoch) % len(LABELS)] if knows else str(rng.choice(LABELS))
-            for n in shown
+            for n in stage_neurons
         ]
         return {
             "labels": [label if rng.random() < 0.9 else None for label in labels],

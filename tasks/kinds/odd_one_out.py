@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
-from tasks.clusters import clusters
-from tasks.drawings import COLOURS, group
+from tasks.clusters import find_clusters
+from tasks.drawings import COLOURS, draw_group
 from tasks.evidence import Evidence, channel_of
 from tasks.language import N_
 from tasks.observer import likeness
 
-SHOWN = 6
+GROUPS = 6
 OUTSIDE = 100  # the intruder is not among this many nearest neighbours of the target
 SAME_DEPTH = 0.1  # relative depths closer than this count as the same depth
 #: Likeness below which an intruder is obvious; on the drawn images random neurons have .87 to .98.
@@ -33,36 +33,36 @@ COHERENT, SHARED_KINDS = 0.5, 0.1
 TRIES = 200
 
 
-def neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) -> list[int]:
+def nearest_neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) -> list[int]:
     """Return the nearest rows of `pool` in order, at most one of each channel of a series.
 
     The same channel at another epoch shares most of its stimuli; it would make the trial a
     comparison of identical pictures.
     """
     order = evidence.space.nearest(np.array([target]), pool, len(pool))[0][0]
-    seen = {channel_of(evidence.neurons[target])}
-    found: list[int] = []
+    channels = {channel_of(evidence.neurons[target])}
+    rows: list[int] = []
     for row in order[order >= 0]:
         channel = channel_of(evidence.neurons[row])
-        if channel not in seen:
-            seen.add(channel)
-            found.append(int(row))
-        if len(found) == count:
+        if channel not in channels:
+            channels.add(channel)
+            rows.append(int(row))
+        if len(rows) == count:
             break
-    return found
+    return rows
 
 
-def intruder(
-    evidence: Evidence, target: int, group: list[int], pool: np.ndarray, rng: np.random.Generator
+def draw_intruder(
+    evidence: Evidence, target: int, members: list[int], pool: np.ndarray, rng: np.random.Generator
 ) -> int:
     """Draw a row at the target's depth, outside its nearest OUTSIDE (at most half the pool)."""
     outside = min(OUTSIDE, len(pool) // 2)
-    near = evidence.space.nearest(np.array([target]), pool, outside)[0][0]
+    nearest = evidence.space.nearest(np.array([target]), pool, outside)[0][0]
     depth = np.abs(evidence.depth[pool] - evidence.depth[target]) < SAME_DEPTH
-    channels = {channel_of(evidence.neurons[row]) for row in [target, *group]}
+    channels = {channel_of(evidence.neurons[row]) for row in [target, *members]}
     candidates = [
         int(row)
-        for row in pool[depth & ~np.isin(pool, near)]
+        for row in pool[depth & ~np.isin(pool, nearest)]
         if channel_of(evidence.neurons[row]) not in channels
     ]
     if not candidates:
@@ -112,8 +112,8 @@ class OddOneOut(PickOne):
     )
 
     def example(self) -> Example:
-        groups = [group(("circle",), tuple(COLOURS)[i:], seed=i) for i in range(SHOWN - 1)]
-        groups.insert(3, group(("stripes",), ("violet", "yellow", "grey"), seed=9))
+        groups = [draw_group(("circle",), tuple(COLOURS)[i:], seed=i) for i in range(GROUPS - 1)]
+        groups.insert(3, draw_group(("stripes",), ("violet", "yellow", "grey"), seed=9))
         text = N_(
             "In this example, group 4 does not belong: it shows stripes, and all other groups "
             "show circles."
@@ -129,17 +129,17 @@ class OddOneOut(PickOne):
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
         for _ in range(TRIES):
             try:
-                five, odd, recipe = self._choose(evidence, condition, rng)
+                members, odd, recipe = self._choose(evidence, condition, rng)
                 break
             except NoTrial as error:
                 reason = error
         else:
             raise NoTrial(f"odd_one_out {condition}: {reason}")
-        rows = [*five, odd]
-        order = rng.permutation(SHOWN)
+        rows = [*members, odd]
+        order = rng.permutation(GROUPS)
         neurons = [evidence.neurons[rows[i]] for i in order]
         pictures = self._pictures(evidence, neurons, condition, rng)
-        key = int(np.flatnonzero(order == SHOWN - 1)[0])
+        key = int(np.flatnonzero(order == GROUPS - 1)[0])
         return Draft(tuple(dict.fromkeys(neurons)), key, options=pictures, recipe=recipe)
 
     def _pictures(self, evidence, neurons, condition, rng):
@@ -155,97 +155,98 @@ class OddOneOut(PickOne):
     ) -> tuple[list[int], int, dict[str, Any]]:
         """Draw five rows and the row of the intruder, with a description of how they were drawn."""
         base = evidence.base
-        everything = evidence.rows()
+        all_rows = evidence.rows()
         if condition == "random":
-            rows = rng.choice(everything, SHOWN, replace=False)
+            rows = rng.choice(all_rows, GROUPS, replace=False)
             return list(map(int, rows[:-1])), int(rows[-1]), {}
         if condition == "hand_picked":
-            return self._hand_picked(evidence, everything, rng)
+            return self._choose_hand_picked(evidence, all_rows, rng)
         if condition == "obvious":
-            return self._obvious(evidence, rng)
+            return self._choose_obvious(evidence, rng)
         pools = {
             "base": evidence.rows(base.series, base.epoch),
             "same_series": evidence.rows(base.series),
-            "other_series": everything,
+            "other_series": all_rows,
         }
         if condition not in pools:
             raise unknown_condition(self, condition)
         pool = pools[condition]
         if evidence.eps is not None:
-            return self._cluster(evidence, condition, pool, rng)
+            return self._choose_from_cluster(evidence, condition, pool, rng)
         target = int(rng.choice(pools["base"]))
-        four = neighbours(evidence, target, pool, SHOWN - 2)
-        if len(four) < SHOWN - 2:
-            raise NoTrial(f"fewer than {SHOWN - 2} neighbours")
-        odd = intruder(evidence, target, four, pool, rng)
-        return [target, *four], odd, {"target": str(evidence.neurons[target])}
+        nearest = nearest_neighbours(evidence, target, pool, GROUPS - 2)
+        if len(nearest) < GROUPS - 2:
+            raise NoTrial(f"fewer than {GROUPS - 2} neighbours")
+        odd = draw_intruder(evidence, target, nearest, pool, rng)
+        return [target, *nearest], odd, {"target": str(evidence.neurons[target])}
 
-    def _cluster(self, evidence, condition, pool, rng):
+    def _choose_from_cluster(self, evidence, condition, pool, rng):
         """Draw five rows of one cluster of the space, and an intruder of another cluster."""
         if condition not in evidence.clusters:
             eps = evidence.eps[condition]
-            evidence.clusters[condition] = clusters(evidence, pool, eps, SHOWN - 1)
-        found = evidence.clusters[condition]
-        if not found:
+            evidence.clusters[condition] = find_clusters(evidence, pool, eps, GROUPS - 1)
+        cluster_list = evidence.clusters[condition]
+        if not cluster_list:
             raise NoTrial(
-                f"no cluster of {SHOWN - 1} neurons with eps = {evidence.eps[condition]}; raise "
+                f"no cluster of {GROUPS - 1} neurons with eps = {evidence.eps[condition]}; raise "
                 f"evidence.eps.{condition} in study.toml"
             )
-        cluster = found[rng.integers(len(found))]
-        five = [int(row) for row in rng.choice(cluster, SHOWN - 1, replace=False)]
+        cluster = cluster_list[rng.integers(len(cluster_list))]
+        members = [int(row) for row in rng.choice(cluster, GROUPS - 1, replace=False)]
         outside = pool[~np.isin(pool, cluster)]
-        odd = intruder(evidence, five[0], five, outside, rng)
-        return five, odd, {"cluster": len(cluster)}
+        odd = draw_intruder(evidence, members[0], members, outside, rng)
+        return members, odd, {"cluster": len(cluster)}
 
-    def _hand_picked(self, evidence, everything, rng):
-        groups = [g for g in evidence.groups if len(g.neurons) >= SHOWN - 1]
+    def _choose_hand_picked(self, evidence, all_rows, rng):
+        groups = [g for g in evidence.groups if len(g.neurons) >= GROUPS - 1]
         if not groups:
             raise NoTrial(
                 "no hand-picked group of five neurons; name groups in study.toml (groups = 'FILE')"
             )
         picked = groups[rng.integers(len(groups))]
         rows = [evidence.row[n] for n in picked.neurons if n in evidence.row]
-        if len(rows) < SHOWN - 1:
+        if len(rows) < GROUPS - 1:
             raise NoTrial(f"group {picked.concept!r} has fewer than five neurons with a place")
-        chosen = [int(r) for r in rng.choice(rows, SHOWN - 1, replace=False)]
-        same = (g.neurons for g in groups if g.concept == picked.concept)
-        named = {evidence.row.get(neuron) for neuron in chain(*same)}
-        pool = np.array([row for row in everything if row not in named])
-        return chosen, intruder(evidence, chosen[0], chosen, pool, rng), {"concept": picked.concept}
+        members = [int(r) for r in rng.choice(rows, GROUPS - 1, replace=False)]
+        same_concept = (g.neurons for g in groups if g.concept == picked.concept)
+        concept_rows = {evidence.row.get(neuron) for neuron in chain(*same_concept)}
+        pool = np.array([row for row in all_rows if row not in concept_rows])
+        odd = draw_intruder(evidence, members[0], members, pool, rng)
+        return members, odd, {"concept": picked.concept}
 
-    def _obvious(self, evidence, rng):
+    def _choose_obvious(self, evidence, rng):
         """Draw one neuron five times (with different stimuli), and a neuron that looks and is
         different.
 
         A different look is not enough: the intruder may look different and show flowers, too.
         """
-        rows, looks = evidence.looks
-        one = int(rng.integers(len(rows)))
-        kinds = evidence.kinds(evidence.neurons[rows[one]])
-        if kinds.max() < COHERENT:
+        rows, features = evidence.sampled_features
+        target = int(rng.integers(len(rows)))
+        shares = evidence.class_shares(evidence.neurons[rows[target]])
+        if shares.max() < COHERENT:
             raise NoTrial(
                 "too few neurons show images of one class, as attention and practice trials need; "
                 "choose later epochs or deeper layers ([evidence] in study.toml), or set "
                 "attention.trials = 0 and practice.trials = 0"
             )
-        alike = looks @ looks[one]
-        for odd in np.argsort(alike)[: int((alike <= OBVIOUS_BELOW).sum())]:
-            shared = np.minimum(kinds, evidence.kinds(evidence.neurons[rows[odd]])).sum()
-            if shared <= SHARED_KINDS:
-                recipe = {"likeness": float(alike[odd]), "shared_kinds": float(shared)}
-                return [int(rows[one])] * (SHOWN - 1), int(rows[odd]), recipe
+        similarities = features @ features[target]
+        for odd in np.argsort(similarities)[: int((similarities <= OBVIOUS_BELOW).sum())]:
+            overlap = np.minimum(shares, evidence.class_shares(evidence.neurons[rows[odd]])).sum()
+            if overlap <= SHARED_KINDS:
+                recipe = {"likeness": float(similarities[odd]), "shared_kinds": float(overlap)}
+                return [int(rows[target])] * (GROUPS - 1), int(rows[odd]), recipe
         raise NoTrial("no neuron looks different enough and shows pictures of another kind")
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """Choose the option that is least similar to the others; the margin is its distance to
         the second."""
-        looks = [statistics[o.image] for o in trial.options]
-        alike = [
-            np.mean([likeness(a, b) for j, b in enumerate(looks) if j != i])
-            for i, a in enumerate(looks)
+        pictures = [statistics[o.image] for o in trial.options]
+        similarities = [
+            np.mean([likeness(a, b) for j, b in enumerate(pictures) if j != i])
+            for i, a in enumerate(pictures)
         ]
-        order = np.argsort(alike)
-        return trial.options[order[0]].id, float(alike[order[1]] - alike[order[0]])
+        order = np.argsort(similarities)
+        return trial.options[order[0]].id, float(similarities[order[1]] - similarities[order[0]])
 
 
 TASKS.add("odd_one_out")(OddOneOut())

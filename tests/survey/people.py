@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from survey_app.flow import ENDS, Stage
-from survey_app.platforms import Arrival
+from survey_app.platforms import Visitor
 from survey_app.service import Service
 from survey_app.store import Store
 
@@ -19,7 +19,7 @@ TEXT = re.compile(r'<input type="text" dir="auto" name="(\w+)"')
 class Person(str):
     """A participant's pseudonym and identity."""
 
-    visitor: Arrival
+    visitor: Visitor
 
 
 def open_service(place: Path | str, *arguments: Any, **more: Any) -> Service:
@@ -29,10 +29,10 @@ def open_service(place: Path | str, *arguments: Any, **more: Any) -> Service:
     return Service(store, *arguments, **more)
 
 
-def arrive(service: Service, name: str | Arrival, platform: str = "prolific") -> Person:
+def arrive(service: Service, name: str | Visitor, platform: str = "prolific") -> Person:
     """Return a person who opens the survey; nothing is stored about them yet."""
-    visitor = name if isinstance(name, Arrival) else Arrival(platform, name)
-    person = Person(service.participant(visitor))
+    visitor = name if isinstance(name, Visitor) else Visitor(platform, name)
+    person = Person(service.pseudonym(visitor))
     person.visitor = visitor
     return person
 

@@ -17,7 +17,7 @@ from test_commands import say
 from survey_app import preview
 from survey_app.export import tables
 from survey_app.flow import ENDS, Stage
-from survey_app.platforms import BadAddress, arrival
+from survey_app.platforms import BadAddress, identify
 from survey_app.schema import participants, responses
 from survey_app.service import BadAction, Service
 from survey_app.store import Store, now, open_engine
@@ -154,7 +154,7 @@ PID = {"STUDY_ID": "6a" * 12, "SESSION_ID": "7b" * 12}
 def test_an_id_that_is_not_as_the_platform_sends_it_is_refused(pid):
     """An id that differs by a letter would be another person: nothing is guessed."""
     with pytest.raises(BadAddress, match="PROLIFIC_PID is missing or malformed"):
-        arrival({**PID, "PROLIFIC_PID": pid}, "0" * 64)
+        identify({**PID, "PROLIFIC_PID": pid}, "0" * 64)
 
 
 def test_an_expected_study_that_no_link_can_name_is_refused(study_folder, recruitment, tmp_path):
@@ -219,7 +219,7 @@ def test_closing_and_fewer_places_take_nothing_from_who_is_inside(service, few, 
 
 
 def test_a_code_is_shown_at_the_end_and_never_before(service, few, frozen):
-    codes = few.model_copy(update={"codes": Codes().drawn()})
+    codes = few.model_copy(update={"codes": Codes().with_random_codes()})
     service = Service(service.store, *frozen, recruitment=codes)
     secret = [code for _, code in codes.codes]
     person, pages = arrive(service, "looks for codes"), []

@@ -11,7 +11,7 @@ import pytest
 from command_line import say
 from conftest import SET
 
-from survey_app.passwords import fits, hashed
+from survey_app.passwords import hash_password, is_password
 from tasks.responses import PARTICIPANTS, read_table
 
 ROOT = Path(__file__).parents[2]
@@ -99,12 +99,12 @@ def test_mistakes_are_told_before_anything_starts(study_folder, tmp_path):
 
 
 def test_passwords_are_kept_as_hashes():
-    stored = hashed("secret")
+    stored = hash_password("secret")
     assert "secret" not in stored
-    assert fits("secret", stored)
-    assert not fits("Secret", stored)
+    assert is_password("secret", stored)
+    assert not is_password("Secret", stored)
     with pytest.raises(ValueError, match="is not a hash; make one with"):
-        fits("secret", "secret")
+        is_password("secret", "secret")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -11,7 +11,7 @@ from visitors import needs_browser
 from survey_app.export import tables
 from survey_app.figures import agreement, interval, people_flow, per_condition, per_trial
 from survey_app.flow import Stage
-from survey_app.passwords import OIDC, VARIABLE, hashed
+from survey_app.passwords import OIDC, VARIABLE, hash_password
 from survey_app.service import Service
 
 pytestmark = needs_browser
@@ -52,7 +52,7 @@ def test_the_figures_by_hand(filled, frozen):
 
 
 def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch):
-    monkeypatch.setenv(VARIABLE, hashed("secret"))
+    monkeypatch.setenv(VARIABLE, hash_password("secret"))
     url = filled.store.engine.url.render_as_string(hide_password=False)
     served = Dashboard(study_folder, url)
     try:

@@ -16,10 +16,10 @@ from conftest import Survey
 from people import arrive, go, open_service
 
 from survey_app import preview
-from survey_app.doors import SURVEY
+from survey_app.allowed_requests import SURVEY
 from survey_app.flow import Stage
 from survey_app.passwords import Guard, LockedOut
-from survey_app.platforms import Arrival
+from survey_app.platforms import Visitor
 from tasks.recruitment import load_recruitment
 
 
@@ -73,7 +73,7 @@ def test_every_route_of_streamlit_that_a_survey_does_not_need_is_shut():
     def opened(method: str, path: str) -> bool:
         path = re.sub(r"\{.*?\}", "x", path)
         kind = "websocket" if method == "WEBSOCKET" else "http"
-        return SURVEY.lets({"type": kind, "path": path, "method": method})
+        return SURVEY.allow({"type": kind, "path": path, "method": method})
 
     assert {(method, path) for method, path in offered if opened(method, path)} == NEEDED
 
@@ -87,7 +87,7 @@ class Clock:
 
 def wrong(guard: Guard, address: str, times: int = 1) -> None:
     for _ in range(times):
-        assert guard.judge(address, lambda: False) is False
+        assert guard.admits(address, lambda: False) is False
 
 
 def test_wrong_passwords_lock_their_address_longer_each_time_and_are_logged(caplog):
@@ -95,42 +95,42 @@ def test_wrong_passwords_lock_their_address_longer_each_time_and_are_logged(capl
     guard = Guard(clock)
     with caplog.at_level(logging.WARNING):
         wrong(guard, "1.2.3.4", 4)
-        assert guard.wait("1.2.3.4") == 0
+        assert guard.lock_seconds("1.2.3.4") == 0
         wrong(guard, "1.2.3.4")
-    assert guard.wait("1.2.3.4") == 60
+    assert guard.lock_seconds("1.2.3.4") == 60
     assert "wrong password from 1.2.3.4, the 5th in a row" in caplog.text
     with pytest.raises(LockedOut, match="60 s"):
-        guard.judge("1.2.3.4", lambda: pytest.fail("a guess was looked at"))
+        guard.admits("1.2.3.4", lambda: pytest.fail("a guess was looked at"))
     clock.now = 61
     wrong(guard, "1.2.3.4")
-    assert guard.wait("1.2.3.4") == 120
+    assert guard.lock_seconds("1.2.3.4") == 120
     for _ in range(20):
         clock.now += Guard.LONGEST
         wrong(guard, "1.2.3.4")
-    assert guard.wait("1.2.3.4") == Guard.LONGEST
+    assert guard.lock_seconds("1.2.3.4") == Guard.LONGEST
     clock.now += Guard.LONGEST
-    assert guard.judge("1.2.3.4", lambda: True)
+    assert guard.admits("1.2.3.4", lambda: True)
     wrong(guard, "1.2.3.4")
-    assert guard.wait("1.2.3.4") == 0
+    assert guard.lock_seconds("1.2.3.4") == 0
 
 
 def test_whoever_guesses_locks_nobody_else_out():
     clock = Clock()
     guard = Guard(clock)
     wrong(guard, "6.6.6.6", 5)
-    assert guard.wait("6.6.6.6") and not guard.wait("7.7.7.7")
-    assert guard.judge("7.7.7.7", lambda: True)
+    assert guard.lock_seconds("6.6.6.6") and not guard.lock_seconds("7.7.7.7")
+    assert guard.admits("7.7.7.7", lambda: True)
     wrong(guard, "2001:db8::1", 5)
-    assert guard.wait("2001:db8::2"), "one person has a whole /64 network"
-    assert not guard.wait("2001:db8:0:1::2")
+    assert guard.lock_seconds("2001:db8::2"), "one person has a whole /64 network"
+    assert not guard.lock_seconds("2001:db8:0:1::2")
     wrong(guard, "::ffff:9.9.9.9", 5)
-    assert guard.wait("9.9.9.9")
+    assert guard.lock_seconds("9.9.9.9")
     for number in range(400):  # many addresses: slower for all, shut for none
         wrong(guard, f"10.0.{number // 250}.{number % 250}")
-    assert guard.pause() == Guard.SLOWEST
-    assert guard.judge("7.7.7.7", lambda: True)
+    assert guard.delay() == Guard.SLOWEST
+    assert guard.admits("7.7.7.7", lambda: True)
     clock.now += Guard.WINDOW + 1
-    assert guard.pause() == 0
+    assert guard.delay() == 0
 
 
 def test_guesses_at_the_same_moment_are_counted_one_by_one():
@@ -143,7 +143,7 @@ def test_guesses_at_the_same_moment_are_counted_one_by_one():
 
     def guess(_) -> None:
         with contextlib.suppress(LockedOut):
-            guard.judge("6.6.6.6", slow)
+            guard.admits("6.6.6.6", slow)
 
     with ThreadPoolExecutor(30) as pool:
         list(pool.map(guess, range(60)))
@@ -154,7 +154,7 @@ def test_what_was_forgotten_is_in_no_file_of_the_database(frozen, recruitment, t
     path = tmp_path / "a.sqlite"
     service = open_service(path, *frozen, recruitment=recruitment)
     pid = "deadbeef" * 3
-    person = arrive(service, Arrival("prolific", pid, details={"SESSION_ID": "feed" * 6}))
+    person = arrive(service, Visitor("prolific", pid, details={"SESSION_ID": "feed" * 6}))
     go(service, person)
     other = arrive(service, "stays")
     go(service, other)
@@ -178,7 +178,7 @@ def test_all_platform_ids_are_forgotten_and_responses_stay(
     url = f"sqlite:///{path}"
     service = open_service(url, *frozen, recruitment=recruitment)
     pid, session = "deadbeef" * 3, "feed" * 6
-    person = arrive(service, Arrival("prolific", pid, details={"SESSION_ID": session}))
+    person = arrive(service, Visitor("prolific", pid, details={"SESSION_ID": session}))
     go(service, person, Stage.TRIAL)
     words = ("responses", "forget-ids", str(study_folder), "--database", url)
     assert "participants who are still taking part (1)" in say(*words, error=ValueError)

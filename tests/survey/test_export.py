@@ -11,7 +11,7 @@ from people import arrive, fill, go, open_service
 
 from survey_app.export import as_csv, tables
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival
+from survey_app.platforms import Visitor
 from survey_app.service import Service
 from survey_app.store import Store
 from tasks.responses import PARTICIPANTS, read_table
@@ -24,7 +24,7 @@ def database(frozen, recruitment, tmp_path) -> str:
     service = open_service(url, *frozen, recruitment=recruitment)
     for name, stage in (("1", None), ("2", Stage.TRIAL)):
         ids = {"PROLIFIC_PID": name * 24, "STUDY_ID": "6a" * 12, "SESSION_ID": f"{name}b" * 12}
-        go(service, arrive(service, Arrival("prolific", name * 24, details=ids)), stage)
+        go(service, arrive(service, Visitor("prolific", name * 24, details=ids)), stage)
     return url
 
 

@@ -20,7 +20,7 @@ from conftest import Survey
 from test_dashboard import Dashboard
 from visitors import PHONE, Visitor, needs_browser, on_the_way, stored
 
-from survey_app.passwords import VARIABLE, hashed
+from survey_app.passwords import VARIABLE, hash_password
 
 pytestmark = needs_browser
 
@@ -121,7 +121,7 @@ def test_who_guesses_the_password_is_known_behind_a_proxy(
     browser, study_folder, tmp_path, monkeypatch
 ):
     """By the address that the proxy saw, not by one that the visitor wrote into the header."""
-    monkeypatch.setenv(VARIABLE, hashed("secret"))
+    monkeypatch.setenv(VARIABLE, hash_password("secret"))
     log = (tmp_path / "log").open("w")
     served = Dashboard(study_folder, f"sqlite:///{tmp_path / 'a.sqlite'}", stderr=log)
     port = free_port()

@@ -14,11 +14,11 @@ import survey_app
 from survey_app.endings import REASONS
 from survey_app.first_page import first_page
 from survey_app.flow import Stage
-from survey_app.standing import Standing
+from survey_app.participant_state import ParticipantState
 from survey_app.views import View
-from tasks.base import UnfitAnswer, check_values
+from tasks.base import InvalidAnswer, check_values
 from tasks.build import build
-from tasks.catalogue import marked, stored
+from tasks.catalogue import marked_texts, read_catalogue
 from tasks.contact_sheet import contact_sheet
 from tasks.kinds import all_tasks
 from tasks.language import LOCALES, SOURCE, Words, _translations, languages
@@ -40,8 +40,8 @@ def test_the_promised_languages_are_there():
 
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_every_text_is_translated(language):
-    catalogue = {str(m.id): m for m in stored(language) if m.id}
-    assert sorted(catalogue) == marked(), "run `python -m tasks.catalogue` and translate"
+    catalogue = {str(m.id): m for m in read_catalogue(language) if m.id}
+    assert sorted(catalogue) == marked_texts(), "run `python -m tasks.catalogue` and translate"
     for text, message in catalogue.items():
         assert message.string and not message.fuzzy, f"{language}.po lacks {text!r}"
         assert str(message.string).count("**") == text.count("**"), text
@@ -52,7 +52,7 @@ class Pseudo(Words):
 
     def __init__(self, own: set[str]) -> None:
         super().__init__()
-        self._texts = {text: _pseudo(text) for text in {*marked(), *own}}
+        self._texts = {text: _pseudo(text) for text in {*marked_texts(), *own}}
 
 
 def _pseudo(text: str) -> str:
@@ -125,10 +125,12 @@ def test_no_page_has_a_word_outside_the_catalogue(pseudo):
     pages += [page, pseudo.view.preview()]
     reasons = [(Stage.SCREENED_OUT, reason) for reason in REASONS]
     for stage, reason in [*reasons, (Stage.EXPIRED, ""), (Stage.WITHDRAWN, "")]:
-        at = Standing(stage=stage, reason=reason, platform="prolific", code="DONE")
+        at = ParticipantState(stage=stage, reason=reason, platform="prolific", code="DONE")
         pages.append(pseudo.view.page(at))
     turk = {"assignmentId": "1", "turkSubmitTo": "https://www.mturk.com/mturk/externalSubmit"}
-    pages.append(pseudo.view.page(Standing(stage=Stage.FINISHED, platform="mturk", identity=turk)))
+    pages.append(
+        pseudo.view.page(ParticipantState(stage=Stage.FINISHED, platform="mturk", identity=turk))
+    )
     allowed = {"DONE"}
     for page in pages:
         assert set(literals(page["html"])) <= allowed, page["stage"]
@@ -169,9 +171,9 @@ def test_a_catalogue_half_done_is_said_and_one_that_would_break_a_page_is_refuse
     said: list[str] = []
     settings = StudySettings(forms=1, participants=2, language="pt_BR", trials=ONE_EACH)
     build(run, settings, tmp_path / "study", say=said.append, note=said.append)
-    assert f"{len(marked()) - 1} texts will be shown in English" in said[0]
-    opening = first_page(Words("pt_BR"), "")
-    assert '<html lang="pt-BR"' in opening and '<p lang="pt-BR"' in opening
+    assert f"{len(marked_texts()) - 1} texts will be shown in English" in said[0]
+    cached_first_page = first_page(Words("pt_BR"), "")
+    assert '<html lang="pt-BR"' in cached_first_page and '<p lang="pt-BR"' in cached_first_page
     add_catalogue("fr", **{"Trial {number} of {total}": "Essai {numero} sur {total}"})
     with pytest.raises(ValueError, match="the names in braces must be those of 'Trial {number}"):
         Words("fr")
@@ -214,7 +216,7 @@ def test_what_is_wrong_with_an_answer_is_said_in_plain_words_of_the_language(fro
     study, _ = frozen
     trial = next(t for t in study.trials if t.task == "evolution_labelling")
     fields = all_tasks().get(trial.task).fields(trial)
-    with pytest.raises(UnfitAnswer) as error:
+    with pytest.raises(InvalidAnswer) as error:
         check_values(fields, trial, {"label_0": " "})
     assert "label_0" not in str(error.value)
     german = "„In wenigen Wörtern“: Bitte schreiben Sie einige Wörter, oder kreuzen Sie"

@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from harness.section import read_text
 from survey_app import prolific, signed_links
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival
+from survey_app.platforms import Visitor
 from survey_app.service import Service
 from survey_app.store import now
 from tasks.build import build
@@ -109,7 +109,7 @@ def test_an_empty_text_is_refused(tmp_path):
         read_texts(consent(tmp_path / "consent.md"), {})
 
 
-ASKED = "[[question]]\nname = '{}'\nlabel = 'A'\nkind = {}\n"
+QUESTION_TIMES = "[[question]]\nname = '{}'\nlabel = 'A'\nkind = {}\n"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ ASKED = "[[question]]\nname = '{}'\nlabel = 'A'\nkind = {}\n"
     ],
 )
 def test_a_question_that_nobody_can_answer_is_refused(tmp_path, name, kind, told):
-    (tmp_path / "q.toml").write_text(ASKED.format(name, kind))
+    (tmp_path / "q.toml").write_text(QUESTION_TIMES.format(name, kind))
     with pytest.raises(ValueError, match=told):
         read_questionnaire(tmp_path / "q.toml", Words(), 0)
 
@@ -332,7 +332,7 @@ def test_approvals_that_stop_midway_say_how_many_were_done(
     for number in range(3):
         pid, session = f"{number:024x}", f"5e{number:022x}"
         ids = {"PROLIFIC_PID": pid, "STUDY_ID": study, "SESSION_ID": session}
-        person = arrive(service, Arrival("prolific", pid, details=ids))
+        person = arrive(service, Visitor("prolific", pid, details=ids))
         go(service, person)
         with service.store.write() as connection:
             service.store.update(connection, service.study.hash, person, code="DONE")

@@ -9,7 +9,7 @@ from prolific_double import TOKEN, Prolific
 
 from survey_app import prolific
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival
+from survey_app.platforms import Visitor
 from survey_app.signed_links import API
 from tasks.recruitment import load_recruitment
 
@@ -75,7 +75,7 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
         pid, session = f"{number:024x}", f"5e{number:022x}"
         ids = {"PROLIFIC_PID": pid, "STUDY_ID": study, "SESSION_ID": session}
         if stage is not Stage.CONSENT:
-            go(service, arrive(service, Arrival("prolific", pid, details=ids)), stage)
+            go(service, arrive(service, Visitor("prolific", pid, details=ids)), stage)
         double.submissions.append(
             {"id": session, "study": study, "status": status, "study_code": code}
         )
@@ -90,7 +90,7 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
     assert service.places.counts()["free"] == 54
     for row in (1, 2, 7):  # they answered attention trials with chance
         with service.store.write() as connection:
-            key = arrive(service, Arrival("prolific", f"{row:024x}"))
+            key = arrive(service, Visitor("prolific", f"{row:024x}"))
             service.store.update(connection, service.study.hash, key, code="DONE")
     told = say("prolific", "poll", str(folder), "--database", url)
     assert "places freed: 2" in told and "submissions that can be approved: 1" in told
@@ -108,5 +108,5 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
     assert "approved 1" in say("prolific", "approve", str(folder), "--database", url, "--yes")
     approved = [s["id"] for s in double.submissions if s["status"] == "APPROVED"]
     assert approved == [f"5e{1:022x}"]
-    page = look(service, arrive(service, Arrival("prolific", f"{9:024x}")))
+    page = look(service, arrive(service, Visitor("prolific", f"{9:024x}")))
     assert service.act(page["token"], fill(page))[0]["stage"] in ("instructions", "before")

@@ -14,13 +14,13 @@ from survey_app.flow import Stage
 from survey_app.schema import participants, places
 from survey_app.service import BadAction
 from tasks.build import build
-from tasks.drawings import PLATE, plate
+from tasks.drawings import PLATE, draw_plate
 from tasks.language import Words
 from tasks.questionnaire import (
     BUILT_IN,
     Question,
     check_answers,
-    screened,
+    is_screened_out,
     simulated_answers,
 )
 from tasks.questionnaire_file import read_questionnaire
@@ -136,7 +136,8 @@ def test_hidden_questions_are_neither_required_nor_stored(tmp_path):
     assert check_answers(questions, {"a": "x", "b": "sneaked"}, {}) == {"a": "x"}
     with pytest.raises(ValueError, match="“B”: please answer"):
         check_answers(questions, {"a": "y"}, {})
-    assert screened([q.model_copy(update={"screen_out": ("x",)}) for q in questions], {"a": "x"})
+    strict = [q.model_copy(update={"screen_out": ("x",)}) for q in questions]
+    assert is_screened_out(strict, {"a": "x"})
 
 
 def test_simulated_people_pass_what_is_to_be_passed(tmp_path):
@@ -147,7 +148,7 @@ def test_simulated_people_pass_what_is_to_be_passed(tmp_path):
         for _ in range(20):
             answers = simulated_answers(asked, rng, {})
             assert set(check_answers(asked, answers, {})) == {q.name for q in asked}
-            assert not screened(asked, answers)
+            assert not is_screened_out(asked, answers)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def service(asking, tmp_path):
 
 
 def before(service, **changed) -> dict:
-    right = {q.name: q.right[0] for q in service.study.asked("before") if q.right}
+    right = {q.name: q.right[0] for q in service.study.questions_at("before") if q.right}
     return {"values": {**right, "age": "40", **changed}}
 
 
@@ -222,7 +223,7 @@ def test_who_does_not_leaves_with_a_reason_and_frees_the_place(service, reason):
 
 def test_plates_differ_in_hue_and_not_in_brightness():
     """To somebody who sees brightness alone, the number is not there."""
-    picture = plate("74", np.random.default_rng(0))
+    picture = draw_plate("74", np.random.default_rng(0))
     pixels = np.asarray(picture).astype(float)
     dots = (pixels.sum(axis=2) < 600) & (pixels.sum(axis=2) > 150)
     figure = dots & (pixels[..., 0] > pixels[..., 1] + 30)
@@ -240,7 +241,7 @@ def test_a_five_on_a_plate_is_open_where_a_six_is_closed():
             ImageDraw.Draw(image).text((PLATE * x, PLATE / 2), digit, 255, font, anchor="mm")
         return np.asarray(image) > 127
 
-    pixels = np.asarray(plate("55", np.random.default_rng(0))).astype(int)
+    pixels = np.asarray(draw_plate("55", np.random.default_rng(0))).astype(int)
     figure = pixels[..., 0] > pixels[..., 1] + 30
     dots = figure | (pixels.sum(axis=2) < 600)
     assert figure[glyph("55") & dots].mean() > 0.9

@@ -14,10 +14,10 @@ from sqlalchemy import inspect, select, text
 from survey_app import signed_links
 from survey_app.export import tables
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival, BadAddress, arrival, new_link
+from survey_app.participant_state import ParticipantState
+from survey_app.platforms import BadAddress, Visitor, identify, make_open_link
 from survey_app.schema import identities, participants
 from survey_app.service import Service
-from survey_app.standing import Standing
 from survey_app.store import Store, now
 from survey_app.views import View
 from tasks.build import build
@@ -63,7 +63,7 @@ def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
 
 
 def test_a_session_of_the_platform_names_a_person_too(service):
-    person = arrive(service, Arrival("prolific", PID, details=PROLIFIC))
+    person = arrive(service, Visitor("prolific", PID, details=PROLIFIC))
     go(service, person, Stage.TRIAL)
     assert service.places.release(SESSION) == person
 
@@ -154,9 +154,9 @@ def test_a_changed_file_is_logged_when_it_is_served(service, frozen, few):
 
 def test_a_platforms_study_takes_nobody_else():
     entry = Entry(platforms=("prolific",), studies=(STUDY,))
-    assert arrival(PROLIFIC, SECRET, entry).platform_id == PID
+    assert identify(PROLIFIC, SECRET, entry).platform_id == PID
     for parameters, told in (
-        ({"p": new_link(SECRET)}, "cannot be opened by this link"),
+        ({"p": make_open_link(SECRET)}, "cannot be opened by this link"),
         ({"assignmentId": "ASSIGNMENT_ID_NOT_AVAILABLE"}, "cannot be opened by this link"),
         (PROLIFIC | {"STUDY_ID": "8c" * 12}, "belongs to another study"),
         (PROLIFIC | {"PROLIFIC_PID": "bob"}, "PROLIFIC_PID is missing or malformed"),
@@ -164,9 +164,9 @@ def test_a_platforms_study_takes_nobody_else():
         ({"PROLIFIC_PID": PID, "STUDY_ID": STUDY}, "SESSION_ID is missing"),
     ):
         with pytest.raises(BadAddress, match=told):
-            arrival(parameters, SECRET, entry)
+            identify(parameters, SECRET, entry)
     with pytest.raises(BadAddress, match="cannot be opened by this link"):
-        arrival(PROLIFIC, SECRET, Entry(platforms=("open",)))
+        identify(PROLIFIC, SECRET, Entry(platforms=("open",)))
 
 
 def test_made_up_ids_take_no_place(service):
@@ -176,7 +176,7 @@ def test_made_up_ids_take_no_place(service):
     )
     for n in range(8):
         with pytest.raises(BadAddress):
-            service.visitor(PROLIFIC | {"PROLIFIC_PID": f"made-up-{n}"})
+            service.identify(PROLIFIC | {"PROLIFIC_PID": f"made-up-{n}"})
     assert service.places.counts()["free"] == FEW
 
 
@@ -200,9 +200,9 @@ SIGNED = Entry(platforms=("prolific",), signed=True, audience="survey.org")
 
 def test_signed_links_and_nothing_else(prolific_keys):
     sign, forged = prolific_keys
-    found = arrival({"prolific_token": sign()}, SECRET, SIGNED)
+    found = identify({"prolific_token": sign()}, SECRET, SIGNED)
     assert (found.platform_id, found.outdated) == (PID, False)
-    assert arrival({"prolific_token": sign(exp=time.time() - 999)}, SECRET, SIGNED).outdated
+    assert identify({"prolific_token": sign(exp=time.time() - 999)}, SECRET, SIGNED).outdated
     for parameters in (
         PROLIFIC,  # plain ids beside no signature
         {"prolific_token": ""},
@@ -213,9 +213,9 @@ def test_signed_links_and_nothing_else(prolific_keys):
         {"prolific_token": sign(prolific="x")},
     ):
         with pytest.raises(BadAddress, match="not signed by Prolific"):
-            arrival(parameters, SECRET, SIGNED)
+            identify(parameters, SECRET, SIGNED)
     with pytest.raises(BadAddress, match="PROLIFIC_PID is missing"):
-        arrival({"prolific_token": sign(prolific={"STUDY_ID": STUDY})}, SECRET, SIGNED)
+        identify({"prolific_token": sign(prolific={"STUDY_ID": STUDY})}, SECRET, SIGNED)
 
 
 def test_a_link_that_is_over_opens_only_what_has_begun(service, prolific_keys):
@@ -225,10 +225,10 @@ def test_a_link_that_is_over_opens_only_what_has_begun(service, prolific_keys):
     )
     old = {"prolific_token": sign(exp=time.time() - 999)}
     with pytest.raises(BadAddress, match="This link has expired"):
-        service.welcome(service.visitor(old))
-    page = service.welcome(service.visitor({"prolific_token": sign()}))
+        service.welcome(service.identify(old))
+    page = service.welcome(service.identify({"prolific_token": sign()}))
     service.act(page["token"], fill(page))
-    assert service.welcome(service.visitor(old))["stage"] == "instructions"
+    assert service.welcome(service.identify(old))["stage"] == "instructions"
 
 
 def test_signing_needs_a_platform_that_signs():
@@ -266,9 +266,9 @@ def test_a_later_session_of_the_same_person_is_the_one_that_counts(service):
         {"assignmentId": f"ASSIGN{n}", "hitId": "H", "workerId": "A1B2C3", "turkSubmitTo": submit}
         for n in (1, 2)
     )
-    person = arrive(service, Arrival("mturk", "A1B2C3", details=first))
+    person = arrive(service, Visitor("mturk", "A1B2C3", details=first))
     go(service, person, Stage.TRIAL)
-    later = arrive(service, Arrival("mturk", "A1B2C3", details=second))
+    later = arrive(service, Visitor("mturk", "A1B2C3", details=second))
     assert later == person
     page = go(service, later)
     assert 'name="assignmentId" value="ASSIGN2"' in page["html"]
@@ -311,7 +311,7 @@ def test_places_are_changed_by_command(study_folder, tmp_path, frozen, recruitme
 def test_a_study_that_says_nothing_of_payment_promises_none(frozen):
     study, _ = frozen
     silent = study.model_copy(update={"payment": Payment(text="")})
-    failed = Standing(Stage.SCREENED_OUT, reason="practice", code="OUT")
+    failed = ParticipantState(Stage.SCREENED_OUT, reason="practice", code="OUT")
     assert study.payment.text in View(study, 60).page(failed)["html"]
     assert "paid" not in View(silent, 60).page(failed)["html"]
 

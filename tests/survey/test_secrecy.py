@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from survey_app import tokens
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival, BadAddress, arrival, new_link
+from survey_app.platforms import BadAddress, Visitor, identify, make_open_link
 from survey_app.schema import participants, responses
 from survey_app.service import BadAction
 from tasks.kinds import all_tasks
@@ -142,7 +142,7 @@ def test_no_form_field_breaks_the_service(sqlite_service, stage, action):
 )
 def test_no_address_breaks_the_arrival(parameters):
     try:
-        found = arrival(parameters, SECRET)
+        found = identify(parameters, SECRET)
     except BadAddress as error:
         assert "<" not in str(error)
         return
@@ -150,21 +150,21 @@ def test_no_address_breaks_the_arrival(parameters):
 
 
 def test_only_links_made_here_open(frozen):
-    link = new_link(SECRET)
+    link = make_open_link(SECRET)
     assert re.fullmatch("[0-9a-f]{38}", link)  # "-" at its beginning is an option for commands
-    assert arrival({"p": link}, SECRET) == arrival({"p": link, "more": "x"}, SECRET)
+    assert identify({"p": link}, SECRET) == identify({"p": link, "more": "x"}, SECRET)
     for other in ("bob", link[:-1] + ("0" if link[-1] != "0" else "1"), "A" + link[1:] + "x"):
         with pytest.raises(BadAddress, match="This link is not complete"):
-            arrival({"p": other}, SECRET)
+            identify({"p": other}, SECRET)
 
 
 def test_prolific_and_mturk_are_read(frozen):
-    found = arrival({"PROLIFIC_PID": "5f" * 12, "STUDY_ID": "s", "SESSION_ID": "t"}, SECRET)
+    found = identify({"PROLIFIC_PID": "5f" * 12, "STUDY_ID": "s", "SESSION_ID": "t"}, SECRET)
     assert (found.platform, found.platform_id) == ("prolific", "5f" * 12)
     with pytest.raises(BadAddress, match="does not accept Prolific's secured links"):
-        arrival({"prolific_token": "e.y.J"}, SECRET)
+        identify({"prolific_token": "e.y.J"}, SECRET)
     turk = {"assignmentId": "A1", "hitId": "H1", "workerId": "A1B2C3"}
-    good = arrival({**turk, "turkSubmitTo": "https://workersandbox.mturk.com"}, SECRET)
+    good = identify({**turk, "turkSubmitTo": "https://workersandbox.mturk.com"}, SECRET)
     assert good.details["turkSubmitTo"] == "https://workersandbox.mturk.com/mturk/externalSubmit"
     for bad in (
         "http://www.mturk.com",
@@ -176,11 +176,11 @@ def test_prolific_and_mturk_are_read(frozen):
         "",
     ):
         with pytest.raises(BadAddress, match="turkSubmitTo"):
-            arrival({**turk, "turkSubmitTo": bad}, SECRET)
+            identify({**turk, "turkSubmitTo": bad}, SECRET)
 
 
 def test_a_preview_stores_nothing(sqlite_service):
-    visitor = sqlite_service.visitor({"assignmentId": "ASSIGNMENT_ID_NOT_AVAILABLE"})
+    visitor = sqlite_service.identify({"assignmentId": "ASSIGNMENT_ID_NOT_AVAILABLE"})
     assert visitor.preview
     page = sqlite_service.view.preview()
     assert "<form" not in page["html"]
@@ -191,7 +191,7 @@ def test_a_preview_stores_nothing(sqlite_service):
 
 def test_mturk_gets_its_form_at_the_end(sqlite_service):
     details = {"assignmentId": "A1", "turkSubmitTo": "https://www.mturk.com/mturk/externalSubmit"}
-    person = arrive(sqlite_service, Arrival("mturk", "W9", details=details))
+    person = arrive(sqlite_service, Visitor("mturk", "W9", details=details))
     html = go(sqlite_service, person)["html"]
     assert 'method="post" data-native action="https://www.mturk.com/mturk/externalSubmit"' in html
     assert '<input type="hidden" name="assignmentId" value="A1">' in html
@@ -199,7 +199,7 @@ def test_mturk_gets_its_form_at_the_end(sqlite_service):
 
 def test_markup_shows_as_text(frozen, tmp_path):
     from survey_app.flow import Stage as S
-    from survey_app.standing import Standing
+    from survey_app.participant_state import ParticipantState
     from survey_app.views import View, markdown
 
     study, _ = frozen
@@ -207,7 +207,7 @@ def test_markup_shows_as_text(frozen, tmp_path):
     view = View(
         study.model_copy(update={"title": evil, "consent": evil + " [x](javascript:alert(1))"}), 60
     )
-    html = view.page(Standing(S.CONSENT))["html"]
+    html = view.page(ParticipantState(S.CONSENT))["html"]
     assert "<img" not in html
     assert "&lt;img" in html
     assert 'href="javascript' not in html
@@ -220,8 +220,8 @@ def test_failed_attention_gets_its_own_code(sqlite_service):
         "attention_right": 0,
         "plan": [{"trial": t.id} for t in study.trials if t.role == "attention"],
     }
-    assert not sqlite_service.attentive(row)
-    assert sqlite_service.attentive(row | {"attention_right": len(row["plan"])})
+    assert not sqlite_service.is_attentive(row)
+    assert sqlite_service.is_attentive(row | {"attention_right": len(row["plan"])})
 
 
 def test_paste_and_leaving_are_recorded_and_bounded(sqlite_service):

@@ -31,7 +31,7 @@ def test_the_open_link_leads_to_an_address_with_an_id(client):
     assert (reply.status_code, reply.headers["cache-control"]) == (307, "no-store")
     parameters = QueryParams(reply.headers["location"].removeprefix("?"))
     assert parameters["lab"] == "a&b"
-    assert server.service().visitor(parameters).platform == "open"
+    assert server.service().identify(parameters).platform == "open"
     for query in ("p=x", "PROLIFIC_PID=x", "assignmentId=x"):
         assert client.get(f"/?{query}", follow_redirects=False).status_code == 200
 

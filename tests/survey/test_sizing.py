@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.build import build
-from tasks.clusters import clusters
+from tasks.clusters import find_clusters
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import COHERENT, SHARED_KINDS, OddOneOut
@@ -23,7 +23,7 @@ from tasks.settings import (
     StudySettings,
     load_settings,
 )
-from tasks.sizing import attention_needed, seconds, size
+from tasks.sizing import least_attention, seconds, size
 from tasks.study import load
 
 DEFAULT = {name: all_tasks().get(name).conditions for name in all_tasks()}
@@ -32,7 +32,7 @@ LABELLING = {"evolution_labelling": {"evolution": 2}}
 
 @given(st.floats(0, 0.99))
 def test_one_lapse_excludes_nobody_and_no_trial_is_wasted(below):
-    needed = attention_needed(below)
+    needed = least_attention(below)
     assert (needed - 1) / needed >= below - 1e-12
     assert needed == 2 or (needed - 2) / (needed - 1) < below + 1e-12
 
@@ -89,7 +89,7 @@ def test_an_attention_trial_has_one_defensible_answer(evidence):
     task, rng = OddOneOut(), np.random.default_rng(0)
     for _ in range(24):
         draft = task.draw(evidence, "obvious", rng)
-        kinds = [evidence.kinds(neuron) for neuron in draft.neurons]
+        kinds = [evidence.class_shares(neuron) for neuron in draft.neurons]
         assert len(kinds) == 2
         assert np.minimum(*kinds).sum() <= SHARED_KINDS
         assert max(kind.max() for kind in kinds) >= COHERENT
@@ -97,7 +97,7 @@ def test_an_attention_trial_has_one_defensible_answer(evidence):
 
 def test_clusters_are_of_one_concept_and_of_different_channels(run):
     evidence = Evidence(run, EvidenceSettings(grouping="clusters", eps=dict.fromkeys(EPS, 0.35)))
-    found = clusters(evidence, evidence.rows("a", 3), 0.35, 5)
+    found = find_clusters(evidence, evidence.rows("a", 3), 0.35, 5)
     assert found
     for rows in found:
         channels = [(n.series, n.layer, n.channel) for n in (evidence.neurons[r] for r in rows)]

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival
+from survey_app.platforms import Visitor
 from survey_app.schema import identities, metadata, participants, places, responses
 from survey_app.service import BadAction, Service
 from survey_app.store import Store, now
@@ -177,7 +177,7 @@ def test_coming_back_late_to_a_free_place_goes_on(service):
 
 def test_a_decline_leaves_nothing_but_a_count(service):
     """Nobody is stored before consent; a person who declined may think again."""
-    person = arrive(service, Arrival("prolific", "PID7", details={"SESSION_ID": "S7"}))
+    person = arrive(service, Visitor("prolific", "PID7", details={"SESSION_ID": "S7"}))
     page = look(service, person)
     again, done = service.act(page["token"], {"values": {"consent": "no"}})
     assert (again["stage"], done) == ("screened_out", True)
@@ -256,7 +256,7 @@ def test_sources_have_their_own_places_and_rows(store, frozen):
 
 
 def test_platform_ids_lie_apart(service):
-    person = arrive(service, Arrival("prolific", "SECRETPID", details={"SESSION_ID": "S1"}))
+    person = arrive(service, Visitor("prolific", "SECRETPID", details={"SESSION_ID": "S1"}))
     go(service, person)
     with service.store.read() as connection:
         for table in metadata.sorted_tables:
@@ -265,7 +265,7 @@ def test_platform_ids_lie_apart(service):
 
 
 def test_forgetting_deletes_a_person_and_frees_the_place(service):
-    person = arrive(service, Arrival("prolific", "PID1"))
+    person = arrive(service, Visitor("prolific", "PID1"))
     go(service, person)
     other = arrive(service, "stays")
     go(service, other)
@@ -280,9 +280,9 @@ def test_forgetting_deletes_a_person_and_frees_the_place(service):
 
 def test_who_came_by_an_open_link_is_forgotten_by_the_address(service):
     """It is all that the person can name; the signature in it is stored nowhere."""
-    link = service.new_link()
-    go(service, arrive(service, service.visitor({"p": link})))
-    go(service, arrive(service, Arrival("prolific", link[:-16])))  # of the same name elsewhere
+    link = service.make_open_link()
+    go(service, arrive(service, service.identify({"p": link})))
+    go(service, arrive(service, Visitor("prolific", link[:-16])))  # of the same name elsewhere
     assert service.store.forget(link) == 1
     assert count(service, identities) == count(service, identities, platform_id=link[:-16]) == 1
 

@@ -10,7 +10,7 @@ from conftest import SETTINGS
 from PIL import Image
 
 from tasks.assignment import plan, practice_plan
-from tasks.build import OBVIOUS, _disclosed, build
+from tasks.build import OBVIOUS, _disclosure, build
 from tasks.contact_sheet import contact_sheet, observe, summary
 from tasks.kinds import all_tasks
 from tasks.language import Words
@@ -245,9 +245,9 @@ def test_participants_are_told_which_trials_were_not_what_they_seemed(language):
     disclosed = all_tasks().get("evolution_labelling").disclosed
     settings = StudySettings(language=language)
     design = {"evolution_labelling": {"evolution": 2, "false_evolution": 1, "same_stage": 0}}
-    told = _disclosed(design, 0, settings)
+    told = _disclosure(design, 0, settings)
     assert told == words(disclosed["false_evolution"])
-    assert words(OBVIOUS) in _disclosed(design, 5, settings)
+    assert words(OBVIOUS) in _disclosure(design, 5, settings)
     debrief = read_texts(settings, {"disclosed": told}).texts["debrief"]
     assert told in debrief and "{" not in debrief
 

@@ -12,7 +12,7 @@ from tasks.base import NoTrial, Trial, check_values, clean_text
 from tasks.build import build
 from tasks.evidence import Evidence, Group, read_groups
 from tasks.kinds import all_tasks
-from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
+from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, nearest_neighbours
 from tasks.settings import EvidenceSettings, StudySettings
 
 ODD = all_tasks().get("odd_one_out")
@@ -107,7 +107,8 @@ def test_without_groups_the_condition_says_what_to_do(run):
 
 def test_neighbours_hold_each_channel_once(evidence):
     target = int(evidence.rows("a", 3)[0])
-    found = [evidence.neurons[row] for row in neighbours(evidence, target, evidence.rows(), 30)]
+    rows = nearest_neighbours(evidence, target, evidence.rows(), 30)
+    found = [evidence.neurons[row] for row in rows]
     assert len({(n.series, n.layer, n.channel) for n in found}) == 30
 
 

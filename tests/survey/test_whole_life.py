@@ -20,7 +20,7 @@ from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare, read_tables
 from survey_app import preview
 from survey_app.flow import Stage
-from survey_app.platforms import Arrival, BadAddress
+from survey_app.platforms import BadAddress, Visitor
 from survey_app.service import Service
 from survey_app.store import now
 from tasks.build import build
@@ -53,11 +53,11 @@ class Pilot:
         ids = {"PROLIFIC_PID": f"{number or self.number:024x}", "STUDY_ID": STUDY}
         ids |= {"SESSION_ID": f"{session:08x}{number or self.number:016x}"} | changes
         try:
-            visitor = self.service.visitor(ids)
+            visitor = self.service.identify(ids)
         except BadAddress as error:
             self.refused[str(error)] += 1
             return None
-        return arrive(self.service, visitor or Arrival("open", "x"))
+        return arrive(self.service, visitor or Visitor("open", "x"))
 
     def agrees(self, person: Person) -> str:
         page = look(self.service, person)
@@ -72,7 +72,7 @@ class Pilot:
                 assert self.comes(STUDY_ID="7b" * 12) is None
             case "bare link":
                 with pytest.raises(BadAddress):
-                    self.service.visitor({})
+                    self.service.identify({})
                 self.refused["bare"] += 1
             case "declines":
                 page = look(self.service, self.comes())

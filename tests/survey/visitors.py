@@ -135,7 +135,7 @@ def link(survey, name: str) -> str:
 def on_the_way(survey, frozen, name: str, stage: str = "trial") -> str:
     """Return the link of a person who has reached a stage (without a browser, for speed)."""
     service = Service(Store(survey.url), *frozen)
-    visitor = service.visitor({"PROLIFIC_PID": name, "STUDY_ID": "s", "SESSION_ID": "t"})
+    visitor = service.identify({"PROLIFIC_PID": name, "STUDY_ID": "s", "SESSION_ID": "t"})
     go(service, arrive(service, visitor), Stage(stage))
     service.store.engine.dispose()
     return link(survey, name)

@@ -18,41 +18,41 @@ LARGEST_MESSAGE = 256 * 1024  # bytes per WebSocket message, which holds an addr
 
 
 @dataclass(frozen=True)
-class Doors:
+class AllowedRequests:
     """The paths that GET may request, given in full or by prefix, and those that take POST."""
 
     paths: frozenset[str]
     prefixes: tuple[str, ...]
-    sent_to: frozenset[str] = frozenset()
+    post_paths: frozenset[str] = frozenset()
 
-    def lets(self, scope: Scope) -> bool:
+    def allow(self, scope: Scope) -> bool:
         """Return whether a request may reach the application."""
         path = scope["path"]
         if scope["type"] == "websocket":
             return path == SOCKET
         if scope["method"] == "POST":
-            return path in self.sent_to
-        known = path in self.paths or path.startswith(self.prefixes)
-        return known and scope["method"] in ("GET", "HEAD")
+            return path in self.post_paths
+        is_listed = path in self.paths or path.startswith(self.prefixes)
+        return is_listed and scope["method"] in ("GET", "HEAD")
 
 
-SURVEY = Doors(
+SURVEY = AllowedRequests(
     _PAGE | {"/healthz", "/metrics"},
     ("/static/", "/_stcore/bidi-components/", "/img/"),
     frozenset({"/act"}),
 )
 #: The dashboard also offers downloads and signs researchers in through an OpenID provider.
-DASHBOARD = Doors(
+DASHBOARD = AllowedRequests(
     _PAGE | {"/auth/login", "/auth/logout", "/oauth2callback"},
     ("/static/", "/_stcore/bidi-components/", "/media/", "/component/"),
 )
 
 
-def guarded(app: ASGIApp, doors: Doors) -> ASGIApp:
+def restrict(app: ASGIApp, allowed: AllowedRequests) -> ASGIApp:
     """Wrap an application so that any other request gets 404 before its body is read."""
 
-    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or doors.lets(scope):
+    async def restricted_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or allowed.allow(scope):
             await app(scope, receive, send)
         elif scope["type"] == "websocket":
             await WebSocketClose()(scope, receive, send)
@@ -60,4 +60,4 @@ def guarded(app: ASGIApp, doors: Doors) -> ASGIApp:
             refusal = PlainTextResponse("not found\n", 404, {"connection": "close"})
             await refusal(scope, receive, send)
 
-    return guard
+    return restricted_app
