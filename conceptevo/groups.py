@@ -96,6 +96,7 @@ responses = group(
         "submissions": "survey_app.commands:submissions",
         "forget": "survey_app.commands:forget",
         "forget-ids": "survey_app.commands:forget_ids",
+        "move": "survey_app.move:move",
     },
 )
 bench = group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,13 @@ from tasks.commands import StudyFolder
 from tasks.responses import SOURCES, Source
 
 if TYPE_CHECKING:
+    from survey_app.places import Places
     from survey_app.store import Store
     from tasks.recruitment import Recruitment
     from tasks.study import Study
 
+#: The database in a study's folder, and its name after it was moved to another database.
+OWN, MOVED = "answers.sqlite", "answers-moved.sqlite"
 
 Database = Annotated[
     str | None,
@@ -26,15 +30,23 @@ Database = Annotated[
 
 def database_url(study: Path, url: str | None) -> str:
     """Return the given URL, or that of an SQLite file in the study's folder."""
-    from sqlalchemy import URL
-
     if url in ("sqlite://", "sqlite:///:memory:"):
         raise ValueError(
             f"--database {url} is lost when the command ends, and no other process can use it; "
             f"name a file, such as sqlite:///answers.sqlite"
         )
-    default_path = str((study / "answers.sqlite").resolve())
-    return url or URL.create("sqlite", database=default_path).render_as_string()
+    if url is None and (moved := study / MOVED).exists() and not (study / OWN).exists():
+        raise ValueError(
+            f"{moved}: this study was moved to another database; give its URL with --database"
+        )
+    return url or file_url(study / OWN)
+
+
+def file_url(path: Path) -> str:
+    """Return the URL of an SQLite file."""
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
 
 
 def open_database(url: str, durable: bool = True) -> Store:
@@ -93,6 +105,30 @@ def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
         )
 
 
+def _cautions(study: Path, places: Places, recruitment: Recruitment) -> Iterator[str]:
+    """Yield what would lock out participants who have begun."""
+    from sqlalchemy import inspect
+
+    from survey_app.places import Places
+
+    if count := places.locked_out(recruitment):
+        yield (
+            f"unfinished participants whose links {study / 'recruitment.toml'} now refuses: "
+            f"{count} (platforms, studies, ids or signed was changed); they cannot continue"
+        )
+    own = study / OWN
+    if not places.begun() and own.exists():
+        store = _open_store(file_url(own))
+        exists = inspect(store.engine).has_table("participants")
+        if exists and (begun := Places(store, places.study, places.source).begun()):
+            yield (
+                f"{own} holds {pluralise(begun, 'participant')} of this study, this database none: "
+                f"here they would begin anew. Start without --database, or move the study first: "
+                f"`conceptevo responses move {study} --to URL`"
+            )
+        store.engine.dispose()
+
+
 def survey(
     study: StudyFolder,
     database: Database = None,
@@ -107,6 +143,7 @@ def survey(
     """Serve the study to participants until stopped."""
     from tempfile import TemporaryDirectory
 
+    from survey_app.places import Places
     from survey_app.serve import listen, serve
     from survey_app.server import PREVIEW, environment
     from survey_app.service import Service
@@ -130,6 +167,7 @@ def survey(
         elif source == "human":
             check_codes(study, recruitment)
         store = open_database(url)
+        cautions = list(_cautions(study, Places(store, frozen.hash, source), recruitment))
         counts = Service(store, frozen, keys, source, recruitment).places.counts()
         store.engine.dispose()
         listening = listen(host, port)
@@ -145,6 +183,8 @@ def survey(
                 f"source {source}); Ctrl-C stops",
             )
             _announce(recruitment, counts)
+            for caution in cautions:
+                console.print(caution)
         preview_flag = {PREVIEW: "yes"} if preview else {}
         serve(listening, workers, environment(study, frozen.hash, url, source) | preview_flag)
 

@@ -16,10 +16,12 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from harness.text import pluralise
-from survey_app.platforms import is_id
+from survey_app.platforms import is_admitted, is_id
 from survey_app.schema import (
     blocked,
+    identities,
     participants,
+    people,
     places,
     recruitment,
     recruitment_log,
@@ -303,6 +305,25 @@ class Places:
                 numbers = connection.execute(query.group_by(column).order_by(column))
                 counts |= {f"{prefix}{name}": n for name, n in numbers}
         return counts
+
+    def begun(self) -> int:
+        """Count the participants who have begun, with or without finishing."""
+        query = select(func.count()).select_from(participants).where(self._is_own(participants))
+        with self.store.read() as connection:
+            return connection.scalar(query) or 0
+
+    def locked_out(self, settings: Recruitment) -> int:
+        """Count unfinished participants whose links new settings do not accept."""
+        query = select(participants.c.platform, identities.c.platform_id, identities.c.details)
+        begun = self._is_own(participants) & participants.c.status.in_(UNFINISHED)
+        with self.store.read() as connection:
+            people_begun = connection.execute(query.select_from(people).where(begun)).all()
+            # A link of Prolific is either signed or not.
+            resigned = people_begun and self.settings(connection).signed != settings.signed
+        return sum(
+            (resigned and row.platform == "prolific") or not is_admitted(*row, settings)
+            for row in people_begun
+        )
 
     def log(self) -> list[dict[str, Any]]:
         """Return the logged changes (moment, event, detail), oldest first."""

@@ -24,6 +24,8 @@ FORMS = {
     "mturk": "[A-Z0-9]{6,30}",
     "open": f"[A-Za-z0-9_-]{{{LINK_ID}}}",
 }
+#: Platform -> its parameters with the ids of the person and of the study.
+_CHECKED = {"prolific": ("PROLIFIC_PID", "STUDY_ID"), "mturk": ("workerId", "hitId")}
 LINK_OVER = N_("This link has expired. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
@@ -103,7 +105,7 @@ def _prolific(parameters: Mapping[str, str], entry: Entry) -> Visitor:
         )
     keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
     details = {key: _read_id(parameters, key) for key in keys}
-    _check(details, entry, "PROLIFIC_PID", "STUDY_ID", FORMS["prolific"])
+    _check(details, entry, *_CHECKED["prolific"], FORMS["prolific"])
     return Visitor("prolific", details["PROLIFIC_PID"], outdated=outdated, details=details)
 
 
@@ -111,7 +113,7 @@ def _mturk(parameters: Mapping[str, str], entry: Entry) -> Visitor:
     if parameters["assignmentId"] == PREVIEW:
         return Visitor("mturk", "", preview=True)
     details = {key: _read_id(parameters, key) for key in ("assignmentId", "hitId", "workerId")}
-    _check(details, entry, "workerId", "hitId", FORMS["mturk"])
+    _check(details, entry, *_CHECKED["mturk"], FORMS["mturk"])
     details["turkSubmitTo"] = _submission_url(parameters.get("turkSubmitTo", ""))
     return Visitor("mturk", details["workerId"], details=details)
 
@@ -124,6 +126,21 @@ def _check(details: Mapping[str, str], entry: Entry, person: str, study: str, fo
         raise BadAddress(
             N_("This link belongs to another study. Please start again from the platform.")
         )
+
+
+def is_admitted(
+    platform: str, platform_id: str | None, details: Mapping[str, str], entry: Entry
+) -> bool:
+    """Return whether a stored participant's link is accepted, as far as the stored ids tell."""
+    if platform not in entry.platforms:
+        return False
+    if platform not in _CHECKED or platform_id is None:
+        return True
+    try:
+        _check(details, entry, *_CHECKED[platform], FORMS[platform])
+    except BadAddress:
+        return False
+    return True
 
 
 def is_id(text: str, entry: Entry) -> bool:
