@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from survey_app.export import as_csv, sources, tables
-from survey_app.figures import people_flow, per_condition, per_trial, rates
+from survey_app.figures import people_flow, per_condition, per_form, per_trial, rates
 from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, is_password
 from survey_app.places import Places
 from survey_app.server import service
@@ -72,6 +72,8 @@ def _show_study() -> None:
     st.dataframe(rates(answers, people), hide_index=True)
     st.subheader("Responses per condition")
     st.dataframe(per_condition(answers), hide_index=True)
+    st.subheader("Participants per form")
+    st.dataframe(per_form(answers, people, survey.study, places), hide_index=True)
     st.subheader("Responses per trial, with quota")
     st.dataframe(per_trial(answers, survey.study, places), hide_index=True)
     comments = people.loc[people["questionnaire"].str.contains('"comment"'), "questionnaire"]

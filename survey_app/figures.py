@@ -60,11 +60,23 @@ def per_trial(answers: pd.DataFrame, study: Study, places: int) -> pd.DataFrame:
             "answers": int(counts.get(trial, 0)),
             "quota": len(range(number, places, len(study.forms))),
         }
-        for number, form in enumerate(study.forms)
-        for block in form
-        for trial in block
+        for trial, number in study.form_of.items()
     ]
     return pd.DataFrame(rows).sort_values("answers", ignore_index=True)
+
+
+def per_form(
+    answers: pd.DataFrame, people: pd.DataFrame, study: Study, places: int
+) -> pd.DataFrame:
+    """Return per form how many people answered its trials and finished, beside its places."""
+    finished = people["participant"][people["status"] == "finished"]
+    started = answers.assign(form=answers["trial"].map(study.form_of)).dropna(subset="form")
+    started = started.drop_duplicates("participant").set_index("participant")["form"]
+    columns = {"started": started, "finished": started[started.index.isin(finished)]}
+    counts = pd.DataFrame({name: forms.value_counts() for name, forms in columns.items()})
+    counts = counts.reindex(range(len(study.forms))).fillna(0).astype(int)
+    counts["places"] = [len(range(form, places, len(study.forms))) for form in counts.index]
+    return counts.rename_axis("form").reset_index()
 
 
 def agreement(answers: pd.DataFrame) -> float:

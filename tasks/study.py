@@ -74,6 +74,11 @@ class Study(Section):
         return {trial.id: trial for trial in self.trials}
 
     @cached_property
+    def form_of(self) -> dict[str, int]:
+        """Return the number of the form that each trial belongs to; practice trials have none."""
+        return {t: n for n, form in enumerate(self.forms) for block in form for t in block}
+
+    @cached_property
     def task_texts(self) -> dict[str, TaskText]:
         return {t.name: t for t in self.tasks}
 

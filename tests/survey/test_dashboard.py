@@ -9,7 +9,7 @@ from people import arrive, fill, go, open_service
 from visitors import needs_browser
 
 from survey_app.export import tables
-from survey_app.figures import agreement, interval, people_flow, per_condition, per_trial
+from survey_app.figures import agreement, interval, people_flow, per_condition, per_form, per_trial
 from survey_app.flow import Stage
 from survey_app.passwords import OIDC, VARIABLE, hash_password
 from survey_app.service import Service
@@ -46,6 +46,10 @@ def test_the_figures_by_hand(filled, frozen):
     trials = per_trial(answers, study, 60)
     assert trials["answers"].sum() == 2 * SET
     assert set(trials["quota"]) == {30}  # sixty places over two forms
+    forms = per_form(answers, people, study, 61)
+    assert forms.to_dict("list") == {  # the third has only practised
+        "form": [0, 1], "started": [1, 1], "finished": [1, 1], "places": [31, 30],
+    }  # fmt: skip
     assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson, by hand
     # Two people did different forms: no trial has two answers, so there are no pairs.
     assert agreement(answers) != agreement(answers)
