@@ -338,3 +338,15 @@ def test_a_database_that_cannot_be_reached_is_one_sentence(study_folder, url):
     ):
         told = say(*words, error=ValueError)
         assert "cannot be used: " in told and "\n" not in told and "hush" not in told
+
+
+@pytest.mark.parametrize("platform", ["open", "prolific"])
+def test_participants_of_the_open_link_are_asked_to_keep_its_address(service, platform):
+    """By it they continue after a break, and the researchers find their answers later."""
+    person = arrive(service, "x", platform)
+    page = go(service, person, Stage.TRIAL)
+    while "You can take a break here" not in page["html"]:
+        page, _ = service.act(page["token"], fill(page))
+    assert ("keep its address, so that you can continue" in page["html"]) is (platform == "open")
+    end = go(service, person)
+    assert ("Keep the address of this page" in end["html"]) is (platform == "open")
