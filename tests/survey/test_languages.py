@@ -141,9 +141,9 @@ def test_no_page_has_a_word_outside_the_catalogue(pseudo):
 
 
 def test_the_component_says_nothing_of_its_own(frozen):
-    """What the script shows comes from the catalogue: every `say` has a word of it, or nothing."""
+    """What the script shows comes from the catalogue: `setStatus` gets a word of it, or nothing."""
     script = (Path(survey_app.__file__).parent / "component/page.js").read_text(encoding="utf-8")
-    said = re.findall(r"\bsay\((.*?)\);", script)
+    said = re.findall(r"\bsetStatus\((.*?)\);", script)
     assert said and not [a for a in said if a != '""' and a != "(await reply.json()).error"
                          and not re.fullmatch(r"words\.\w+", a)]  # fmt: skip
     used = set(re.findall(r"\bwords\.(\w+)", script))
