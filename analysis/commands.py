@@ -49,7 +49,7 @@ def analyse(
     """Analyse the responses of a study; write tables, figures and a report."""
     from analysis.study.pipeline import Inputs, analyse_study
     from analysis.study.results import Settings
-    from analysis.study.sentences import main_question
+    from analysis.study.sentences import main_findings
 
     settings = Settings(
         replicates,
@@ -60,7 +60,7 @@ def analyse(
         exhibits=tuple(name for names in exhibits or () for name in names.split(",")),
     )
     results = analyse_study(Inputs(study, responses, run, source), settings, out)
-    for sentence in main_question(results):
+    for sentence in main_findings(results):
         console.print(sentence)
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex")
 
@@ -100,12 +100,12 @@ def preregister(
     from analysis.study.preregistration import AUTHORS, write_preregistration
 
     with console.status("simulating the power of the frozen design"):
-        written = write_preregistration(study, out or study / "preregistration.md", studies)
-    for path in written:
+        paths = write_preregistration(study, out or study / "preregistration.md", studies)
+    for path in paths:
         console.print(f"wrote {path}")
     if not can_write_pdf():
         console.print("no PDF: it needs fpdf2 (pip install 'conceptevo-harness[pdf]')")
-    missing = written[0].read_text(encoding="utf-8").count(AUTHORS)
+    missing = paths[0].read_text(encoding="utf-8").count(AUTHORS)
     console.print(f"{missing} parts are marked for the authors to complete")
 
 
@@ -228,10 +228,10 @@ def power(
         Plan,
         Sizes,
         calibrate,
-        curve,
-        in_words,
+        describe_smallest,
+        power_curve,
         power_tables,
-        smallest,
+        smallest_designs,
     )
     from analysis.run.report import on_screen
     from tasks.responses import RESPONSES, read_table
@@ -248,7 +248,7 @@ def power(
             f"From the pilot: {shares}; SD {design.sd_participant:.2f} (participants), "
             f"{design.sd_condition:.2f} (participants in conditions), {design.sd_item:.2f} (trials)"
         )
-    table = curve(
+    table = power_curve(
         Plan(design, against_chance, reference, share=primary_share),
         Sizes(
             parse_range(participants, "--participants"),
@@ -258,11 +258,11 @@ def power(
         ),
         studies, float("nan") if cost is None else cost, seed,
     )  # fmt: skip
-    designs = smallest(table, wanted)
+    designs = smallest_designs(table, wanted)
     tables, figure = power_tables(table, designs, wanted)
     for one in tables:
         console.print(on_screen(one))
-    console.print(in_words(designs, wanted))
+    console.print(describe_smallest(designs, wanted))
     if primary_share < 1:
         kind = "chance" if against_chance else "contrasts"
         console.print(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from analysis.explorer.columns import real, whole
+from analysis.explorer.columns import floats, ints
 from analysis.explorer.page import page
 
 CHANNELS = 500
@@ -45,22 +45,23 @@ def synthetic(units: int, checkpoints: int) -> dict[str, Any]:
              "depth": i / max(1, layers - 1), "side": 32, "view": 0}
             for i in range(layers)
         ],
-        "units": {"layer": whole(np.repeat(np.arange(layers), CHANNELS)),
-                  "channel": whole(np.tile(np.arange(CHANNELS), layers))},
+        "units": {"layer": ints(np.repeat(np.arange(layers), CHANNELS)),
+                  "channel": ints(np.tile(np.arange(CHANNELS), layers))},
         "concepts": [f"concept {i:02d}" for i in range(40)], "hasConcepts": True,
         "neurons": {
-            "unit": whole(np.tile(np.arange(units), checkpoints)),
-            "epoch": whole(np.repeat(np.arange(checkpoints), units)),
-            "x": real(places[:, 0]), "y": real(places[:, 1]), "concept": whole(concept),
-            "overlap": real(rng.random(count)), "coverage": real(np.ones(count)),
-            "moved": real(rng.random(count)),
+            "unit": ints(np.tile(np.arange(units), checkpoints)),
+            "epoch": ints(np.repeat(np.arange(checkpoints), units)),
+            "x": floats(places[:, 0]), "y": floats(places[:, 1]), "concept": ints(concept),
+            "overlap": floats(rng.random(count)), "coverage": floats(np.ones(count)),
+            "moved": floats(rng.random(count)),
         },
         "neighbours": [],
-        "stimuli": {"each": 1, "image": whole(np.zeros(count)), "top": whole(np.zeros(count)),
-                    "left": whole(np.zeros(count)), "activation": real(np.ones(count))},
+        "stimuli": {"each": 1, "image": ints(np.zeros(count)), "top": ints(np.zeros(count)),
+                    "left": ints(np.zeros(count)), "activation": floats(np.ones(count))},
         "pairs": [{"series": 0, "from": 1, "to": checkpoints - 1}], "methods": ["sign_t"],
-        "importance": [{"pair": 0, "method": 0, "score": real(scores), "error": real(scores / 9),
-                        "rank": whole(np.zeros(len(scores))), "images": 25}],
+        "importance": [{"pair": 0, "method": 0, "score": floats(scores),
+                        "error": floats(scores / 9), "rank": ints(np.zeros(len(scores))),
+                        "images": 25}],
         "steps": 8, "bins": [], "outcomes": None, "alignment": [], "identity": [],
         "checkpoints": [], "training": [], "people": None, "sheets": [],
     }  # fmt: skip

@@ -20,7 +20,7 @@ def build(run: Path, out: Path, settings: Path | None = None) -> None:
         )
         return
     from analysis.study.frozen_study import read_study
-    from analysis.study.unanswered import ruled_out, unanswered
+    from analysis.study.unanswered import describe_ruled_out, unanswered_results
 
-    if warning := ruled_out(unanswered(read_study(out))):
+    if warning := describe_ruled_out(unanswered_results(read_study(out))):
         console.print(warning, style="yellow")

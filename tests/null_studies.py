@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.planning.coverage import arguments, over_seeds
+from analysis.planning.coverage import parse_arguments, run_seeds
 from analysis.statistics.claims import ALPHA, judge
 from analysis.statistics.clusters import holm
-from analysis.study.association import EVIDENCE, join
+from analysis.study.association import EVIDENCE, join_measures
 from analysis.study.frozen_study import FrozenStudy, read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
@@ -88,10 +88,10 @@ def claims_of(design: Null, seed: int) -> pd.DataFrame:
     trials = frozen.trials.loc[frozen.trials["role"] == "trial", ["trial"]]
     rng = np.random.default_rng([seed, 1])
     network = trials.assign(**{name: rng.normal(size=len(trials)) for name in EVIDENCE})
-    responses = prepare(frozen, *answers, exclusions={}, checked=True)
+    responses = prepare(frozen, *answers, exclusions={}, is_validated=True)
     settings = Settings(replicates=199, permutations=design.permutations, seed=seed)
     results = Results(responses, settings, partial(prepare, frozen, *answers), None)
-    claims = replace(results, meeting=join(responses, network)).claims
+    claims = replace(results, joined_trials=join_measures(responses, network)).claims
     return claims[claims["question"] != ""]
 
 
@@ -125,11 +125,11 @@ def outcome(design: Null, seed: int) -> dict[str, bool]:
 
 def measure(design: Null, studies: int, seed: int = 0, workers: int = 1) -> pd.Series:
     """Return the share of studies with a false claim, by way of correcting."""
-    return pd.DataFrame(over_seeds(partial(outcome, design), studies, seed, workers)).mean()
+    return pd.DataFrame(run_seeds(partial(outcome, design), studies, seed, workers)).mean()
 
 
 def main() -> None:
-    given = arguments(__doc__)
+    given = parse_arguments(__doc__)
     for name, design in DESIGNS.items():
         print(f"\n{name}: {design}", flush=True)
         shares = measure(design, given.studies, given.seed, given.workers)

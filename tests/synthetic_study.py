@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 from scipy.special import expit
 
-from analysis.statistics.mixed_model import conditional
+from analysis.statistics.mixed_model import mean_logit
 from harness.files import whole_file, write_text
 from harness.records import Neuron
 from tasks.base import Option, Panel, Trial
@@ -126,7 +126,7 @@ def make_responses(
     liked = {t.id: rng.normal(0, habits[1]) for t in study.trials}
     favourites = {t.condition: str(rng.choice(WORDS)) for t in study.trials}
     logits = {
-        share: conditional(share, float(np.linalg.norm(spread)))
+        share: mean_logit(share, float(np.linalg.norm(spread)))
         for share in {s for shares in planted.values() for s in shares.values()} | {0.98, 0.5}
     }
     start = pd.Timestamp("2026-03-01T09:00:00Z")

@@ -139,7 +139,7 @@ def test_dawid_skene_is_its_plain_twin():
         if rng.random() < 0.8
     ]
     frame = pd.DataFrame(rows, columns=["trial", "participant", "answer"])
-    fit = dawid_skene(frame, tolerance=-1, most=6)
+    fit = dawid_skene(frame, tolerance=-1, max_iterations=6)
     prior, confusion, posterior = plain.dawid_skene(rows, 6)
     np.testing.assert_allclose(fit.prior, list(prior.values()))
     for item in range(12):

@@ -17,19 +17,19 @@ from analysis.statistics.alignment import (
     alignment_differences,
     alignment_table,
     concept_sharing,
-    identity,
+    self_ranks,
     shared_concepts,
 )
 from analysis.statistics.classes import (
-    by_class,
-    class_interval,
+    class_changes,
+    class_intervals,
     closeness,
-    over_layers,
+    find_bins,
+    mean_over_layers,
     page_p,
     page_trend,
-    quartiles,
+    pivot_arms,
     summary,
-    wide,
     wilcoxon,
 )
 from harness.artifacts import Run
@@ -121,16 +121,16 @@ def test_the_summary_is_the_mean_over_classes_whatever_their_sizes():
 
 
 def test_draws_of_a_random_arm_count_once():
-    classes = by_class(records_of(EFFECTS))
+    classes = class_changes(records_of(EFFECTS))
     assert len(classes) == 6 * len(EFFECTS)
-    assert set(wide(classes).columns) == set(EFFECTS)
+    assert set(pivot_arms(classes).columns) == set(EFFECTS)
 
 
 def test_over_layers_is_a_t_interval_over_classes():
     records = records_of(EFFECTS)
     other = records.assign(layer="another", correct_after=records["correct_before"])
-    table = over_layers(by_class(pd.concat([records, other]))).set_index("arm")
-    classes = wide(by_class(records))["q1"] / 2  # nothing changes in the other layer
+    table = mean_over_layers(class_changes(pd.concat([records, other]))).set_index("arm")
+    classes = pivot_arms(class_changes(records))["q1"] / 2  # nothing changes in the other layer
     row = table.loc["q1"]
     assert row["change"] == pytest.approx(classes.mean()) and row["classes"] == len(classes)
     low, high = stats.t.interval(0.95, len(classes) - 1, classes.mean(), stats.sem(classes))
@@ -138,12 +138,12 @@ def test_over_layers_is_a_t_interval_over_classes():
 
 
 def test_bins_are_ordered_by_number():
-    assert quartiles(["q10", "random", "q2", "q1"]) == ["q1", "q2", "q10"]
+    assert find_bins(["q10", "random", "q2", "q1"]) == ["q1", "q2", "q10"]
 
 
 def test_class_interval_is_scipys():
-    changes = wide(by_class(records_of(EFFECTS)))
-    found = class_interval(changes)
+    changes = pivot_arms(class_changes(records_of(EFFECTS)))
+    found = class_intervals(changes)
     for arm in changes:
         error, mean = stats.sem(changes[arm]), changes[arm].mean()
         if not error:  # all classes change alike: the spread is unknown, not 0
@@ -151,7 +151,7 @@ def test_class_interval_is_scipys():
         else:
             low, high = stats.t.interval(0.95, len(changes) - 1, mean, error)
         assert tuple(found.loc[arm]) == pytest.approx((mean, low, high), nan_ok=True)
-    assert class_interval(changes[:1])["low"].isna().all()
+    assert class_intervals(changes[:1])["low"].isna().all()
 
 
 @given(seeds)
@@ -198,12 +198,14 @@ def test_identity_is_one_where_nothing_moves_and_chance_where_all_is_new():
          "coverage": 1.0}
     )  # fmt: skip
     still = SemanticSpace("t", neurons, np.concatenate([first, first]))
-    assert (identity(still, "s", 1, 2)["reciprocal_rank"] == 1).all()
+    assert (self_ranks(still, "s", 1, 2)["reciprocal_rank"] == 1).all()
     fresh = SemanticSpace("t", neurons, np.concatenate([first, rng.normal(size=(40, 8))]))
     expected = np.mean(1 / np.arange(1, 41))
-    assert identity(fresh, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(expected, abs=0.1)
+    assert self_ranks(fresh, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(
+        expected, abs=0.1
+    )
     level = SemanticSpace("t", neurons, np.ones((80, 3)))
-    assert identity(level, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(1 / 20.5)
+    assert self_ranks(level, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(1 / 20.5)
 
 
 def test_spaces_are_compared_on_the_same_neurons_clustered_by_layer():
@@ -282,7 +284,7 @@ def test_changes_of_an_objective_have_no_largest_value():
     row = summary(records, "objective").iloc[0]
     assert row["q1 low"] < row["q1"] < row["q1 high"] and row["q1"] < -1
     changes = pd.DataFrame({"q1": [-0.9, 0.8]})
-    assert class_interval(changes).loc["q1", ["low", "high"]].tolist() == [-1, 1]
+    assert class_intervals(changes).loc["q1", ["low", "high"]].tolist() == [-1, 1]
 
 
 def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_path):

@@ -103,7 +103,7 @@ def test_the_table_sums_up_the_posterior(tmp_path, monkeypatch):
     table = exhibit.bayesian(results)
     assert table is not None and "Normal(0, 1.5)" in table.caption
     frame = table.frame.set_index("what")
-    answers = results.of("odd_one_out")
+    answers = results.answers_of("odd_one_out")
     for name in ("base", "other_series", "random"):
         right = answers.loc[answers["condition"] == name, "correct"].mean()
         assert frame.loc[name, "value"] == pytest.approx(right, abs=0.02)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from analysis.benchmark.runs import over_runs, reference_of
-from analysis.statistics.clusters import crossed, two_way_jackknife
+from analysis.benchmark.runs import reference_of, summarise_runs
+from analysis.statistics.clusters import code_responses, two_way_jackknife
 
 MEANS = {"better": 0.6, "sign_t": 0.5, "same": 0.5, "worse": 0.1}
 
@@ -39,17 +39,17 @@ def test_the_standard_error_is_that_of_statsmodels_clustered_in_both_ways():
             fit, codes[:, 0], codes[:, 1], use_correction=True
         )
         error = float(np.sqrt(both[0][0, 0]))
-        data = crossed(rows, "gap", "method", "network", "class")
+        data = code_responses(rows, "gap", "method", "network", "class")
         ours = two_way_jackknife(data, lambda total, count: total / count)
         assert np.sqrt(ours.variance[0]) == pytest.approx(error, rel=1e-6), method
-        row = over_runs(rows).iloc[0]
+        row = summarise_runs(rows).iloc[0]
         assert row["mean"] == pytest.approx(rows["gap"].mean())
         assert (row["low"], row["high"]) == pytest.approx(ours.interval(0)[:2])
 
 
 def test_means_spread_and_differences_are_the_plain_ones():
     table = values(seed=4)
-    found = over_runs(table).set_index("method")
+    found = summarise_runs(table).set_index("method")
     assert found.index[0] == "better" and found.index[-1] == "worse"
     runs = table[table["method"] == "better"].groupby("run")["gap"].mean()
     assert found.loc["better", "sd over runs"] == pytest.approx(runs.std(ddof=1))
@@ -69,7 +69,7 @@ def test_intervals_hold_for_other_networks_and_classes():
     covered, naive = [], []
     for seed in range(200):
         table = values(seed=seed, sd=(0.08, 0.05, 0.03))
-        row = over_runs(table).set_index("method").loc["same"]
+        row = summarise_runs(table).set_index("method").loc["same"]
         covered.append(row["low"] < MEANS["same"] < row["high"])
         by_class = table[table["method"] == "same"].groupby("class")["gap"].mean()
         naive.append(abs(by_class.mean() - 0.5) < 2.2 * by_class.std(ddof=1) / np.sqrt(12))
@@ -80,12 +80,12 @@ def test_intervals_hold_for_other_networks_and_classes():
 def test_what_is_missing_is_counted_and_too_few_networks_have_no_interval():
     table = values()
     table.loc[table.index[table["method"] == "worse"][:5], "gap"] = np.nan
-    found = over_runs(table).set_index("method")
+    found = summarise_runs(table).set_index("method")
     assert found.loc["worse", ["cells", "left out"]].tolist() == [67, 5]
-    few = over_runs(values(runs=3, series=1)).set_index("method")
+    few = summarise_runs(values(runs=3, series=1)).set_index("method")
     assert few["low"].isna().all() and (few["reason"] != "").all()
     assert few["sd over runs"].notna().all()
-    without = over_runs(table[table["method"] != "sign_t"])
+    without = summarise_runs(table[table["method"] != "sign_t"])
     assert np.isnan(without.set_index("method").loc["better", "difference"])
 
 
@@ -96,29 +96,29 @@ def test_a_difference_is_of_the_cells_that_both_have():
     table.loc[same, "gap"] = table.loc[table["method"] == "sign_t", "gap"].to_numpy()
     best = table.groupby("network")["gap"].mean().idxmax()
     table.loc[same & (table["network"] == best), "gap"] = np.nan
-    row = over_runs(table).set_index("method").loc["same"]
+    row = summarise_runs(table).set_index("method").loc["same"]
     assert row["difference"] == 0 and row["p alone"] == 1 and row["left out"] == 12
-    assert row["mean"] != over_runs(table).set_index("method").loc["sign_t", "mean"]
+    assert row["mean"] != summarise_runs(table).set_index("method").loc["sign_t", "mean"]
     # Paired: the noise of a cell that both share is in no difference.
     shared = values(sd=(0.05, 0.05, 0.0))
     shared["gap"] += np.repeat(np.random.default_rng(1).normal(0, 0.2, len(shared) // 4), 4)
     shared["gap"] += np.random.default_rng(2).normal(0, 0.01, len(shared))
-    row = over_runs(shared).set_index("method").loc["better"]
+    row = summarise_runs(shared).set_index("method").loc["better"]
     assert row["difference high"] - row["difference low"] < 0.02 < row["high"] - row["low"]
 
 
 def test_reasons_speak_of_networks_and_classes_and_a_method_without_values_is_no_reference():
-    few = over_runs(values(runs=1)).set_index("method").loc["better"]
+    few = summarise_runs(values(runs=1)).set_index("method").loc["better"]
     assert few["reason"] == "an interval needs 4 of each (here: 2 networks and 12 classes)"
     table = values()
     table.loc[table["method"] == "sign_t", "gap"] = np.nan
-    found = over_runs(table)
+    found = summarise_runs(table)
     assert reference_of(table) == found["method"][0] == "better"
     assert "sign_t" not in set(found["method"])
     with pytest.raises(ValueError, match="no method has a gap in any of the runs"):
-        over_runs(table.assign(gap=np.nan))
+        summarise_runs(table.assign(gap=np.nan))
     apart = values()
     only = (apart["method"] == "same") & (apart["run"] != "r0")
     apart = apart[only | ((apart["method"] == "sign_t") & (apart["run"] == "r0"))]
-    row = over_runs(apart).set_index("method").loc["same"]
+    row = summarise_runs(apart).set_index("method").loc["same"]
     assert np.isnan(row["difference"]) and row["reason"].startswith("difference: an interval needs")

@@ -17,7 +17,7 @@ from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.tables import claims
-from analysis.study.unanswered import ruled_out, unanswered
+from analysis.study.unanswered import describe_ruled_out, unanswered_results
 from tasks import settings
 from tasks.kinds import all_tasks
 from tests.null_studies import CHANCE, DESIGNS, PRIMARY, Null, claims_of, measure
@@ -146,7 +146,7 @@ def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, t
     """Known before anybody responds, by the same names; everything else can be tested."""
     frozen = make_study(tmp_path, trials=trials, forms=forms)
     study = read_study(tmp_path)
-    before = unanswered(study)
+    before = unanswered_results(study)
     responses = prepare(study, *make_responses(tmp_path, frozen, people=64), exclusions={})
     settings = Settings(permutations=99, replicates=99)
     after = Results(responses, settings, lambda rules: responses).claims
@@ -160,7 +160,7 @@ def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, t
     of_labels = after.index.get_level_values(0) == "labels"
     alike = of_labels & (after["p_alone"] == 1) & (trials == 1)
     assert keys(ruled) == keys(after[after["p_alone"].isna() | alike])
-    text = ruled_out(before)
+    text = describe_ruled_out(before)
     assert bool(text) == (trials // forms < 4)
     if (trials, forms) == (2, 1):
         assert "rules out 19 planned tests, and their share of α (90.0 %" in text

@@ -9,7 +9,7 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.anova import anova_lm
 
 from analysis.planning.designs import Design, as_frame, simulate
-from analysis.statistics.clusters import crossed
+from analysis.statistics.clusters import code_responses
 from analysis.statistics.components import COMPONENTS, LOGISTIC, VarianceComponents, minque
 from analysis.statistics.crossed_effects import fit_conditions
 from tests import oracles_statistics as plain
@@ -38,7 +38,7 @@ def test_a_complete_design_is_the_analysis_of_variance():
         (mean["C(participant)"] - mean["Residual"]) / 9, 0.0,
         (mean["C(trial)"] - mean["Residual"]) / 12, mean["Residual"],
     ]  # fmt: skip
-    assert minque(crossed(frame, value="rating")) == pytest.approx(expected)
+    assert minque(code_responses(frame, value="rating")) == pytest.approx(expected)
     found = VarianceComponents("rating")(frame)
     assert [found[name,].effect for name in COMPONENTS] == pytest.approx(expected)
     assert sum(e.value for e in found.values()) == pytest.approx(1)
@@ -49,7 +49,7 @@ def test_an_incomplete_design_is_its_plain_twin_and_unbiased():
     for seed in range(150):
         frame = ratings(seed, sd=sd, conditions=3)
         frame = frame[np.random.default_rng([seed, 1]).random(len(frame)) < 0.6]
-        data = crossed(frame, value="rating")
+        data = code_responses(frame, value="rating")
         estimates.append(minque(data))
         if seed < 2:
             twin = plain.minque(data.values, data.group, data.participant, data.item)

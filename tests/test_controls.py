@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.study.abstract import of_study
-from analysis.study.controls import failed_controls, outcomes
+from analysis.study.abstract import abstract_of_study
+from analysis.study.controls import count_outcomes, failed_controls
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
-from analysis.study.sentences import main_question
+from analysis.study.sentences import main_findings
 from analysis.study.tables import claims
 from tests.synthetic_study import PLANTED, make_responses, make_study
 
@@ -37,9 +37,9 @@ def warnings_of(tmp_path_factory):
         failed = failed_controls(results)
         told = [control.warning for control in failed]
         # First of all, in the abstract as well, and beside each claim of the task.
-        assert list(main_question(results))[: len(told)] == told
-        assert list(of_study(results))[: len(told) + 1][-1].startswith("Question.")
-        assert list(of_study(results))[: len(told)] == told
+        assert list(main_findings(results))[: len(told)] == told
+        assert list(abstract_of_study(results))[: len(told) + 1][-1].startswith("Question.")
+        assert list(abstract_of_study(results))[: len(told)] == told
         table = claims(results).frame
         doubted = table["note"].str.contains("a control condition of this task")
         assert set(table.loc[doubted, "task"]) == {control.task for control in failed}
@@ -73,7 +73,7 @@ def test_a_control_of_labels_that_could_not_be_tested_is_said(tmp_path):
     [control] = failed_controls(results)
     assert "similarity of labels of the same pictures, random (no analysed" in control.warning
     # It is counted as a control, not as a planned test, and nothing is claimed from it.
-    said = " ".join(main_question(results))
+    said = " ".join(main_findings(results))
     assert (
         "1 not tested" in said
         and "Tests that could not be computed: 1 control test (similarity of labels" in said
@@ -92,7 +92,7 @@ def test_nothing_named_where_there_is_nothing_in_common_is_no_failure(tmp_path):
     responses = prepare(read_study(tmp_path), answers, people)
     results = Results(responses, Settings(permutations=999, replicates=99), lambda rules: responses)
     assert failed_controls(results) == []
-    assert "Tests that could not be computed: 1 control test" in " ".join(main_question(results))
+    assert "Tests that could not be computed: 1 control test" in " ".join(main_findings(results))
 
 
 def test_controls_that_work_say_nothing(warnings_of):
@@ -108,13 +108,15 @@ def test_a_random_condition_that_may_be_as_accurate_as_a_claimed_one_has_not_pas
     kept = answers[(answers["condition"] != "random") | (few & answers["trial"].isin(trials))]
     responses = prepare(read_study(tmp_path), kept, people)
     results = Results(responses, Settings(99, 99), lambda rules: responses)
-    rows = results.tested("chance").set_index("what")
+    rows = results.tests_of("chance").set_index("what")
     assert rows["high"]["random"] > rows["value"][["base", "other_series"]].min()
     [control] = failed_controls(results)
     assert control.warning.startswith(
         "Caution: the control condition random of odd one out is inconclusive: accuracy was "
     )
-    assert "0 passed, 0 failed, 0 not tested, 1 inconclusive" in " ".join(of_study(results))
+    assert "0 passed, 0 failed, 0 not tested, 1 inconclusive" in " ".join(
+        abstract_of_study(results)
+    )
     table = claims(results).frame
     assert list(table.loc[table["question"] == "control", "claimed"]) == ["inconclusive"]
     assert table["note"].str.contains("a control condition of this task is inconclusive").all()
@@ -145,4 +147,4 @@ def test_random_passes_where_it_is_not_identified_and_the_others_where_they_are(
     tests = tests.assign(
         question="task.control", null=0.17, task="task", claimed=tests["p"] < 0.05, high=0.9
     )
-    assert outcomes(tests) == {"passed": 3, "failed": 2, "": 1, "not tested": 1}
+    assert count_outcomes(tests) == {"passed": 3, "failed": 2, "": 1, "not tested": 1}

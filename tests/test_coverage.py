@@ -19,8 +19,8 @@ from analysis.planning.coverage import (
     SMALL,
     as_markdown,
     measure,
-    one_study,
-    over_seeds,
+    run_seeds,
+    simulate_study,
 )
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import (
@@ -28,10 +28,10 @@ from analysis.planning.power import (
     Plan,
     Sizes,
     calibrate,
-    curve,
-    in_words,
+    describe_smallest,
+    power_curve,
     rejections,
-    smallest,
+    smallest_designs,
 )
 from analysis.statistics.claims import judge
 from analysis.statistics.clusters import holm
@@ -113,7 +113,7 @@ def test_coverage_stands_with_the_error_of_simulation():
     """Intervals of one study are not independent: the error is that of means over studies."""
     design = Design({"a": 0.5, "b": 0.5}, participants=12, items=6)
     table = measure(design, 40, ("exact binomial",), seed=4)
-    rows = over_seeds(partial(one_study, design, ("exact binomial",)), 40, seed=4)
+    rows = run_seeds(partial(simulate_study, design, ("exact binomial",)), 40, seed=4)
     means = [np.mean([row["covered"] for row in study]) for study in rows]
     assert table["coverage"].item() == pytest.approx(np.mean(means))
     assert table["coverage error"].item() == pytest.approx(np.std(means) / np.sqrt(40))
@@ -164,7 +164,7 @@ def test_every_item_is_answered_equally_often():
 
 def test_power_grows_with_people_and_items_and_is_size_without_effect():
     plan = Plan(Design({"a": 0.5, "b": 0.6}))
-    table = curve(plan, Sizes([40, 160], [10], [10, 60]), studies=100, cost=2.5)
+    table = power_curve(plan, Sizes([40, 160], [10], [10, 60]), studies=100, cost=2.5)
     power = table.set_index(["items", "participants"])["power"]
     assert power[60, 160] > power[60, 40] > 0 and power[60, 160] > power[10, 160]
     assert list(table["cost"].unique()) == [100, 400]
@@ -178,7 +178,7 @@ def test_power_grows_with_people_and_items_and_is_size_without_effect():
 def test_raters_set_the_items():
     """Answers: participants × trials = items × raters, in every condition."""
     plan = Plan(Design({"a": 0.4, "b": 0.6}))
-    table = curve(plan, Sizes([20, 40], [6], raters=[10, 30]), studies=10)
+    table = power_curve(plan, Sizes([20, 40], [6], raters=[10, 30]), studies=10)
     assert (table["participants"] * table["trials"] == table["items"] * table["raters"]).all()
     rows = table[["participants", "items", "raters"]].to_numpy().tolist()
     assert rows == [[20, 12, 10], [40, 24, 10], [40, 8, 30]]  # 20 people cannot answer 30 times
@@ -197,19 +197,19 @@ def test_smallest_design_must_hold_from_there_on():
          "participants": [50, 100, 150, 200], "power": [0.81, 0.79, 0.82, 0.9],
          "cost": [5.0, 10, 15, 20]}
     )  # fmt: skip
-    found = smallest(table)
+    found = smallest_designs(table)
     assert list(found["participants"]) == [150]
-    assert in_words(found, 0.8).endswith(
+    assert describe_smallest(found, 0.8).endswith(
         "150 participants, 8 trials per participant and condition, 9 items per condition, "
         "7 responses per item, at a cost of 15.00."
     )
-    never = smallest(table, 0.95)
+    never = smallest_designs(table, 0.95)
     assert never["participants"].isna().all()
-    assert in_words(never, 0.95) == "No design tried finds every effect with 95 % power."
+    assert describe_smallest(never, 0.95) == "No design tried finds every effect with 95 % power."
     both = table.assign(effect=TOGETHER, power=[0.1, 0.2, 0.7, 0.85])
-    found = smallest(pd.concat([table, both]))
+    found = smallest_designs(pd.concat([table, both]))
     assert found.set_index("effect")["participants"].to_dict() == {"x": 150, TOGETHER: 200}
-    assert "80 % power: 200 participants" in in_words(found, 0.8)
+    assert "80 % power: 200 participants" in describe_smallest(found, 0.8)
 
 
 def test_calibration_recovers_a_pilot():

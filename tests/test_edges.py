@@ -18,10 +18,15 @@ from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import STATISTICS, Estimate
 from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha
 from analysis.statistics.behaviour import AnswerTime, Learning, Ratings, TypeTwo
-from analysis.statistics.clusters import crossed, informing, t_interval, two_way_jackknife
+from analysis.statistics.clusters import (
+    code_responses,
+    count_clusters,
+    t_interval,
+    two_way_jackknife,
+)
 from analysis.statistics.contrasts import ClusterContrasts, differences
 from analysis.statistics.crossed_effects import CrossedEffects, fit_conditions
-from analysis.statistics.estimate import FEWEST, permuted
+from analysis.statistics.estimate import FEWEST, add_permutation_test
 from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.shares import ClusteredShares, clopper_pearson, log_odds, means
 from tests import oracles_statistics as plain
@@ -82,15 +87,15 @@ def test_no_statistic_tests_with_too_few_people(people):
 
 def test_degrees_of_freedom_count_the_clusters_that_inform_the_estimate():
     """Welch and Satterthwaite by hand: 40 people in a, 5 in b, 8 trials each."""
-    data = crossed(thinned(5))
-    count = informing(data.participant, data.group, np.array([[1.0, -1.0], [1.0, 0.0]]))
+    data = code_responses(thinned(5))
+    count = count_clusters(data.participant, data.group, np.array([[1.0, -1.0], [1.0, 0.0]]))
     variances = np.array([1 / 40, 1 / 5])
     expected = variances.sum() ** 2 / (variances**2 / [39, 4]).sum()
     assert count.df == pytest.approx([expected, 39])
     assert list(count.fewest) == [5, 40] and count.effective == pytest.approx([5, 40])
     assert expected < 7
     uneven = np.repeat(np.arange(4), [10, 1, 1, 1])  # one person gave nearly all answers
-    alone = informing(uneven, np.zeros_like(uneven), np.ones((1, 1)))
+    alone = count_clusters(uneven, np.zeros_like(uneven), np.ones((1, 1)))
     assert alone.effective[0] == pytest.approx(13**2 / 103) and alone.df[0] == 1
 
 
@@ -112,7 +117,7 @@ def test_a_condition_of_few_people_is_tested_by_their_number(accuracy):
 def test_a_difference_is_put_together_from_its_shares():
     """Zou and Donner's interval by hand, with the correlation of people who are in both."""
     frame = thinned(9, sd_participant=1.0)
-    data = crossed(frame)
+    data = code_responses(frame)
     found = ClusterContrasts()(frame)["a", "b", "risk difference"]
     odds, alone = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
     weights = np.array([[1.0, -1.0]])
@@ -135,7 +140,7 @@ def test_a_difference_is_put_together_from_its_shares():
        st.sampled_from([0.8, 0.9, 0.95, 0.99]), st.floats(-0.5, 0.5))  # fmt: skip
 def test_a_difference_and_its_p_never_contradict_each_other(seed, people, accuracy, level, null):
     frame = thinned(people, seed, accuracy={"a": accuracy, "b": accuracy}, sd_participant=1.0)
-    [difference] = differences(crossed(frame), [(0, 1)])
+    [difference] = differences(code_responses(frame), [(0, 1)])
     low, high, p = difference.interval(level, null)
     assert -1 <= low <= difference.value <= high <= 1 and 0 < p <= 1
     if min(abs(low - null), abs(high - null)) > 1e-6:
@@ -165,7 +170,7 @@ def test_no_interval_is_narrower_than_that_of_independent_answers():
         centre = np.log(share / (1 - share))
         low, high = 1 / (1 + np.exp(-(centre + 1.959964 * error * np.array([-1, 1]))))
         assert found.low <= low + 1e-3 and found.high >= high - 1e-3
-        data = crossed(frame)
+        data = code_responses(frame)
         result = two_way_jackknife(data, lambda t, c: np.log(t / (c - t)))
         narrower += bool(result.variance[0] < result.independent[0])
     assert narrower > 10  # it is the rule that keeps them wide
@@ -207,7 +212,7 @@ def test_everyone_right_in_one_condition():
     frame = answers(participants=12, items=8)
     frame.loc[frame["condition"] == "b", "correct"] = 1.0
     found = ClusterContrasts()(frame)["a", "b", "risk difference"]
-    [difference] = differences(crossed(frame), [(0, 1)])
+    [difference] = differences(code_responses(frame), [(0, 1)])
     b = ClusteredShares(0.5)(frame)[("b",)]
     assert difference.second.ends(0.05, difference.df) == (b.low, b.high)
     shares = [
@@ -284,7 +289,7 @@ def test_singular_fits_are_said():
 @example(0, 2.0, 4)  # p is .05 exactly, and the interval ends just above zero
 def test_a_permutation_test_and_its_bootstrap_interval_agree(seed, centre, reached):
     resampled = np.random.default_rng(seed).normal(centre, 1, 200)
-    found = permuted(Estimate(centre), reached, 99, 0.0, resampled)
+    found = add_permutation_test(Estimate(centre), reached, 99, 0.0, resampled)
     assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
     assert found.p >= (reached + 1) / 100  # never more certain than the permutations
     low, high = np.quantile(resampled, [0.025, 0.975])

@@ -13,10 +13,10 @@ from analysis.planning.coverage import Design, simulate
 from analysis.statistics import STATISTICS
 from analysis.statistics.clusters import t_interval
 from analysis.statistics.contrasts import ClusterContrasts
-from analysis.statistics.equivalence import Equivalence, two_one_sided
+from analysis.statistics.equivalence import Equivalence, two_one_sided_p
 from analysis.study.equivalence import equivalence_findings, equivalence_table
-from analysis.study.equivalence_tests import _tested, equivalence
-from analysis.study.family import RULED_OUT, Planned
+from analysis.study.equivalence_tests import _compare, equivalence
+from analysis.study.family import RULED_OUT, PlannedTest
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
@@ -34,7 +34,7 @@ def test_the_two_tests_are_those_of_statsmodels(margin, shift):
     value, variance, df = sample.mean(), sample.var(ddof=1) / 30, 29
     p_low, p_high = (t_interval(value, variance, df, 0.9, end)[2] for end in (-margin, margin))
     expected = DescrStatsW(sample).ttost_mean(-margin, margin)[0]
-    assert two_one_sided(value, margin, p_low, p_high) == pytest.approx(expected, rel=1e-9)
+    assert two_one_sided_p(value, margin, p_low, p_high) == pytest.approx(expected, rel=1e-9)
 
 
 def frame(design: Design, seed: int) -> pd.DataFrame:
@@ -87,11 +87,11 @@ def test_intervals_end_where_the_scale_ends():
 
 def test_a_smallest_effect_as_large_as_the_scale_tests_nothing(tmp_path):
     results = results_of(tmp_path, Analysis(primary="odd_one_out.chance"), trials=4)
-    pair = Planned("neighbours − random", ("neighbours", "random"), "rating")
-    row = _tested(results, "concept_agreement", pair, 3.0)
+    pair = PlannedTest("neighbours − random", ("neighbours", "random"), "rating")
+    row = _compare(results, "concept_agreement", pair, 3.0)
     assert np.isnan(row["p"])
     assert row["reason"] == RULED_OUT + "every difference on this scale is smaller than 3"
-    assert np.isfinite(_tested(results, "concept_agreement", pair, 2.9)["p"])
+    assert np.isfinite(_compare(results, "concept_agreement", pair, 2.9)["p"])
 
 
 ALIKE = PLANTED | {
@@ -110,7 +110,7 @@ def results_of(folder, plan: Analysis, drop: str = "", trials: int = 16) -> Resu
     frozen = read_study(folder)
 
     def reload(rules):
-        return prepare(frozen, answers, people, exclusions=rules, checked=True)
+        return prepare(frozen, answers, people, exclusions=rules, is_validated=True)
 
     settings = Settings(replicates=99, permutations=99)
     return Results(prepare(frozen, answers, people), settings, reload)
@@ -119,7 +119,7 @@ def results_of(folder, plan: Analysis, drop: str = "", trials: int = 16) -> Resu
 def test_no_difference_can_be_a_finding_of_a_study(tmp_path):
     plan = Analysis(primary="odd_one_out.equivalence", smallest_effect=0.15)
     results = results_of(tmp_path, plan)
-    table = results.tested("equivalence").set_index("what")
+    table = results.tests_of("equivalence").set_index("what")
     assert set(table.index) == {"base − other_series", "nine_references − one_reference"}
     assert table["claimed"].to_dict() == {
         "base − other_series": True, "nine_references − one_reference": False,
@@ -144,7 +144,7 @@ def test_leaving_a_condition_out_changes_no_weight_and_is_said(tmp_path):
     less = results_of(tmp_path / "less", plan, "base", trials=4)
     weights = [r.claims.loc["equivalence"].set_index("what")["weight"] for r in (whole, less)]
     pd.testing.assert_series_equal(*weights)
-    missing = less.tested("equivalence").set_index("what").loc["base − other_series"]
+    missing = less.tests_of("equivalence").set_index("what").loc["base − other_series"]
     assert np.isnan(missing["p"]) and missing["reason"] == "no analysed responses of base"
     assert (
         "could not be tested: no analysed responses of base." in equivalence_findings(less, {})[0]

@@ -13,14 +13,14 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import (
     Cell,
     Figure,
+    draw_sheet,
     legend_columns,
-    look,
     offset,
-    sheet,
+    style_of,
     styled,
-    wrapped,
+    wrap,
 )
-from analysis.exhibits.phrases import joined, points
+from analysis.exhibits.phrases import join, points_text
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run import method
@@ -112,7 +112,7 @@ def test_the_method_section_names_the_spaces_of_its_run(tmp_path):
         manifest = {"configuration": {"probe": {"k": 20}}, "space_methods": spaces,
                     "base": {"series": "net", "epoch": 9}}  # fmt: skip
         run = SimpleNamespace(manifest=lambda: manifest, holds=lambda kind: False, root=tmp_path)
-        return method.of_run(run)[1]
+        return method.method_of_run(run)[1]
 
     assert paragraph("sgns", "ppmi").startswith("Semantic space. sgns is the skip-gram embedding")
     assert "the paper" not in paragraph("ppmi") and "compared" not in paragraph("ppmi")
@@ -153,10 +153,10 @@ def test_empty_tables_are_not_shown():
 
 
 def test_changes_of_shares_are_in_percentage_points_everywhere():
-    assert points(-0.523, -0.58, -0.459) == "−52 [−58, −46]"
-    assert points(0.04, 0.02, 0.06, 0.0137) == "+4 [+2, +6] (adjusted p = .014)"
-    assert points(0.04, float("nan"), float("nan")) == "+4"
-    assert [joined(parts) for parts in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+    assert points_text(-0.523, -0.58, -0.459) == "−52 [−58, −46]"
+    assert points_text(0.04, 0.02, 0.06, 0.0137) == "+4 [+2, +6] (adjusted p = .014)"
+    assert points_text(0.04, float("nan"), float("nan")) == "+4"
+    assert [join(parts) for parts in (["a"], ["a", "b"], ["a", "b", "c"])] == [
         "a", "a and b", "a, b and c"]  # fmt: skip
     frame = pd.DataFrame({"change": [-0.523, 0.0], "p": [0.0001, 0.032]})
     table = Table("t", "T", "C.", frame, {"change": "{:+.1%}", "p": P_VALUE})
@@ -224,7 +224,7 @@ def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():
 def test_labels_are_drawn_as_they_were_typed(monkeypatch):
     """Two dollar signs enclose a formula elsewhere; an impossible one ended the analysis."""
     picture = np.zeros((4, 4, 3))
-    drawn = sheet([[Cell(picture, "$^~$", r"$\frac$ of a $5 bill")]])
+    drawn = draw_sheet([[Cell(picture, "$^~$", r"$\frac$ of a $5 bill")]])
     assert Figure("f", "F", "C", drawn).png
     assert [text.get_text() for text in drawn.axes[0].texts] == [r"$\frac$ of a $5 bill"]
     monkeypatch.setattr(font_manager, "get_font_names", lambda: ["SimHei", "Noto Sans CJK SC"])
@@ -234,9 +234,10 @@ def test_labels_are_drawn_as_they_were_typed(monkeypatch):
 
 
 def test_series_and_legends_of_any_number_and_length_can_be_read():
-    assert len({tuple(look(k).values()) for k in range(64)}) == 64  # twelve methods, thirty layers
+    # Twelve methods, thirty layers.
+    assert len({tuple(style_of(k).values()) for k in range(64)}) == 64
     assert abs(offset(0, 12)) < 0.5 and offset(1, 3) == 0
     assert (
         legend_columns(["a", "b", "c"], 6) == 3 and legend_columns(["long " * 20, "b", "c"], 6) == 1
     )
-    assert wrapped("my_network-with.a_long-name, epoch 1", 1.95, 9.5).count("\n") == 1
+    assert wrap("my_network-with.a_long-name, epoch 1", 1.95, 9.5).count("\n") == 1

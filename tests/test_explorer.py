@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from small_runs import small
 
-from analysis.explorer.columns import as_json, packed, real, whole
+from analysis.explorer.columns import as_json, floats, ints, pack
 from analysis.explorer.data import Source, ablation_outcomes, explorer_columns
 from analysis.explorer.page import write_explorer
 from analysis.explorer.people import people_columns
@@ -142,17 +142,17 @@ def visit(browser, page):
 
 def test_packed_arrays_keep_their_values_and_a_script_element_cannot_be_closed():
     text = as_json(
-        {"a": whole([1, -2]), "b": real([0.5, np.nan]), "c": "</script><!--", "d": np.nan}
+        {"a": ints([1, -2]), "b": floats([0.5, np.nan]), "c": "</script><!--", "d": np.nan}
     )
     assert "<" not in text
     value = json.loads(text)
     assert value["a"] == {"type": "Int16Array", "bytes": "AQD+/w=="}
     assert value["c"] == "</script><!--" and value["d"] is None
-    assert packed(whole([70_000]))["type"] == "Int32Array"
+    assert pack(ints([70_000]))["type"] == "Int32Array"
     with pytest.raises(ValueError, match="more than 32 bits"):
-        whole([2**40])
+        ints([2**40])
     with pytest.raises(ValueError, match="int64 cannot be packed"):
-        packed(np.array([1]))
+        pack(np.array([1]))
 
 
 @pytest.fixture(scope="module")

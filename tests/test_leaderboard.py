@@ -43,17 +43,17 @@ BASE = {CONTROLS: {"none": 0.9, "random": 0.6}}
 
 @pytest.fixture(scope="module")
 def wide():
-    return measures.outcomes(records({**BASE, "good": GOOD, "null": NULL}))
+    return measures.pivot_outcomes(records({**BASE, "good": GOOD, "null": NULL}))
 
 
 def test_measures_are_what_their_names_say(wide):
-    values = measures.measured(wide, measures.gap, ["good", "null"])
+    values = measures.evaluate(wide, measures.gap, ["good", "null"])
     by_hand = (wide["good", "q4", 0] - wide["good", "q1", 0]).groupby(["class_id", "image_id"])
     pd.testing.assert_series_equal(values["good"], by_hand.mean(), check_names=False)
-    over = measures.measured(wide, measures.MEASURES["over random"], ["good"])["good"]
+    over = measures.evaluate(wide, measures.MEASURES["over random"], ["good"])["good"]
     random = wide[CONTROLS]["random"].mean(axis=1) - wide["good", "q1", 0]
     assert over.mean() == pytest.approx(random.mean())
-    other = measures.measured(wide, measures.MEASURES["over other class"], ["good"])["good"]
+    other = measures.evaluate(wide, measures.MEASURES["over other class"], ["good"])["good"]
     assert other.isna().all()  # never run
 
 
@@ -61,15 +61,15 @@ def test_lost_is_undefined_where_nothing_was_right_before():
     table = records({**BASE, "good": GOOD})
     table.loc[table["class_id"] == 3, ["correct_before"]] = False
     table.loc[(table["class_id"] == 3) & (table["arm"] == "none"), "correct_after"] = False
-    wide = measures.outcomes(table)
-    values = measures.measured(wide, measures.lost, ["good"])
+    wide = measures.pivot_outcomes(table)
+    values = measures.evaluate(wide, measures.lost_predictions, ["good"])
     assert values.loc[3, "good"].isna().all()
     found = comparisons.clustered_by_class(values)
     assert found.classes.tolist() == [5] and found.left_out.tolist() == [1]
     right = wide[CONTROLS, "before", 0] > 0
     lost = 1 - wide["good", "q1", 0][right]
     assert found.value[0] == pytest.approx(lost.groupby("class_id").mean().mean())
-    assert measures.outcomes_before(wide)[3] == 0
+    assert measures.class_outcomes_before(wide)[3] == 0
 
 
 def drawn(between, rng, classes=12, images=25):
@@ -117,8 +117,8 @@ def test_spaces_are_clustered_by_layers():
 
 
 def test_one_class_gives_no_interval_and_no_p():
-    wide = measures.outcomes(records({**BASE, "good": GOOD, "null": NULL}, classes=1))
-    found = comparisons.clustered_by_class(measures.measured(wide, measures.gap, ["good", "null"]))
+    wide = measures.pivot_outcomes(records({**BASE, "good": GOOD, "null": NULL}, classes=1))
+    found = comparisons.clustered_by_class(measures.evaluate(wide, measures.gap, ["good", "null"]))
     assert np.isfinite(found.value).all() and np.isnan(found.interval()).all()
     pairs = comparisons.differences(found, ["good", "null"])
     assert pairs["p"].isna().all()
@@ -130,13 +130,13 @@ def test_one_class_gives_no_interval_and_no_p():
 
 def test_a_real_difference_is_separated_and_none_is_not(wide):
     names = ["good", "null"]
-    found = comparisons.clustered_by_class(measures.measured(wide, measures.gap, names))
+    found = comparisons.clustered_by_class(measures.evaluate(wide, measures.gap, names))
     pairs = comparisons.differences(found, names)
     assert pairs.loc[0, "first"] == "good" and pairs.loc[0, "p"] < 0.01
     assert pairs.loc[0, "low"] > 0
     assert comparisons.letters(["good", "null"], pairs) == {"good": "a", "null": "b"}
-    same = measures.outcomes(records({**BASE, "one": NULL, "two": NULL}, seed=3))
-    found = comparisons.clustered_by_class(measures.measured(same, measures.gap, ["one", "two"]))
+    same = measures.pivot_outcomes(records({**BASE, "one": NULL, "two": NULL}, seed=3))
+    found = comparisons.clustered_by_class(measures.evaluate(same, measures.gap, ["one", "two"]))
     assert comparisons.differences(found, ["one", "two"])["p"][0] > 0.05
 
 
@@ -166,18 +166,18 @@ def test_letters_of_piephos_kind():
 
 
 def test_the_permutation_test_counts_saved_sets(wide):
-    found = significance.permutation(wide, ["good", "null"])
+    found = significance.permute_sets(wide, ["good", "null"])
     assert found["good"] == (1 / 20, 19)  # (b + 1) / (n + 1) with b = 0
     assert found["null"][0] > 0.05
     without = wide.drop(columns=[c for c in wide.columns if c[1] == "random"])
-    assert np.isnan(significance.permutation(without, ["good"])["good"][0])
+    assert np.isnan(significance.permute_sets(without, ["good"])["good"][0])
 
 
 def test_tests_over_classes_find_the_trend(wide):
     table = significance.class_tests(wide, ["good", "null"]).set_index("method")
     assert table.loc["good", "page"] < 0.001 and table.loc["good", "random"] < 0.1
     assert table.loc["null", "page"] > 0.05
-    classes = measures.over_classes(wide, "good")
+    classes = measures.class_means(wide, "good")
     page = stats.page_trend_test(classes[["q1", "q2", "q3", "q4"]].to_numpy()).pvalue
     assert table.loc["good", "page"] == pytest.approx(2 * page)  # Holm over two methods
 
@@ -193,18 +193,18 @@ def test_tests_over_images_equal_the_textbook_ones(wide):
         (k - 1) * (k * (columns**2).sum() - columns.sum() ** 2) / (k * rows.sum() - (rows**2).sum())
     )  # Cochran (1950)
     assert row["cochran"] == pytest.approx(stats.chi2.sf(q, k - 1))
-    agree = measures.outcomes(records({**BASE, "still": dict.fromkeys(GOOD, 1.0)}))
+    agree = measures.pivot_outcomes(records({**BASE, "still": dict.fromkeys(GOOD, 1.0)}))
     blank = significance.image_tests(agree, ["still"]).iloc[0]
     assert blank["cochran"] == blank["mcnemar_last"] == 1  # no image says anything against equality
 
 
 def test_agreement_is_kendalls_tau_over_what_both_rank():
     first = {"a": 3.0, "b": 2.0, "c": 1.0, "d": np.nan}
-    assert comparisons.agreement(first, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}) == (-1.0, 3)
-    assert comparisons.agreement(first, {"a": 5.0, "b": 2.0, "e": 9.0}) == (1.0, 2)
-    assert np.isnan(comparisons.agreement(first, {"a": 1.0})[0])
+    assert comparisons.rank_agreement(first, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}) == (-1.0, 3)
+    assert comparisons.rank_agreement(first, {"a": 5.0, "b": 2.0, "e": 9.0}) == (1.0, 2)
+    assert np.isnan(comparisons.rank_agreement(first, {"a": 1.0})[0])
     tied = {"a": 0.1 + 0.2, "b": 0.3, "c": 0.1}  # a and b differ in the last digit
-    assert comparisons.agreement(first, tied)[0] == pytest.approx(2 / np.sqrt(6))
+    assert comparisons.rank_agreement(first, tied)[0] == pytest.approx(2 / np.sqrt(6))
 
 
 def test_images_needed_undoes_spearman_and_brown():
@@ -297,9 +297,9 @@ def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_comp
     known = pd.DataFrame(
         {"method": list("abcd"), "gap": [0.3, 0.3 - 1e-12, 0.2, 0.1], "group": ["x", "x", "xy", ""]}
     )
-    assert report._largest(report._leaders(known)) == "a and b have the largest gap"
+    assert report._largest_gap(report._find_leaders(known)) == "a and b have the largest gap"
     text = "; not significantly different: c; not compared: d."
-    assert report._not_different(known, 2) == text
-    assert report._not_different(known.assign(group=""), 2) == "; not compared: c, d."
+    assert report._others(known, 2) == text
+    assert report._others(known.assign(group=""), 2) == "; not compared: c, d."
     apart = known.assign(group=["x", "x", "y", "y"])
-    assert report._not_different(apart, 2) == ", significantly larger than the others."
+    assert report._others(apart, 2) == ", significantly larger than the others."

@@ -114,11 +114,11 @@ def test_absent_effects_are_found_absent():
 
 def test_marginal_and_conditional_are_inverse():
     for probability in (0.05, 1 / 6, 0.5, 0.9):
-        beta = mixed_model.conditional(probability, 1.3)
-        assert mixed_model.marginal(beta, 1.3) == pytest.approx(probability, abs=1e-10)
+        beta = mixed_model.mean_logit(probability, 1.3)
+        assert mixed_model.marginal_share(beta, 1.3) == pytest.approx(probability, abs=1e-10)
     rng = np.random.default_rng(0)
     drawn = 1 / (1 + np.exp(-(-1.2 + 1.5 * rng.standard_normal(400_000))))
-    assert mixed_model.marginal(-1.2, 1.5) == pytest.approx(drawn.mean(), abs=1e-3)
+    assert mixed_model.marginal_share(-1.2, 1.5) == pytest.approx(drawn.mean(), abs=1e-3)
 
 
 def test_unidentified_models_are_refused():

@@ -23,7 +23,7 @@ from analysis.study.report import stability
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.specification import specification_curve
-from analysis.study.thresholds import grid
+from analysis.study.thresholds import threshold_grid
 from harness.files import write_text
 from tasks.questionnaire import BUILT_IN, Question
 from tasks.study import digest
@@ -64,7 +64,7 @@ def results(made) -> Results:
     frozen = read_study(folder / "study")
 
     def reload(rules):
-        return prepare(frozen, answers, people, exclusions=rules, checked=True)
+        return prepare(frozen, answers, people, exclusions=rules, is_validated=True)
 
     return Results(prepare(frozen, answers, people), Settings(99, 99), reload)
 
@@ -131,11 +131,11 @@ def test_every_n_is_the_plain_count(results):
 def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):
     long = results.specifications
     frozen = long[long["specification"] == 0].set_index("what")
-    chance = results.tested("chance").set_index("what")
+    chance = results.tests_of("chance").set_index("what")
     for what in frozen.index:
         for column in ("value", "low", "high"):
             assert frozen.loc[what, column] == pytest.approx(chance.loc[what, column])
-    table = grid(results, long)
+    table = threshold_grid(results, long)
     assert len(table) == long["specification"].nunique()
     assert table["participants"].iloc[:2].tolist() == [10, 12]  # as frozen, no rule
     figure = specification_curve(results)

@@ -6,7 +6,7 @@ import pytest
 from command_line import say
 from PIL import Image
 
-from analysis.run.published import beside, published
+from analysis.run.published import join_published, read_published
 from harness.config import load_config
 from harness.presets import published_classes
 from harness.records import JOINT
@@ -47,7 +47,7 @@ def test_the_preset_is_a_configuration_of_the_published_study(imagenet, tmp_path
         for source in config.series
         for pair in config.pairs(source)
     }
-    theirs = published()[["series", "epoch_from", "epoch_to"]]
+    theirs = read_published()[["series", "epoch_from", "epoch_to"]]
     assert ours == set(theirs.itertuples(index=False, name=None))
 
 
@@ -66,7 +66,7 @@ def test_what_is_not_imagenet_is_refused(imagenet, tmp_path):
 
 
 def test_the_published_figures_are_marked_where_they_are_suspect():
-    table = published()
+    table = read_published()
     assert len(table) == 24 and set(table["outcome"]) == {"top1", "top5"}
     suspect = table[table["suspect"]]
     assert len(suspect) == 4
@@ -83,9 +83,9 @@ def test_ours_stand_beside_the_published_ones_of_the_same_pair():
     names = ["series", "epoch_from", "epoch_to", "layer", "method", "arm", "split", "image_id"]
     records = pd.DataFrame(rows, columns=[*names, "correct_after"])
     records = records.assign(correct_before=True, top5_before=True, top5_after=True)
-    table = beside(records)
+    table = join_published(records)
     ours = table[(table["source"] == "ours") & (table["outcome"] == "top1")].iloc[0]
     assert (ours["q1"], ours["q4"], ours["before"], ours["images"]) == (-1.0, -0.5, 1.0, "test")
     assert set(table["source"]) == {"ours", "published"}
     assert set(table["series"]) == {"convnext_0.004"} and set(table["epoch_to"]) == {3}
-    assert beside(records.assign(series="mine")).empty
+    assert join_published(records.assign(series="mine")).empty

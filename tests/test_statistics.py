@@ -50,7 +50,7 @@ def test_exact_binomial_is_rs_binom_test():
 def test_one_way_parts_are_statsmodels_cluster_variances():
     """Each part is CR0 of statsmodels times n/(n − 1): exact for a mean in a complete design."""
     frame = answers(accuracy={"a": 0.6}, participants=20, items=12)
-    data = clusters.crossed(frame)
+    data = clusters.code_responses(frame)
     result = clusters.two_way_jackknife(data, lambda total, count: total / count)
     parts = []
     for labels in (data.participant, data.item, np.arange(len(frame))):
@@ -72,7 +72,7 @@ def test_jackknife_is_its_plain_twin(seed, answered):
         return float(share["b"] - share["a"])
 
     result = clusters.two_way_jackknife(
-        clusters.crossed(frame),
+        clusters.code_responses(frame),
         lambda total, count: (total / count)[..., [1]] - (total / count)[..., [0]],
     )
     assert result.variance[0] == pytest.approx(plain.two_way_jackknife(frame, odds), rel=1e-9)
@@ -80,7 +80,7 @@ def test_jackknife_is_its_plain_twin(seed, answered):
 
 def test_degrees_of_freedom_never_take_the_variance_for_less_than_independence():
     """Nobody differs by chance: parts of .6 cells each, a variance at its floor of half of them."""
-    data = clusters.crossed(answers(accuracy={"a": 0.5}, participants=20, items=10))
+    data = clusters.code_responses(answers(accuracy={"a": 0.5}, participants=20, items=10))
     cells = np.array([1.0])
     result = clusters.combine(data, np.zeros(1), 0.6 * cells, [0.6 * cells], cells)
     assert result.variance == pytest.approx(0.5)

@@ -23,8 +23,8 @@ from analysis.exhibits.numbers import macro_name, numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.statistic import STATISTICS
-from analysis.study.abstract import of_study
-from analysis.study.anonymise import anonymised
+from analysis.study.abstract import abstract_of_study
+from analysis.study.anonymise import anonymise
 from analysis.study.figures import flow as draw_flow
 from analysis.study.figures import learning, trials
 from analysis.study.pipeline import read_results
@@ -211,7 +211,7 @@ def test_the_design_is_told_as_frozen_whoever_answered(made):
     few = replace(every, responses=replace(every.responses, answers=one))
 
     def design(results):
-        return next(text for text in of_study(results) if text.startswith("Design."))
+        return next(text for text in abstract_of_study(results) if text.startswith("Design."))
 
     assert design(few) == design(every)
     assert "odd one out (3 conditions)" in design(few)
@@ -226,7 +226,7 @@ def test_conditions_that_nobody_answered_count_as_such(made):
     answers = every.responses.answers.query("condition == 'random'")
     only = replace(every, responses=replace(every.responses, answers=answers))
     assert only.trials_answered.min() == 0 and every.trials_answered.min() == 5
-    limits = next(text for text in of_study(only) if text.startswith("Limits."))
+    limits = next(text for text in abstract_of_study(only) if text.startswith("Limits."))
     assert "The smallest condition has 0 trials with responses." in limits
     assert learning(only) is None and learning(every) is not None
     plt.close("all")
@@ -234,11 +234,11 @@ def test_conditions_that_nobody_answered_count_as_such(made):
 
 def test_without_rules_too_is_said_only_of_what_is_significant_with_them(made):
     every = read_results(made[-1])
-    main = next(text for text in of_study(every) if text.startswith("Main result."))
+    main = next(text for text in abstract_of_study(every) if text.startswith("Main result."))
     assert "Without exclusion rules, these 2 tests are significant, too." in main
     answers = every.responses.answers.query("condition != 'base' or participant < 'p0004'")
     few = replace(every, responses=replace(every.responses, answers=answers))
-    main = next(text for text in of_study(few) if text.startswith("Main result."))
+    main = next(text for text in abstract_of_study(few) if text.startswith("Main result."))
     assert "base not testable" in main
     assert "Without exclusion rules, these 2 tests are significant." in main
 
@@ -327,7 +327,7 @@ def test_a_tampered_pack_is_noticed(tmp_path, made):
 def test_anonymising_keeps_the_order_of_people(made):
     _, _, (answers, people), _ = made
     telling = {"code": "C1", "browser": "firefox", "viewport_width": 1439, "touch": True}
-    hidden, persons = anonymised(answers, people.assign(**telling))
+    hidden, persons = anonymise(answers, people.assign(**telling))
     assert persons[list(telling)].isna().all(axis=None)
     assert list(persons["participant"]) == [f"p{n:04d}" for n in range(1, 33)]
     merged = answers.sort_values(["participant", "trial"])["answer"].tolist()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.exhibits.latex import SIZES, escape
-from analysis.exhibits.phrases import p_value
+from analysis.exhibits.phrases import p_cell
 from analysis.exhibits.tables import Table
 from analysis.run.report import plain_on_screen
 
@@ -15,12 +15,12 @@ FRAME = pd.DataFrame(
     {"name": ["a_b", "c"], "right": [0.5, np.nan], "low": [-0.25, np.nan], "high": [0.75, np.nan],
      "odds": [2.0, 3.0], "odds low": [1.0, 2.0], "odds high": [4.0, 5.0], "p": [0.0001, 0.05]}
 )  # fmt: skip
-FORMATS = {"right": "{:.2f}", "low": "{:.2f}", "high": "{:.2f}", "p": p_value}
+FORMATS = {"right": "{:.2f}", "low": "{:.2f}", "high": "{:.2f}", "p": p_cell}
 
 
 def test_intervals_stand_behind_their_values_and_undefined_is_a_dash():
     table = Table("t", "T", "C", FRAME, FORMATS)
-    shown = table.shown()
+    shown = table.shown_cells()
     assert list(shown.columns) == ["name", "right", "odds", "p"]
     assert shown.iloc[0].tolist() == ["a_b", "0.50 [−0.25, 0.75]", "2.0 [1.0, 4.0]", "<.001"]
     assert shown.iloc[1].tolist() == ["c", "–", "3.0 [2.0, 5.0]", ".050"]
@@ -29,7 +29,7 @@ def test_intervals_stand_behind_their_values_and_undefined_is_a_dash():
 
 def test_hidden_columns_are_only_in_the_csv():
     table = Table("t", "T", "C", FRAME, FORMATS, hidden=("odds", "odds low", "odds high"))
-    assert list(table.shown().columns) == ["name", "right", "p"]
+    assert list(table.shown_cells().columns) == ["name", "right", "p"]
     assert "odds" in table.csv() and "odds" not in table.markdown()
 
 

@@ -12,16 +12,16 @@ from matplotlib.axes import Axes
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Figure, look, panels
+from analysis.exhibits.figures import Figure, panels, style_of
 
 
-def _frame(name: str, bench: Bench) -> pd.DataFrame:
+def _table_frame(name: str, bench: Bench) -> pd.DataFrame:
     """Return the frame of a table; it is empty if the benchmark has no such table."""
     table = shelf.get("bench", "table", name)(bench)
     return pd.DataFrame() if table is None else table.frame
 
 
-def _interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> None:
+def _draw_interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> None:
     """Draw a value and its interval at height y, and the method's letters to the right."""
     axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
     axis.plot(row[value], y, "o", color="black", **marker)
@@ -30,11 +30,11 @@ def _interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> 
 
 @shelf.figure("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Figure:
-    frame = _frame("leaderboard", bench).iloc[::-1].reset_index(drop=True)
+    frame = _table_frame("leaderboard", bench).iloc[::-1].reset_index(drop=True)
     canvas, axis = plt.subplots(figsize=(6.4, 0.32 * len(frame) + 1.1))
     for y, (_, row) in enumerate(frame.iterrows()):
-        linear = row["linearises"] == bench.main
-        _interval(axis, y, row, "gap", markerfacecolor="white" if linear else "black")
+        is_linear = row["linearises"] == bench.main
+        _draw_interval(axis, y, row, "gap", markerfacecolor="white" if is_linear else "black")
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.set_yticks(range(len(frame)), frame["method"])
     axis.set_xlabel(f"gap: accuracy after {bench.verb} the least − the most important quarter")
@@ -50,15 +50,15 @@ def leaderboard(bench: Bench) -> Figure:
 
 @shelf.figure("bench", "leaderboard")
 def curves(bench: Bench) -> Figure:
-    wide = bench.wide(bench.main)
+    outcomes = bench.outcomes(bench.main)
     steps = bench.results.about["arms"]["steps"]
     canvas, axes = panels(len(bench.order), 4, (1.9, 1.85), sharex=True, sharey=True)
     for axis, method in zip(axes.flat, bench.order, strict=False):
-        outcomes = measures.curve(wide, method, steps)
-        axis.plot(outcomes["share"], outcomes["most"], "-o", color="black", markersize=3)
-        axis.plot(outcomes["share"], outcomes["least"], "--s", color="#777777", markersize=3)
+        curve = measures.ablation_curve(outcomes, method, steps)
+        axis.plot(curve["share"], curve["most"], "-o", color="black", markersize=3)
+        axis.plot(curve["share"], curve["least"], "--s", color="#777777", markersize=3)
         axis.fill_between(
-            *outcomes[["share", "most", "least"]].T.to_numpy(), color="#dddddd", zorder=0
+            *curve[["share", "most", "least"]].T.to_numpy(), color="#dddddd", zorder=0
         )
         axis.set_title(method)
     orders = ["most important first", "least important first"]
@@ -78,23 +78,23 @@ def curves(bench: Bench) -> Figure:
 
 @shelf.figure("bench", "stability")
 def layers(bench: Bench) -> Figure | None:
-    frame = _frame("by_layer", bench).reindex(columns=["series", "layer", *bench.order])
+    frame = _table_frame("by_layer", bench).reindex(columns=["series", "layer", *bench.order])
     frame = frame.dropna(how="all", subset=bench.order)
     if frame.empty:
         return None
     values, names = frame[bench.order].to_numpy(), frame["series"] + " " + frame["layer"]
     canvas, axis = plt.subplots(figsize=(0.5 * len(bench.order) + 2.6, 0.3 * len(frame) + 1.6))
     limit = float(np.nanmax(np.abs(values))) or 1.0
-    shown = axis.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    image = axis.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axis.set_xticks(range(len(bench.order)), bench.order, rotation=60, ha="right")
     axis.set_yticks(range(len(names)), names)
     axis.grid(False)
     for (y, x), value in np.ndenumerate(values):
-        dark = abs(value) > 0.6 * limit
+        is_dark = abs(value) > 0.6 * limit
         text = "" if np.isnan(value) else f"{value:+.2f}".replace("0.", ".")
         axis.text(x, y, text, ha="center", va="center", fontsize=6.5,
-                  color="white" if dark else "black")  # fmt: skip
-    canvas.colorbar(shown, ax=axis, label="gap", fraction=0.03)
+                  color="white" if is_dark else "black")  # fmt: skip
+    canvas.colorbar(image, ax=axis, label="gap", fraction=0.03)
     return Figure(
         "layers",
         "Gap by layer",
@@ -106,14 +106,14 @@ def layers(bench: Bench) -> Figure | None:
 
 @shelf.figure("bench", "stability")
 def reliability(bench: Bench) -> Figure | None:
-    frame = _frame("reliability", bench)
+    frame = _table_frame("reliability", bench)
     sizes = [c for c in frame.columns if c.startswith("ρ, ") and frame[c].notna().any()]
     if not sizes:  # there are too few images for two halves
         return None
     images = [int(size.removeprefix("ρ, ")) for size in sizes]
     canvas, axis = plt.subplots(figsize=(5.6, 3.4))
     for method, values in frame.set_index("method")[sizes].iterrows():
-        axis.plot(images, values, label=method, **look(bench.methods.index(method)))
+        axis.plot(images, values, label=method, **style_of(bench.methods.index(method)))
     axis.axhline(0.9, color="#777777", linewidth=0.8, linestyle=":")
     axis.set_xscale("log", base=2)
     axis.set_xticks(images, map(str, images))
@@ -130,7 +130,7 @@ def reliability(bench: Bench) -> Figure | None:
 
 @shelf.figure("bench", "spaces")
 def spaces(bench: Bench) -> Figure | None:
-    table = _frame("spaces", bench)
+    table = _table_frame("spaces", bench)
     if table.empty:
         return None
     tasks = list(dict.fromkeys(table["task"]))
@@ -141,7 +141,7 @@ def spaces(bench: Bench) -> Figure | None:
         for y, method in enumerate(reversed(methods)):
             if method not in frame.index:
                 continue
-            _interval(axis, y, frame.loc[method], "value", markersize=4)
+            _draw_interval(axis, y, frame.loc[method], "value", markersize=4)
         axis.set_title(task)
         axis.set_yticks(range(len(methods)), list(reversed(methods)))
         axis.set_xlim(left=0)

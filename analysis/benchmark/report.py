@@ -13,12 +13,12 @@ from analysis.benchmark import figures as bench_figures  # noqa: F401 - register
 from analysis.benchmark import measures
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the tables
 from analysis.benchmark.results import Bench
-from analysis.benchmark.runs import comparable, differing
+from analysis.benchmark.runs import differing_settings, read_comparable
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import joined
+from analysis.exhibits.phrases import join
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
-from analysis.run.report import Written, plain_on_screen, write_exhibits
+from analysis.run.report import WrittenReport, plain_on_screen, write_exhibits
 from analysis.statistics import comparisons
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import holm
@@ -27,7 +27,7 @@ from harness.results import read_results
 from harness.text import pluralise
 
 
-def write_bench_report(folder: Path) -> Written:
+def write_bench_report(folder: Path) -> WrittenReport:
     """Write leaderboard.csv, tables/, figures/ and report.html into the run's `bench/`.
 
     Raises:
@@ -39,7 +39,7 @@ def write_bench_report(folder: Path) -> Written:
     tables = write_exhibits("bench", bench, bench.results.run, out, title, _lead(bench))
     main = tables["leaderboard"]
     write_text(out / "leaderboard.csv", main.csv())
-    return Written(
+    return WrittenReport(
         _on_screen(bench, main),
         [out / "leaderboard.csv", out / "report.html", out / "tables"],
         findings(bench, tables),
@@ -50,11 +50,11 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
     """Return the main columns of the leaderboard for a terminal of 80 characters."""
     frame = main.frame
     names = {"over random": "random", "over matched": "matched", "over other class": "class"}
-    shown = frame[["gap", "group", "area", *names]].rename(columns=names)
-    linear = np.where(frame["linearises"] == bench.main, " *", "")
-    shown.insert(0, "method (* linearises)", frame["method"] + linear)
-    shown.insert(2, "±", frame["high"] - frame["gap"])
-    return plain_on_screen(shown, main.title)
+    columns = frame[["gap", "group", "area", *names]].rename(columns=names)
+    marks = np.where(frame["linearises"] == bench.main, " *", "")
+    columns.insert(0, "method (* linearises)", frame["method"] + marks)
+    columns.insert(2, "±", frame["high"] - frame["gap"])
+    return plain_on_screen(columns, main.title)
 
 
 #: Gaps that differ by no more are equal.
@@ -71,71 +71,72 @@ def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
 def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     """Return sentences on what the leaderboard shows and does not show."""
     frame = tables["leaderboard"].frame
-    known = frame[np.isfinite(frame["gap"].astype(float))]
-    if known.empty:
+    ranked = frame[np.isfinite(frame["gap"].astype(float))]
+    if ranked.empty:
         return ["No method has a value: nothing could be ranked."]
-    best = known.iloc[0]
-    leaders = _leaders(known)
-    text = f"{_largest(leaders)}, {_points(best)}"
+    best = ranked.iloc[0]
+    leaders = _find_leaders(ranked)
+    text = f"{_largest_gap(leaders)}, {_gap_text(best)}"
     if not np.isfinite(best["low"]):
-        few = [f"{text}; with fewer than two classes there is no interval, and no claim is made."]
-        return few + _undefined(bench)
-    findings = [f"{text}{_not_different(known, len(leaders))}"]
-    fair = known[known["linearises"] != bench.main]
-    if len(fair) and best["linearises"] == bench.main:
-        first = _leaders(fair)
+        text += "; with fewer than two classes there is no interval, and no claim is made."
+        return [text, *_undefined_values(bench)]
+    findings = [f"{text}{_others(ranked, len(leaders))}"]
+    nonlinear = ranked[ranked["linearises"] != bench.main]
+    if len(nonlinear) and best["linearises"] == bench.main:
+        fair_leaders = _find_leaders(nonlinear)
         findings.append(
-            f"Of the scores that do not linearise the ablation ({bench.main}), {_largest(first)}, "
-            f"{_points(fair.iloc[0])}{_not_different(fair, len(first))}"
+            f"Of the scores that do not linearise the ablation ({bench.main}), "
+            f"{_largest_gap(fair_leaders)}, "
+            f"{_gap_text(nonlinear.iloc[0])}{_others(nonlinear, len(fair_leaders))}"
         )
-    if SCORE in set(known["method"]):
-        paper = known.set_index("method").loc[SCORE]
-        pairs = bench.separated
-        ahead = pairs.loc[(pairs["second"] == SCORE) & (pairs["p"] < ALPHA), "first"]
-        verb = "is" if len(ahead) == 1 else "are"
-        better = f"{', '.join(ahead)} {verb}" if len(ahead) else "none is"
+    if SCORE in set(ranked["method"]):
+        paper = ranked.set_index("method").loc[SCORE]
+        pairs = bench.comparisons
+        better_methods = pairs.loc[(pairs["second"] == SCORE) & (pairs["p"] < ALPHA), "first"]
+        verb = "is" if len(better_methods) == 1 else "are"
+        better_clause = f"{', '.join(better_methods)} {verb}" if len(better_methods) else "none is"
         findings.append(
-            f"The gap of the paper's score ({SCORE}) is {_points(paper)}; {better} significantly "
-            "better (p < .05, Holm-adjusted over all pairs)."
+            f"The gap of the paper's score ({SCORE}) is {_gap_text(paper)}; {better_clause} "
+            "significantly better (p < .05, Holm-adjusted over all pairs)."
         )
-    if left := int(frame["left out"].max()):
-        findings.append(f"Up to {left} classes have no value and are left out of a mean.")
-    return findings + _undefined(bench)
+    if missing := int(frame["left out"].max()):
+        findings.append(f"Up to {missing} classes have no value and are left out of a mean.")
+    return findings + _undefined_values(bench)
 
 
-def _leaders(known: pd.DataFrame) -> list[str]:
+def _find_leaders(ranked: pd.DataFrame) -> list[str]:
     """Return the methods with the largest gap, of methods ordered by it: several if it is equal."""
-    return list(known.loc[known["gap"] >= known["gap"].iloc[0] - EQUAL, "method"])
+    return list(ranked.loc[ranked["gap"] >= ranked["gap"].iloc[0] - EQUAL, "method"])
 
 
-def _largest(leaders: list[str]) -> str:
-    return f"{joined(leaders)} {'has' if len(leaders) == 1 else 'have'} the largest gap"
+def _largest_gap(leaders: list[str]) -> str:
+    return f"{join(leaders)} {'has' if len(leaders) == 1 else 'have'} the largest gap"
 
 
-def _not_different(known: pd.DataFrame, leaders: int) -> str:
+def _others(ranked: pd.DataFrame, leaders: int) -> str:
     """Return the end of a sentence: how the methods after the first ones, which have the largest
     gap, compare with them."""
-    letters, others = set(known["group"].iloc[0]), known.iloc[leaders:]
-    if others.empty:
+    letters, followers = set(ranked["group"].iloc[0]), ranked.iloc[leaders:]
+    if followers.empty:
         return "."
-    compared = others[others["group"].map(lambda group: bool(letters and group))]
-    alike = [row["method"] for _, row in compared.iterrows() if letters & set(row["group"])]
-    parts = [f"; not significantly different: {', '.join(alike)}"] if alike else []
-    if untested := [name for name in others["method"] if name not in set(compared["method"])]:
+    compared = followers[followers["group"].map(lambda group: bool(letters and group))]
+    not_different = [row["method"] for _, row in compared.iterrows() if letters & set(row["group"])]
+    parts = [f"; not significantly different: {', '.join(not_different)}"] if not_different else []
+    if untested := [name for name in followers["method"] if name not in set(compared["method"])]:
         parts.append(f"; not compared: {', '.join(untested)}")
     return f"{''.join(parts) or ', significantly larger than the others'}."
 
 
-def _points(row: pd.Series) -> str:
+def _gap_text(row: pd.Series) -> str:
     gap, low, high = (100 * float(row[name]) for name in ("gap", "low", "high"))
     interval = f" (95 % CI [{low:.0f}, {high:.0f}])" if np.isfinite(low) else ""
     return f"{gap:.0f} percentage points{interval}"
 
 
-def _undefined(bench: Bench) -> list[str]:
+def _undefined_values(bench: Bench) -> list[str]:
     """Return sentences on what could not be evaluated."""
     remarks = []
-    before = measures.outcomes_before(bench.wide(bench.main))
+    before = measures.class_outcomes_before(bench.outcomes(bench.main))
     names = [bench.classes[c] for c in before.index[before == 0]]
     if names:
         remarks.append(
@@ -168,7 +169,7 @@ def _lead(bench: Bench) -> str:
 
 shelf.section("bench", "leaderboard", "Leaderboard", lambda bench: [
     "Importance is estimated on a part of each class's images; ablations are evaluated on "
-    f"{bench.shown}. For a valid method, ablating the most important quarter reduces accuracy "
+    f"{bench.split_text}. For a valid method, ablating the most important quarter reduces accuracy "
     "more than ablating random sets, neurons that changed as much, or the most important "
     "quarter of another class; ablating the least important quarter does not reduce it.",
 ])  # fmt: skip
@@ -211,36 +212,36 @@ def compare(first: Path, second: Path) -> Table:
 
     Raises:
         ArtifactError: a benchmark is missing or of another version.
-        ValueError: see `comparable`.
+        ValueError: see `read_comparable`.
     """
-    benches, common = comparable([first, second])
-    a, b = benches
+    benches, common = read_comparable([first, second])
+    first_bench, second_bench = benches
     frame = pd.DataFrame({"method": common})
     values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):
-        gaps, at = bench.clustered("gap"), [bench.methods.index(m) for m in common]
+        gaps, indices = bench.clustered("gap"), [bench.methods.index(m) for m in common]
         table = gaps.table(bench.methods).loc[common].reset_index(drop=True)
         frame[[f"gap {name}", f"low {name}", f"high {name}"]] = table[["value", "low", "high"]]
         place = frame[f"gap {name}"].rank(ascending=False, method="min")
         frame[f"place {name}"] = place.astype("Int64")
-        values.append(gaps.value[at])
-        errors.append(gaps.error[at])
-        classes.append(gaps.classes[at])
+        values.append(gaps.value[indices])
+        errors.append(gaps.error[indices])
+        classes.append(gaps.classes[indices])
     value = values[1] - values[0]
     low, high, p = comparisons.t_test(value, np.hypot(*errors), np.minimum(*classes))
     ends = {"low": low.clip(-2, 2), "high": high.clip(-2, 2)}  # a gap lies between −1 and 1
     frame = frame.assign(**{"B − A": value, **ends, "p": holm(p)})
-    left = sorted({*a.methods} ^ {*b.methods})
-    tau, count = comparisons.agreement(a.ranking(), b.ranking())
+    not_common = sorted({*first_bench.methods} ^ {*second_bench.methods})
+    tau, count = comparisons.rank_agreement(first_bench.ranking(), second_bench.ranking())
     return Table(
         "compare",
         "Two benchmarks side by side",
         f"A: {first.name}, B: {second.name}. Gaps with 95 % CIs, ranks, and the difference, with "
         "the benchmarks as independent; p: Holm-adjusted over methods. Kendall's τ of the two "
         f"rankings: {'undefined' if np.isnan(tau) else f'{tau:.2f}'} over "
-        f"{pluralise(count, 'method')}.{differing(benches, common)}"
-        + f" Left out, as one of them lacks them: {', '.join(left)}."
-        * bool(left),
+        f"{pluralise(count, 'method')}.{differing_settings(benches, common)}"
+        + f" Left out, as one of them lacks them: {', '.join(not_common)}."
+        * bool(not_common),
         frame,
         dict.fromkeys(
             [c for c in frame.columns if c.split()[0] in ("gap", "low", "high", "B")], "{:+.3f}"

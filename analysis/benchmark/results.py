@@ -14,8 +14,8 @@ from analysis.benchmark import measures
 from analysis.run import tables as run_tables
 from analysis.statistics import comparisons
 from analysis.statistics.alignment import (
-    identity,
     neurons_by_methods,
+    self_ranks,
     shared_concepts,
     trained_steps,
 )
@@ -52,7 +52,7 @@ class Bench:
         return "heldout" if "heldout" in splits else splits[0]
 
     @property
-    def shown(self) -> str:
+    def split_text(self) -> str:
         """The images of the main table, described in words."""
         return {"heldout": "held-out images", "importance": "the images that importance saw"}[
             self.split
@@ -70,17 +70,17 @@ class Bench:
     def depth(self) -> pd.Series:
         """Depth, from 0 to 1, of the layers in which arms were run, by series and layer."""
         layers = self.results.run.tables("layers").set_index(["series", "layer"])["depth"]
-        wanted = [(s, name) for s, some in self.results.about["layers"].items() for name in some]
-        return layers.loc[[key for key in wanted if key in layers.index]]
+        keys = [(s, name) for s, names in self.results.about["layers"].items() for name in names]
+        return layers.loc[[key for key in keys if key in layers.index]]
 
     @lru_cache(maxsize=32)  # noqa: B019 - there is one Bench per process
-    def wide(
+    def outcomes(
         self, ablation: str, layer: str = JOINT, outcome: str = "accuracy", split: str = ""
     ) -> pd.DataFrame:
-        """Return `measures.outcomes` of one ablation, layer and split."""
-        where = {"ablation": ablation, "layer": layer, "split": split or self.split}
-        chosen = self.results.records(with_controls=False, **where)
-        return measures.outcomes(chosen, outcome)
+        """Return `measures.pivot_outcomes` of one ablation, layer and split."""
+        conditions = {"ablation": ablation, "layer": layer, "split": split or self.split}
+        records = self.results.records(with_controls=False, **conditions)
+        return measures.pivot_outcomes(records, outcome)
 
     @lru_cache(maxsize=64)  # noqa: B019
     def clustered(
@@ -88,8 +88,8 @@ class Bench:
         split: str = "",
     ) -> comparisons.Clustered:  # fmt: skip
         """Return a measure clustered by class; the columns are `methods`."""
-        wide = self.wide(ablation or self.main, layer, outcome, split)
-        values = measures.measured(wide, measures.MEASURES[measure], self.methods)
+        outcomes = self.outcomes(ablation or self.main, layer, outcome, split)
+        values = measures.evaluate(outcomes, measures.MEASURES[measure], self.methods)
         return comparisons.clustered_by_class(values)
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
@@ -97,7 +97,7 @@ class Bench:
         return dict(zip(self.methods, self.clustered(measure, **where).value, strict=True))
 
     @cached_property
-    def separated(self) -> pd.DataFrame:
+    def comparisons(self) -> pd.DataFrame:
         """Comparisons of all pairs of methods by the gap (`comparisons.differences`)."""
         return comparisons.differences(self.clustered("gap"), self.methods)
 
@@ -123,25 +123,25 @@ class Bench:
         yield "outcome", "probability", self.ranking(outcome="probability")
         for measure in ("gap", "area", "over random"):
             yield "measure", measure, self.ranking(measure)
-        joint = self.wide(self.main)
-        for series, group in joint.groupby(level="series"):
-            if joint.index.get_level_values("series").nunique() > 1:
+        outcomes = self.outcomes(self.main)
+        for series, group in outcomes.groupby(level="series"):
+            if outcomes.index.get_level_values("series").nunique() > 1:
                 yield "series", str(series), self.ranking_of(group)
-        for (series, start, end), group in joint.groupby(level=PAIR):
+        for (series, start, end), group in outcomes.groupby(level=PAIR):
             yield "pair", f"{series} {start} → {end}", self.ranking_of(group)
         for series, layer in self.depth.index:
-            yield "layer", f"{series} {layer}", self.ranking_of(self.alone(series, layer))
+            yield "layer", f"{series} {layer}", self.ranking_of(self.layer_outcomes(series, layer))
 
-    def alone(self, series: str, layer: str) -> pd.DataFrame:
-        """Return `wide` of one layer of one series; no rows if none of its neurons changed."""
-        wide = self.wide(self.main, layer)
-        return wide[wide.index.get_level_values("series") == series]
+    def layer_outcomes(self, series: str, layer: str) -> pd.DataFrame:
+        """Return `outcomes` of one layer of one series; no rows if none of its neurons changed."""
+        outcomes = self.outcomes(self.main, layer)
+        return outcomes[outcomes.index.get_level_values("series") == series]
 
-    def ranking_of(self, wide: pd.DataFrame) -> dict[str, float]:
-        """Return the gap of each method, mean over classes, for the rows of `wide`."""
-        if wide.empty:
+    def ranking_of(self, outcomes: pd.DataFrame) -> dict[str, float]:
+        """Return the gap of each method, mean over classes, for the rows of `outcomes`."""
+        if outcomes.empty:
             return dict.fromkeys(self.methods, float("nan"))
-        values = measures.measured(wide, measures.gap, self.methods)
+        values = measures.evaluate(outcomes, measures.gap, self.methods)
         return values.groupby("class_id").mean().mean().to_dict()
 
     @cached_property
@@ -159,29 +159,29 @@ class Bench:
 
         The tasks are `concept: …`, the share of the five nearest base neurons with the same true
         concept, for neurons of the base, of other epochs, of other series and of untrained
-        networks; `identity`, the reciprocal rank of the same channel at the next epoch; and
+        networks; `self_ranks`, the reciprocal rank of the same channel at the next epoch; and
         `stability`, the share of the five nearest base neurons that two draws of the method's
         randomness have in common.
         """
         by_task: dict[str, dict[str, pd.Series]] = {}
         run = self.results.run
-        concepts, named = run_tables.named_concepts(run), {}
+        concepts, concept_shares = run_tables.named_concepts(run), {}
         if concepts is not None and self.spaces:
             shared = shared_concepts(self.spaces, concepts, run_tables.base_checkpoint(run))
-            named = neurons_by_methods(shared)
+            concept_shares = neurons_by_methods(shared)
         for space in self.spaces:
-            by_task.setdefault("identity", {})[space.method] = _identities(space)
-            stable = _stability(self.results.neighbours, space.method)
-            if stable is not None:
-                by_task.setdefault("stability", {})[space.method] = stable
+            by_task.setdefault("identity", {})[space.method] = _ranks_of_channels(space)
+            stability = _shared_neighbours(self.results.neighbours, space.method)
+            if stability is not None:
+                by_task.setdefault("stability", {})[space.method] = stability
         others = {task: pd.DataFrame(columns).dropna() for task, columns in by_task.items()}
-        return {f"concept: {group}": values for group, values in named.items()} | others
+        return {f"concept: {group}": values for group, values in concept_shares.items()} | others
 
 
-def _identities(space: SemanticSpace) -> pd.Series:
-    """Return `identity` for all consecutive trained epochs of all series, by neuron."""
+def _ranks_of_channels(space: SemanticSpace) -> pd.Series:
+    """Return `self_ranks` for all consecutive trained epochs of all series, by neuron."""
     frames = [
-        identity(space, series, start, end).assign(series=series, epoch=end)
+        self_ranks(space, series, start, end).assign(series=series, epoch=end)
         for series, start, end in trained_steps(space)
     ]
     if not frames:
@@ -189,13 +189,13 @@ def _identities(space: SemanticSpace) -> pd.Series:
     return pd.concat(frames).set_index(NEURON)["reciprocal_rank"]
 
 
-def _stability(neighbours: pd.DataFrame, method: str) -> pd.Series | None:
+def _shared_neighbours(neighbours: pd.DataFrame, method: str) -> pd.Series | None:
     """Return the share of nearest base neurons that two draws have in common, mean over all pairs
     of draws, per neuron; None with fewer than two draws."""
-    mine = neighbours[neighbours["method"] == method]
-    columns = [name for name in mine if str(name).startswith("nearest_")]
-    mine = mine.set_index(["layer", "channel"]).sort_index()
-    draws = [group[columns] for _, group in mine.groupby("seed")]
+    draws_of_method = neighbours[neighbours["method"] == method]
+    columns = [name for name in draws_of_method if str(name).startswith("nearest_")]
+    draws_of_method = draws_of_method.set_index(["layer", "channel"]).sort_index()
+    draws = [group[columns] for _, group in draws_of_method.groupby("seed")]
     if len(draws) < 2:
         return None
     shares = [

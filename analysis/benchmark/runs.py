@@ -16,11 +16,11 @@ import pandas as pd
 
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
-from analysis.exhibits.phrases import joined
+from analysis.exhibits.phrases import join
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.statistics import comparisons
-from analysis.statistics.clusters import crossed, estimates, holm, two_way_jackknife
+from analysis.statistics.clusters import as_estimates, code_responses, holm, two_way_jackknife
 from analysis.statistics.estimate import ALIKE, FEWEST
 from analysis.statistics.shares import means
 from harness.records import CONTROLS
@@ -34,19 +34,20 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
     Returns:
         run, network, class, method, gap (NaN if undefined).
     """
-    wide = bench.wide(bench.main)
-    controls = measures.of_method(wide, CONTROLS)
-    columns = {m: measures.gap(measures.of_method(wide, m), controls) for m in bench.methods}
+    outcomes = bench.outcomes(bench.main)
+    controls = measures.arms_of(outcomes, CONTROLS)
+    columns = {m: measures.gap(measures.arms_of(outcomes, m), controls) for m in bench.methods}
     keys = ["series", "class_id"]
     by_image = pd.DataFrame(columns).groupby([*keys, "image_id"]).mean()
     table = by_image.groupby(keys).mean().reset_index()
     table = table.melt(keys, var_name="method", value_name="gap")
-    network, class_ = run + " " + table["series"].astype(str), table["class_id"].map(bench.classes)
-    table = table.assign(run=run, network=network, **{"class": class_})
+    networks = run + " " + table["series"].astype(str)
+    table["class"] = table["class_id"].map(bench.classes)
+    table = table.assign(run=run, network=networks)
     return table[["run", "network", "class", "method", "gap"]]
 
 
-def over_runs(values: pd.DataFrame) -> pd.DataFrame:
+def summarise_runs(values: pd.DataFrame) -> pd.DataFrame:
     """Summarise every method over all runs.
 
     The value is the mean over cells (network and class). Its variance is that of networks plus that
@@ -66,30 +67,30 @@ def over_runs(values: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: no method has a value.
     """
-    cells = values.pivot(index=["run", "network", "class"], columns="method", values="gap")
-    cells = cells.dropna(axis=1, how="all")
-    if cells.empty:
+    gaps_by_cell = values.pivot(index=["run", "network", "class"], columns="method", values="gap")
+    gaps_by_cell = gaps_by_cell.dropna(axis=1, how="all")
+    if gaps_by_cell.empty:
         raise ValueError("no method has a gap in any of the runs, so there is nothing to compare")
     reference = reference_of(values)
-    runs = cells.groupby(level="run").mean()
+    runs = gaps_by_cell.groupby(level="run").mean()
     rows = []
-    for method, gaps in cells.items():
-        known = gaps.dropna().reset_index()
-        mean, low, high, _, reason = _interval(gaps, None, 1.0)
+    for method, method_gaps in gaps_by_cell.items():
+        defined = method_gaps.dropna().reset_index()
+        mean, low, high, _, reason = _mean_with_interval(method_gaps, None, 1.0)
         row = {
             "method": method, "mean": mean, "low": low, "high": high,
             "sd over runs": runs[method].std(ddof=1), "lowest": runs[method].min(),
-            "highest": runs[method].max(), "networks": known["network"].nunique(),
-            "classes": known["class"].nunique(), "cells": len(known),
-            "left out": int((values["method"] == method).sum()) - len(known),
+            "highest": runs[method].max(), "networks": defined["network"].nunique(),
+            "classes": defined["class"].nunique(), "cells": len(defined),
+            "left out": int((values["method"] == method).sum()) - len(defined),
         }  # fmt: skip
-        apart = (np.nan, np.nan, np.nan, np.nan, "")
+        contrast = (np.nan, np.nan, np.nan, np.nan, "")
         if method != reference:
-            apart = _interval(gaps - cells[reference], 0.0, 2.0)
+            contrast = _mean_with_interval(method_gaps - gaps_by_cell[reference], 0.0, 2.0)
         names = ("difference", "difference low", "difference high", "p alone")
-        row |= dict(zip(names, apart, strict=False))
-        why = [reason, f"difference: {apart[-1]}" if apart[-1] not in ("", reason) else ""]
-        rows.append(row | {"reason": "; ".join(filter(None, why))})
+        row |= dict(zip(names, contrast, strict=False))
+        notes = [reason, f"difference: {contrast[-1]}" if contrast[-1] not in ("", reason) else ""]
+        rows.append(row | {"reason": "; ".join(filter(None, notes))})
     table = pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable")
     table.insert(len(table.columns) - 1, "p", holm(table["p alone"].to_numpy(float)))
     return table.reset_index(drop=True)
@@ -101,7 +102,7 @@ def reference_of(values: pd.DataFrame) -> str:
     return SCORE if SCORE in methods else str(methods.idxmax())
 
 
-def _interval(
+def _mean_with_interval(
     cells: pd.Series, null: float | None, largest: float
 ) -> tuple[float, float, float, float, str]:
     """Return the mean over networks and classes, the ends of its interval (limited to ± `largest`),
@@ -111,20 +112,20 @@ def _interval(
         cells: values by run, network and class, rounded here so that rounding errors are no
             variation.
     """
-    known = cells.dropna().round(12).rename("value").reset_index().assign(method="")
-    networks, classes = known["network"].nunique(), known["class"].nunique()
+    defined = cells.dropna().round(12).rename("value").reset_index().assign(method="")
+    networks, classes = defined["network"].nunique(), defined["class"].nunique()
     if min(networks, classes) < FEWEST:
-        few = f"{pluralise(networks, 'network')} and {pluralise(classes, 'class', 'classes')}"
-        why = f"an interval needs {FEWEST} of each (here: {few})"
-        return known["value"].mean(), np.nan, np.nan, np.nan, why
-    if known["value"].nunique() == 1:  # if all differences are 0, p is 1
-        value = known["value"].iloc[0]
+        numbers = f"{pluralise(networks, 'network')} and {pluralise(classes, 'class', 'classes')}"
+        reason = f"an interval needs {FEWEST} of each (here: {numbers})"
+        return defined["value"].mean(), np.nan, np.nan, np.nan, reason
+    if defined["value"].nunique() == 1:  # if all differences are 0, p is 1
+        value = defined["value"].iloc[0]
         return value, np.nan, np.nan, 1.0 if value == null else np.nan, ALIKE
-    data = crossed(known, "value", "method", "network", "class")
-    [e] = estimates(
+    data = code_responses(defined, "value", "method", "network", "class")
+    [estimate] = as_estimates(
         two_way_jackknife(data, means), lambda ends: ends.clip(-largest, largest), null, np.zeros(1)
     )
-    return e.value, e.low, e.high, e.p, e.reason
+    return estimate.value, estimate.low, estimate.high, estimate.p, estimate.reason
 
 
 def compare_runs(folders: Sequence[Path]) -> Table:
@@ -132,50 +133,50 @@ def compare_runs(folders: Sequence[Path]) -> Table:
 
     Raises:
         ArtifactError: a benchmark is missing or of another version.
-        ValueError: a run is given twice; or see `comparable`.
+        ValueError: a run is given twice; or see `read_comparable`.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("the same run was given twice; a run counts once")
-    benches, common = comparable(folders)
-    labels = _labels(folders)
+    benches, common = read_comparable(folders)
+    labels = _folder_labels(folders)
     values = pd.concat(
         [class_values(b, name) for b, name in zip(benches, labels, strict=True)], ignore_index=True
     )
     values = values[values["method"].isin(common)]
-    frame = over_runs(values)
+    frame = summarise_runs(values)
     taus = [
-        comparisons.agreement(
+        comparisons.rank_agreement(
             {m: a.ranking()[m] for m in common}, {m: b.ranking()[m] for m in common}
         )[0]
         for a, b in combinations(benches, 2)
     ]
-    left = sorted({m for b in benches for m in b.methods} - set(frame["method"]))
-    signed = ["mean", "low", "high", "lowest", "highest", "difference", "difference low",
+    absent = sorted({m for b in benches for m in b.methods} - set(frame["method"]))
+    signed_columns = ["mean", "low", "high", "lowest", "highest", "difference", "difference low",
               "difference high"]  # fmt: skip
     return Table(
         "compare",
         f"Benchmarks of {len(folders)} runs",
         f"Runs: {', '.join(labels)}. Mean gap (accuracy after {benches[0].verb} the least "
-        f"important quarter minus after the most important one, {benches[0].shown}) over networks "
-        "and classes, with its 95 % interval for other networks and other classes (two-way cluster "
-        "variance, t); standard deviation, lowest and highest of the runs' own means; difference "
-        f"from {reference_of(values)} with its unadjusted interval, p adjusted by Holm over "
-        "methods. "
-        f"Kendall's τ between rankings of two runs: {_mean_and_least(taus)}."
-        + (f" Left out, as a run lacks them or their values: {', '.join(left)}." if left else "")
-        + differing(benches, common),
+        f"important quarter minus after the most important one, {benches[0].split_text}) over "
+        "networks and classes, with its 95 % interval for other networks and other classes "
+        "(two-way cluster variance, t); standard deviation, lowest and highest of the runs' own "
+        f"means; difference from {reference_of(values)} with its unadjusted interval, p adjusted "
+        "by Holm over methods. "
+        f"Kendall's τ between rankings of two runs: {_describe_taus(taus)}."
+        + f" Left out, as a run lacks them or their values: {', '.join(absent)}." * bool(absent)
+        + differing_settings(benches, common),
         frame,
-        dict.fromkeys(signed, "{:+.3f}")
+        dict.fromkeys(signed_columns, "{:+.3f}")
         | {"sd over runs": "{:.3f}", "p alone": P_VALUE, "p": P_VALUE},
     )
 
 
-def _mean_and_least(taus: Sequence[float]) -> str:
-    known = [tau for tau in taus if np.isfinite(tau)]
-    return f"{np.mean(known):.2f} on average, {min(known):.2f} at least" if known else "undefined"
+def _describe_taus(taus: Sequence[float]) -> str:
+    taus = [tau for tau in taus if np.isfinite(tau)]
+    return f"{np.mean(taus):.2f} on average, {min(taus):.2f} at least" if taus else "undefined"
 
 
-def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
+def read_comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
     """Read the benchmarks of runs; return them and their common methods, in the order of the first.
 
     Raises:
@@ -187,12 +188,12 @@ def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
     first = benches[0]
     common = [m for m in first.order if all(m in b.methods for b in benches)]
     if not common:
-        raise ValueError(f"{joined([str(folder) for folder in folders])} have no method in common")
+        raise ValueError(f"{join(list(map(str, folders)))} have no method in common")
     for bench, folder in zip(benches[1:], folders[1:], strict=True):
         if first.main != bench.main or first.split != bench.split:
             raise ValueError(
-                f"{folders[0]} was evaluated by {first.main} on {first.shown}, {folder} by "
-                f"{bench.main} on {bench.shown}"
+                f"{folders[0]} was evaluated by {first.main} on {first.split_text}, {folder} by "
+                f"{bench.main} on {bench.split_text}"
             )
         bins = [b.results.about["arms"]["bins"] for b in (first, bench)]
         if bins[0] != bins[1]:
@@ -200,20 +201,20 @@ def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
     return benches, common
 
 
-def differing(benches: Sequence[Bench], methods: Sequence[str]) -> str:
+def differing_settings(benches: Sequence[Bench], methods: Sequence[str]) -> str:
     """Return a sentence on the settings in which benchmarks differ; "" if there are none."""
-    abouts = [bench.results.about for bench in benches]
+    studies = [bench.results.about for bench in benches]
     names = ("classes", "pairs", "layers", "objectives", "images_per_class", "heldout_images")
-    settings = [n.replace("_", " ") for n in names if any(a[n] != abouts[0][n] for a in abouts)]
-    changed = [
-        m for m in methods if any(a["methods"][m] != abouts[0]["methods"][m] for a in abouts)
+    settings = [n.replace("_", " ") for n in names if any(s[n] != studies[0][n] for s in studies)]
+    redefined = [
+        m for m in methods if any(s["methods"][m] != studies[0]["methods"][m] for s in studies)
     ]
-    if changed:
-        settings.append(f"the definition of {joined(changed)}")
-    return f" They differ in {joined(settings)}." if settings else ""
+    if redefined:
+        settings.append(f"the definition of {join(redefined)}")
+    return f" They differ in {join(settings)}." if settings else ""
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
+def _folder_labels(folders: Sequence[Path]) -> list[str]:
     """Return the names of folders, numbered if some are equal."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) == len(names):

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import cochrans_q
 
-from analysis.benchmark.measures import mean_of_arm, of_method, over_classes
-from analysis.statistics.classes import page_trend, quartiles, wilcoxon
+from analysis.benchmark.measures import arms_of, class_means, mean_of_arm
+from analysis.statistics.classes import find_bins, page_trend, wilcoxon
 from analysis.statistics.clusters import holm
 from harness.records import CONTROLS, PAIR
 
@@ -18,7 +18,7 @@ from harness.records import CONTROLS, PAIR
 _AGAINST = ("random", "matched")
 
 
-def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[float, int]]:
+def permute_sets(outcomes: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[float, int]]:
     """Test whether the mean outcome over classes after ablating q1 differs from that of saved
     random sets of the same size.
 
@@ -30,24 +30,24 @@ def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[f
     def mean(columns: pd.DataFrame) -> pd.Series:
         return columns.groupby("class_id").mean().mean()
 
-    controls = of_method(wide, CONTROLS)
+    controls = arms_of(outcomes, CONTROLS)
     if "random" not in controls.columns.get_level_values("arm"):
         return {name: (float("nan"), 0) for name in methods}
     null = mean(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
     p_values = {}
     for name in methods:
-        mine = mean_of_arm(of_method(wide, name), "q1").to_frame("q1")
-        value = float(mean(mine)["q1"])
+        q1_outcomes = mean_of_arm(arms_of(outcomes, name), "q1").to_frame("q1")
+        value = float(mean(q1_outcomes)["q1"])
         if not len(null) or np.isnan(value):
             p_values[name] = (float("nan"), len(null))
             continue
         centre = np.append(null, value).mean()  # q1 is exchangeable with the random sets
-        beyond = np.abs(null - centre) >= abs(value - centre) - 1e-12
-        p_values[name] = ((int(beyond.sum()) + 1) / (len(null) + 1), len(null))
+        is_extreme = np.abs(null - centre) >= abs(value - centre) - 1e-12
+        p_values[name] = ((int(is_extreme.sum()) + 1) / (len(null) + 1), len(null))
     return p_values
 
 
-def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+def class_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Test the sets of each method over classes.
 
     Returns:
@@ -57,10 +57,10 @@ def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for method in methods:
-        classes = over_classes(wide, method)
+        classes = class_means(outcomes, method)
         page, count = page_trend(classes)
-        q1, *others = (classes.get(arm, pd.Series(dtype=float)) for arm in ("q1", *_AGAINST))
-        tests = {arm: wilcoxon(q1, other) for arm, other in zip(_AGAINST, others, strict=True)}
+        q1, *other_arms = (classes.get(arm, pd.Series(dtype=float)) for arm in ("q1", *_AGAINST))
+        tests = {arm: wilcoxon(q1, means) for arm, means in zip(_AGAINST, other_arms, strict=True)}
         rows.append({"method": method, "page": page, **tests, "classes": count})
     table = pd.DataFrame(rows)
     for test in ("page", *_AGAINST):
@@ -68,14 +68,14 @@ def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+def image_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Test the sets of each method over the images of each pair of epochs.
 
     These paired tests assume that images are independent. The images of a class are not, because
     they share their sets; claims are therefore based on the tests over classes.
 
     Args:
-        wide: outcomes `accuracy`, see `measures.outcomes`.
+        outcomes: outcomes `accuracy`, see `measures.pivot_outcomes`.
 
     Returns:
         series, epoch_from, epoch_to, method, images (their number) and unadjusted p-values: cochran
@@ -83,25 +83,25 @@ def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         against matched), both exact; 1 if no image differs, NaN without images.
     """
     rows = []
-    for key, group in wide.groupby(level=PAIR, sort=False):
+    for key, group in outcomes.groupby(level=PAIR, sort=False):
         for method in methods:
-            mine = of_method(group, method)
-            arms = pd.DataFrame(
-                {a: mean_of_arm(mine, a) for a in mine.columns.get_level_values("arm").unique()}
+            arms = arms_of(group, method)
+            means = pd.DataFrame(
+                {a: mean_of_arm(arms, a) for a in arms.columns.get_level_values("arm").unique()}
             )
-            bins = quartiles(list(arms.columns))
-            right = arms[bins].dropna().to_numpy() > 0.5
-            varies = len(right) > 0 and (right.any(axis=1) & ~right.all(axis=1)).any()
+            bins = find_bins(list(means.columns))
+            correct = means[bins].dropna().to_numpy() > 0.5
+            varies = len(correct) > 0 and (correct.any(axis=1) & ~correct.all(axis=1)).any()
             rows.append(
                 dict(zip(PAIR, key, strict=True))
                 | {
                     "method": method,
-                    "images": len(right),
-                    "cochran": float(cochrans_q(right.astype(int)).pvalue)
+                    "images": len(correct),
+                    "cochran": float(cochrans_q(correct.astype(int)).pvalue)
                     if varies
-                    else (1.0 if right.size else float("nan")),
-                    "mcnemar_last": _mcnemar(arms, "q1", bins[-1] if bins else ""),
-                    "mcnemar_matched": _mcnemar(arms, "q1", "matched"),
+                    else (1.0 if correct.size else float("nan")),
+                    "mcnemar_last": _mcnemar(means, "q1", bins[-1] if bins else ""),
+                    "mcnemar_matched": _mcnemar(means, "q1", "matched"),
                 }
             )
     return pd.DataFrame(rows)
@@ -109,10 +109,11 @@ def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
     """Return the p-value of the exact test: a sign test over the images that differ."""
-    both = arms.reindex(columns=[first, second]).dropna() > 0.5
-    if both.empty:
+    correct = arms.reindex(columns=[first, second]).dropna() > 0.5
+    if correct.empty:
         return float("nan")
-    better, worse = (both[first] > both[second]).sum(), (both[first] < both[second]).sum()
-    if better + worse == 0:
+    wins = (correct[first] > correct[second]).sum()
+    losses = (correct[first] < correct[second]).sum()
+    if wins + losses == 0:
         return 1.0  # no image differs between the arms
-    return float(stats.binomtest(better, better + worse).pvalue)
+    return float(stats.binomtest(wins, wins + losses).pvalue)

@@ -12,9 +12,9 @@ from analysis.benchmark import measures, significance
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
-from analysis.run.reversion import methods_of, with_epochs
+from analysis.run.reversion import merge_epochs, methods_table
 from analysis.statistics import comparisons
-from analysis.statistics.classes import quartiles
+from analysis.statistics.classes import find_bins
 from harness.records import PAIR
 
 _SIGNED = "{:+.3f}"
@@ -26,23 +26,23 @@ _HOW = (
 
 @shelf.table("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Table:
-    wide = bench.wide(bench.main)
-    tests = significance.class_tests(wide, bench.methods).set_index("method")
-    permuted = significance.permutation(wide, bench.methods)
-    others = [name for name in measures.MEASURES if name != "gap"]
+    outcomes = bench.outcomes(bench.main)
+    tests = significance.class_tests(outcomes, bench.methods).set_index("method")
+    permutation = significance.permute_sets(outcomes, bench.methods)
+    other_measures = [name for name in measures.MEASURES if name != "gap"]
     main = bench.clustered("gap").table(bench.methods).loc[bench.order]
     columns: dict[str, Mapping[str, Any] | pd.Series] = {
         "gap": main["value"],
         "low": main["low"],
         "high": main["high"],
-        "group": comparisons.letters(bench.order, bench.separated),
-        "ranks": comparisons.ranks(bench.order, bench.separated),
-        **{name: bench.ranking(name) for name in others},
+        "group": comparisons.letters(bench.order, bench.comparisons),
+        "ranks": comparisons.ranks(bench.order, bench.comparisons),
+        **{name: bench.ranking(name) for name in other_measures},
         "gap, probability": bench.ranking(outcome="probability"),
         "p (Page)": tests["page"],
         "p (vs random)": tests["random"],
         "p (vs matched)": tests["matched"],
-        "p (permutation)": {method: p for method, (p, _) in permuted.items()},
+        "p (permutation)": {method: p for method, (p, _) in permutation.items()},
         "linearises": {method: bench.linearises(method) for method in bench.order},
         "classes": main["classes"],
         "left out": main["left out"],
@@ -50,11 +50,11 @@ def leaderboard(bench: Bench) -> Table:
     table = pd.DataFrame({"method": bench.order}).assign(
         **{name: [values[method] for method in bench.order] for name, values in columns.items()}
     )
-    draws = max(n for _, n in permuted.values())
-    signed = ["gap", "low", "high", "gap, probability", *others]
+    draws = max(n for _, n in permutation.values())
+    signed_columns = ["gap", "low", "high", "gap, probability", *other_measures]
     return Table(
         "leaderboard",
-        f"Importance methods by gap ({bench.main}, {bench.shown})",
+        f"Importance methods by gap ({bench.main}, {bench.split_text})",
         "Neurons of all layers are ablated at once, in quarters by a method's importance. Gap: "
         "accuracy after ablating the least important quarter minus after the most important one, "
         "mean over classes. Area: the same for cumulative sets, mean over all shares. Over random, "
@@ -70,7 +70,7 @@ def leaderboard(bench: Bench) -> Table:
         "approximates to first order; a large gap by this ablation is weaker evidence that the "
         "score measures importance. Left out: classes without a value.",
         table,
-        dict.fromkeys(signed, _SIGNED)
+        dict.fromkeys(signed_columns, _SIGNED)
         | dict.fromkeys(
             ["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], P_VALUE
         ),
@@ -80,7 +80,7 @@ def leaderboard(bench: Bench) -> Table:
 
 @shelf.table("bench", "leaderboard")
 def methods(bench: Bench) -> Table:
-    return methods_of(bench.results)
+    return methods_table(bench.results)
 
 
 @shelf.table("bench", "leaderboard")
@@ -112,7 +112,7 @@ def separation(bench: Bench) -> Table | None:
         "Differences between methods",
         "Gap of the first method minus gap of the second, paired by class; p: Holm-adjusted over "
         "all pairs; p alone: unadjusted, as the interval. " + _HOW,
-        bench.separated,
+        bench.comparisons,
         dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p_alone": P_VALUE, "p": P_VALUE},
     )
 
@@ -120,11 +120,16 @@ def separation(bench: Bench) -> Table | None:
 @shelf.table("bench", "leaderboard")
 def bins(bench: Bench) -> Table:
     rows = []
-    wide = bench.wide(bench.main)
-    for key, group in wide.groupby(level=PAIR, sort=False):
+    outcomes = bench.outcomes(bench.main)
+    for key, group in outcomes.groupby(level=PAIR, sort=False):
         for method in bench.order:
-            classes = measures.over_classes(group, method)
-            arms = [*quartiles(list(classes.columns)), "random", "matched", "matched_activation"]
+            classes = measures.class_means(group, method)
+            arms = [
+                *find_bins(list(classes.columns)),
+                "random",
+                "matched",
+                "matched_activation",
+            ]
             arms += ["other_class", "all"]
             before = classes["before"]
             rows.append(
@@ -132,10 +137,10 @@ def bins(bench: Bench) -> Table:
                 | {"method": method, "before": before.mean()}
                 | {arm: (classes[arm] - before).mean() for arm in arms if arm in classes}
             )
-    table = with_epochs(pd.DataFrame(rows))
+    table = merge_epochs(pd.DataFrame(rows))
     return Table(
         "bins",
-        f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.shown})",
+        f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.split_text})",
         "Change in top-1 accuracy, mean over classes, when a set of neurons is ablated in all "
         "layers at once: quarters by importance (q1: the most important) and controls.",
         table,
@@ -170,12 +175,12 @@ def ablations(bench: Bench) -> Table | None:
 def by_layer(bench: Bench) -> Table | None:
     rows = []
     for series, layer in bench.depth.index:
-        mine = bench.alone(series, layer)
-        expected = sum(p["series"] == series for p in bench.results.about["pairs"])
-        expected *= len(bench.classes)
-        reached = len(mine.reset_index()[[*PAIR, "class_id"]].drop_duplicates())
-        row = {"series": series, "layer": layer, "left out": expected - reached}
-        gaps = bench.ranking_of(mine)
+        outcomes = bench.layer_outcomes(series, layer)
+        cells_planned = sum(p["series"] == series for p in bench.results.about["pairs"])
+        cells_planned *= len(bench.classes)
+        cells_ranked = len(outcomes.reset_index()[[*PAIR, "class_id"]].drop_duplicates())
+        row = {"series": series, "layer": layer, "left out": cells_planned - cells_ranked}
+        gaps = bench.ranking_of(outcomes)
         rows.append(row | {m: gaps[m] for m in bench.order})
     if not rows:
         return None
@@ -203,16 +208,16 @@ def images_needed(rho: float, images: int) -> float:
 def reliability(bench: Bench) -> Table:
     rows = []
     splits = bench.results.reliability
-    classes_with = splits.groupby("images")["class_id"].nunique()
-    sizes = classes_with.index[classes_with == splits["class_id"].nunique()]
+    class_counts = splits.groupby("images")["class_id"].nunique()
+    sizes = class_counts.index[class_counts == splits["class_id"].nunique()]
     for method in bench.order:
-        mine = splits[splits["method"] == method]
-        by_class = mine.groupby(["images", "class_id"])["rho"].mean().unstack("images")
+        method_rows = splits[splits["method"] == method]
+        by_class = method_rows.groupby(["images", "class_id"])["rho"].mean().unstack("images")
         means = by_class.mean().reindex(sizes)
-        needed = images_needed(means.iloc[-1], int(sizes[-1])) if len(sizes) else np.nan
+        images_for_nine = images_needed(means.iloc[-1], int(sizes[-1])) if len(sizes) else np.nan
         rows.append(
-            {"method": method, **means.add_prefix("ρ, "), "images for .9": needed,
-             "left out": int(mine["left_out"].sum())}
+            {"method": method, **means.add_prefix("ρ, "), "images for .9": images_for_nine,
+             "left out": int(method_rows["left_out"].sum())}
         )  # fmt: skip
     table = pd.DataFrame(rows)
     return Table(
@@ -230,7 +235,7 @@ def reliability(bench: Bench) -> Table:
 
 @shelf.table("bench", "leaderboard")
 def images(bench: Bench) -> Table:
-    table = with_epochs(significance.image_tests(bench.wide(bench.main), bench.order))
+    table = merge_epochs(significance.image_tests(bench.outcomes(bench.main), bench.order))
     names = {
         "cochran": "p (Cochran's Q)",
         "mcnemar_last": "p (q1 vs last)",
@@ -253,12 +258,12 @@ def stability(bench: Bench) -> Table | None:
     reference = bench.ranking()
     rows = []
     for factor, level, ranking in bench.levels():
-        tau, count = comparisons.agreement(reference, ranking)
-        known = {m: v for m, v in ranking.items() if np.isfinite(v)}
-        best = max(known, key=lambda m: (known[m], m)) if known else ""
+        tau, count = comparisons.rank_agreement(reference, ranking)
+        defined = {m: v for m, v in ranking.items() if np.isfinite(v)}
+        best = max(defined, key=lambda m: (defined[m], m)) if defined else ""
         rows.append(
             {"factor": factor, "level": level, "tau": tau, "methods": count, "best": best,
-             "its gap": known.get(best, np.nan)}
+             "its gap": defined.get(best, np.nan)}
         )  # fmt: skip
     return Table(
         "stability",
@@ -284,8 +289,8 @@ def spaces(bench: Bench) -> Table | None:
         frame = by_layer.table(names).sort_values("value", ascending=False, kind="stable")
         letters = comparisons.letters(list(frame.index), comparisons.differences(by_layer, names))
         frame = frame[["value", "low", "high"]].reset_index(names="method")
-        group, covered = (frame["method"].map(of) for of in (letters, coverage))
-        frames.append(frame.assign(task=task, group=group, neurons=len(values), coverage=covered))
+        group, coverages = (frame["method"].map(of) for of in (letters, coverage))
+        frames.append(frame.assign(task=task, group=group, neurons=len(values), coverage=coverages))
     if not frames:
         return None
     table = pd.concat(frames, ignore_index=True)

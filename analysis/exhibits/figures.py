@@ -28,7 +28,7 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def look(k: int) -> dict[str, Any]:
+def style_of(k: int) -> dict[str, Any]:
     """Return colour and marker of the k-th of several series, as keywords of matplotlib; no two of
     the first 64 series have both in common."""
     return {
@@ -52,15 +52,15 @@ def legend_columns(names: Sequence[str], inches: float, size: float = 8) -> int:
     return max(1, int(inches / max(widths)))
 
 
-def wrapped(text: str, inches: float, size: float = 8) -> str:
+def wrap(text: str, inches: float, size: float = 8) -> str:
     """Return a text in lines no wider than `inches` in letters of `size` points."""
     return textwrap.fill(text, max(8, int(inches * 72 / (0.62 * size))), break_on_hyphens=False)
 
 
-def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:
+def error_bars(table: pd.DataFrame, value: str = "value") -> np.ndarray:
     """Return the distances of a column's values from `low` and `high` for error bars: [2, rows]."""
-    middle, low, high = (table[name].to_numpy(float) for name in (value, "low", "high"))
-    return np.stack([middle - low, high - middle]).clip(min=0)
+    centre, low, high = (table[name].to_numpy(float) for name in (value, "low", "high"))
+    return np.stack([centre - low, high - centre]).clip(min=0)
 
 
 #: Matplotlib's own font, and common fonts with letters that it lacks, used where installed.
@@ -163,7 +163,7 @@ class Cell:
     framed: bool = False
 
 
-def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
+def draw_sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
     """Draw rows of pictures; each is `inch` inches wide."""
     columns = max(map(len, rows))
     shapes = [[cell.picture.shape for cell in line] for line in rows]

@@ -79,57 +79,57 @@ def latex_table(
     Args:
         heads: the heading of each column, and whether it holds numbers.
     """
-    grid = [[_tied(cell) for cell in row] for row in ([head for head, _ in heads], *rows)]
+    grid = [[_tie_intervals(cell) for cell in row] for row in ([head for head, _ in heads], *rows)]
     size, widths = _layout(grid)
     align = "".join(
-        _aligned("r" if number else "l", width)
+        _column_format("r" if number else "l", width)
         for (_, number), width in zip(heads, widths, strict=True)
     )
-    text = rf"\caption{{{escape(caption)}}}\label{{tab:{name}}}"
+    label_text = rf"\caption{{{escape(caption)}}}\label{{tab:{name}}}"
     top, *body = [_row(row, widths) for row in grid]
     rules = [r"\toprule", top, r"\midrule"]
-    needs = "% needs booktabs" + ", array" * any(widths)
-    if sum(_lines(row, widths) for row in grid[1:]) > size.lines:
-        needs += ", longtable" + ", lscape" * size.rotated
-        start = [r"\begin{landscape}"] * size.rotated
-        start += [rf"{{{size.commands}", rf"\begin{{longtable}}{{{align}}}", text + r"\\"]
-        start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
-        end = [r"\end{longtable}}", *[r"\end{landscape}"] * size.rotated]
+    requirements = "% needs booktabs" + ", array" * any(widths)
+    if sum(_count_lines(row, widths) for row in grid[1:]) > size.lines:
+        requirements += ", longtable" + ", lscape" * size.rotated
+        opening = [r"\begin{landscape}"] * size.rotated
+        opening += [rf"{{{size.commands}", rf"\begin{{longtable}}{{{align}}}", label_text + r"\\"]
+        opening += [*rules, r"\endfirsthead", *rules, r"\endhead"]
+        closing = [r"\end{longtable}}", *[r"\end{landscape}"] * size.rotated]
     else:
         kind = "sidewaystable" if size.rotated else "table"
-        needs += ", rotating" * size.rotated
-        start = [rf"\begin{{{kind}}}", rf"\centering{size.commands}"]
-        start += [text, rf"\begin{{tabular}}{{{align}}}", *rules]
-        end = [r"\end{tabular}", rf"\end{{{kind}}}"]
-    if _foreign("".join([caption, *(cell for row in grid for cell in row)])):
-        needs += "; LuaLaTeX or XeLaTeX with a font that has all its letters"
-    return "\n".join([needs, *start, *body, r"\bottomrule", *end, ""])
+        requirements += ", rotating" * size.rotated
+        opening = [rf"\begin{{{kind}}}", rf"\centering{size.commands}"]
+        opening += [label_text, rf"\begin{{tabular}}{{{align}}}", *rules]
+        closing = [r"\end{tabular}", rf"\end{{{kind}}}"]
+    if _needs_unicode("".join([caption, *(cell for row in grid for cell in row)])):
+        requirements += "; LuaLaTeX or XeLaTeX with a font that has all its letters"
+    return "\n".join([requirements, *opening, *body, r"\bottomrule", *closing, ""])
 
 
 def _row(cells: Sequence[str], widths: Sequence[float]) -> str:
     r"""Return a row. After \\ of the row before, [ and * would not be printed."""
-    broken = zip(map(escape, cells), widths, strict=True)
-    row = " & ".join(c.replace(r"\_", r"\_\allowbreak{}") if w else c for c, w in broken) + r" \\"
+    columns = zip(map(escape, cells), widths, strict=True)
+    row = " & ".join(c.replace(r"\_", r"\_\allowbreak{}") if w else c for c, w in columns) + r" \\"
     return "{}" + row if row[0] in "[*" else row
 
 
-def _tied(cell: str) -> str:
+def _tie_intervals(cell: str) -> str:
     """Return a cell whose intervals are not broken between their ends."""
     return re.sub(r"(\[[^][ ]+,) (?=[^][ ]+\])", "\\1\u00a0", cell)
 
 
-def _lines(row: Sequence[str], widths: Sequence[float]) -> int:
+def _count_lines(row: Sequence[str], widths: Sequence[float]) -> int:
     """Return about how many lines a row takes."""
-    wide = (_em(cell) / width for cell, width in zip(row, widths, strict=True) if width)
-    return ceil(max([1.0, *wide]))
+    line_counts = (_em(cell) / width for cell, width in zip(row, widths, strict=True) if width)
+    return ceil(max([1.0, *line_counts]))
 
 
-def _foreign(text: str) -> bool:
+def _needs_unicode(text: str) -> bool:
     """Return whether pdflatex lacks characters of a text."""
     return any(ord(c) > 0xFF and c not in _ESCAPED and c not in _PLAIN for c in text)
 
 
-def _aligned(side: str, width: float) -> str:
+def _column_format(side: str, width: float) -> str:
     ragged = {"l": "right", "r": "left"}[side]
     return rf">{{\ragged{ragged}\arraybackslash}}p{{{width:.1f}em}}" if width else side
 
@@ -141,15 +141,15 @@ def _layout(grid: Sequence[Sequence[str]]) -> tuple[Size, list[float]]:
     full = [max(map(_em, column)) for column in columns]
     words = [max(_em(w) for cell in column for w in _BREAK.split(cell)) for column in columns]
     for size in SIZES:
-        left, limit = size.page - size.space * len(columns), max(full)
-        while sum(widths := _limited(full, words, limit)) > left and limit > 0:
+        room, limit = size.page - size.space * len(columns), max(full)
+        while sum(widths := _limit_widths(full, words, limit)) > room and limit > 0:
             limit -= 0.5
         if widths == full or (size.rotated and limit >= NARROWEST):
             break
     return size, [w if w < f else 0.0 for w, f in zip(widths, full, strict=True)]
 
 
-def _limited(full: Sequence[float], words: Sequence[float], limit: float) -> list[float]:
+def _limit_widths(full: Sequence[float], words: Sequence[float], limit: float) -> list[float]:
     """Return the widths of columns, at most `limit` but no narrower than their longest word."""
     return [max(word, min(width, limit)) for width, word in zip(full, words, strict=True)]
 

@@ -35,28 +35,28 @@ def numbers_tex(tables: Mapping[str, Table]) -> str:
         ValueError: two numbers would have the same name.
     """
     lines = ["% Written by conceptevo analyse; every number in the text should come from here."]
-    used: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name, table in tables.items():
-        shown = table.cells()
-        numeric = [c for c in shown.columns if pd.api.types.is_numeric_dtype(table.frame[c])]
-        words = [c for c in shown.columns if c not in numeric]
-        keys = [" ".join(row) for row in shown[words].to_numpy().tolist()]
+        cells = table.cells()
+        number_columns = [c for c in cells.columns if pd.api.types.is_numeric_dtype(table.frame[c])]
+        text_columns = [c for c in cells.columns if c not in number_columns]
+        keys = [" ".join(row) for row in cells[text_columns].to_numpy().tolist()]
         keys = [re.sub("−", " minus ", key) for key in keys]
-        keys = _distinct(keys, always=not words)
-        headings = dict(zip(numeric, _distinct(numeric), strict=True))
-        for key, row in zip(keys, shown.to_dict("records"), strict=True):
+        keys = _make_distinct(keys, always=not text_columns)
+        headings = dict(zip(number_columns, _make_distinct(number_columns), strict=True))
+        for key, row in zip(keys, cells.to_dict("records"), strict=True):
             for column, heading in headings.items():
                 macro = macro_name(name, key, heading)
-                if macro in used:
+                if macro in sources:
                     raise ValueError(
-                        f"{name}, {key!r}, {column!r} and {used[macro]} would both be \\{macro}"
+                        f"{name}, {key!r}, {column!r} and {sources[macro]} would both be \\{macro}"
                     )
-                used[macro] = f"{name}, {key!r}, {column!r}"
+                sources[macro] = f"{name}, {key!r}, {column!r}"
                 lines.append(rf"\newcommand{{\{macro}}}{{{escape(row[column])}}}")
     return "\n".join(lines) + "\n"
 
 
-def _distinct(names: list[str], always: bool = False) -> list[str]:
+def _make_distinct(names: list[str], always: bool = False) -> list[str]:
     """Return names, each with its position if `always` or if two would be the same in macros."""
     if len({macro_name(name) for name in names}) == len(names) and not always:
         return names

@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 
 
-def p_value(p: float) -> str:
+def p_cell(p: float) -> str:
     """Format a p-value for a table: .032, <.001, 1; "not tested" for NaN."""
     return p_text(p).removeprefix("p ").removeprefix("= ").replace("< ", "<")
 
 
-def spaced(name: str) -> str:
+def as_words(name: str) -> str:
     """Return a name of the program as words: "same series" for same_series."""
     return name.replace("_", " ")
 
 
-def capitalised(text: str) -> str:
+def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
@@ -28,7 +28,7 @@ def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     return iter(table.itertuples(index=False))
 
 
-def joined(parts: Sequence[str]) -> str:
+def join(parts: Sequence[str]) -> str:
     """Join a list for a sentence: "a, b and c"."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
@@ -46,24 +46,24 @@ def p_text(p: float) -> str:
     return "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".", 1)
 
 
-def signed(value: float, form: str) -> str:
+def with_sign(value: float, form: str) -> str:
     """Format a number with its sign (− for minus); a number that is rounded to zero has no sign."""
     text = format(value, f"+{form}")
     return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
 
 
-def span(row: Any, form: str, times: float = 1.0) -> str:
+def ci_text(row: Any, form: str, times: float = 1.0) -> str:
     """Format the interval `low`, `high` of a row, multiplied by `times`, in brackets and with
     signs; "not estimable" if it is NaN."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
-    return f"[{signed(times * row.low, form)}, {signed(times * row.high, form)}]"
+    return f"[{with_sign(times * row.low, form)}, {with_sign(times * row.high, form)}]"
 
 
-def points(value: float, low: float, high: float, p: float = nan) -> str:
+def points_text(value: float, low: float, high: float, p: float = nan) -> str:
     """Format a change of a share in percentage points with its interval, −52 [−58, −46], and the
     adjusted p if there is one."""
-    text, *ends = (signed(100 * share, ".0f") for share in (value, low, high))
+    text, *ends = (with_sign(100 * share, ".0f") for share in (value, low, high))
     if not (pd.isna(low) or pd.isna(high)):
         text += f" [{', '.join(ends)}]"
     return text if pd.isna(p) else f"{text} (adjusted {p_text(p)})"

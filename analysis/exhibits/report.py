@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.tables import Table, sentence
+from analysis.exhibits.tables import Table, as_sentence
 from harness.files import write_text
 
 #: Number of rows above which a table is folded in the report.
@@ -46,10 +46,10 @@ def write_html(
     Args:
         links: address -> text, shown below the lead.
     """
-    numbers = _numbers(sections)
+    numbers = _reference_numbers(sections)
     page = render(
         "report.html",
-        {"sentence": sentence, "whole": whole, "numbered": partial(_numbered, numbers=numbers)},
+        {"sentence": as_sentence, "whole": tie, "numbered": partial(_refer, numbers=numbers)},
         title=title,
         lead=lead,
         footer=footer,
@@ -84,7 +84,7 @@ def paragraphs(template: str, **values: object) -> list[str]:
     return [text for text in map(str.strip, texts) if text]
 
 
-def _numbers(sections: Sequence[Section]) -> dict[str, str]:
+def _reference_numbers(sections: Sequence[Section]) -> dict[str, str]:
     """Return the numbers ("Figure 2", "Table 1") of all figures and tables by reference."""
     figures = [figure.name for section in sections for figure in section.figures]
     tables = [table.name for section in sections for table in section.tables]
@@ -95,7 +95,7 @@ def _numbers(sections: Sequence[Section]) -> dict[str, str]:
     }
 
 
-def _numbered(text: str, numbers: Mapping[str, str]) -> str:
+def _refer(text: str, numbers: Mapping[str, str]) -> str:
     """Replace the references in a text by numbers.
 
     Raises:
@@ -110,7 +110,7 @@ def _numbered(text: str, numbers: Mapping[str, str]) -> str:
     return re.sub(r"\[((?:figure|table):\w+)\]", number, text)
 
 
-def whole(text: str) -> str:
+def tie(text: str) -> str:
     """Insert no-break spaces in numbers with signs or units, as in 17 %, p = .03 and Table 1."""
     return re.sub(
         r"(?<=\d) (?=%)|(?<=Figure) (?=\d)|(?<=Table) (?=\d)|(?<=\bp) (?=[<=])|(?<=[<=]) (?=[\d.])",

@@ -71,29 +71,29 @@ def section(
 
 def table(report: str, section: str, name: str = "") -> Callable[[F], F]:
     """Register a function (subject) -> Table or None."""
-    return _shelved("table", report, section, name)
+    return _register("table", report, section, name)
 
 
 def figure(report: str, section: str, name: str = "") -> Callable[[F], F]:
     """Register a function (subject) -> Figure or None."""
-    return _shelved("figure", report, section, name)
+    return _register("figure", report, section, name)
 
 
 def sentences(report: str, section: str, name: str = "") -> Callable[[F], F]:
     """Register a function (subject, tables by name) -> paragraphs that state findings."""
-    return _shelved("sentences", report, section, name)
+    return _register("sentences", report, section, name)
 
 
-def _shelved(kind: str, report: str, section: str, name: str) -> Callable[[F], F]:
+def _register(kind: str, report: str, section: str, name: str) -> Callable[[F], F]:
     if report not in REPORTS:
         raise ValueError(f"report {report!r}: there are {', '.join(REPORTS)}")
 
     def register(make: F) -> F:
-        known = name or getattr(make, "__name__", "")
-        key = (report, kind, known)
+        key_name = name or getattr(make, "__name__", "")
+        key = (report, kind, key_name)
         if key in _exhibits and _origin(_exhibits[key].make) != _origin(make):
-            raise ValueError(f"{kind} {known!r} of report {report!r} is registered twice")
-        _exhibits[key] = Exhibit(kind, report, section, known, make)
+            raise ValueError(f"{kind} {key_name!r} of report {report!r} is registered twice")
+        _exhibits[key] = Exhibit(kind, report, section, key_name, make)
         return make
 
     return register
@@ -116,11 +116,11 @@ def use(report: str, names: Iterable[str]) -> None:
     """
     for name in names:
         make = import_attribute(name, "exhibit")
-        known = [e for e in _exhibits.values() if e.report == report]
-        if not any(e.make is make for e in known):
+        registered = [e for e in _exhibits.values() if e.report == report]
+        if not any(e.make is make for e in registered):
             own = name.partition(":")[2]
-            alike = (e.make for e in known if e.name == own and e.kind != "sentences")
-            if any(_origin(other) != _origin(make) for other in alike):
+            same_name = (e.make for e in registered if e.name == own and e.kind != "sentences")
+            if any(_origin(namesake) != _origin(make) for namesake in same_name):
                 raise ValueError(f"exhibit {name!r}: the report has one named {own}; rename yours")
             _exhibits[report, EITHER, own] = Exhibit(EITHER, report, OWN, own, make)
 
@@ -130,8 +130,8 @@ def get(report: str, kind: str, name: str) -> Callable[..., Any]:
     try:
         return _exhibits[report, kind, name].make
     except KeyError:
-        known = ", ".join(names(report, kind))
-        raise ValueError(f"unknown {kind} {name!r} of report {report!r}; known: {known}") from None
+        valid = ", ".join(names(report, kind))
+        raise ValueError(f"unknown {kind} {name!r} of report {report!r}; known: {valid}") from None
 
 
 def names(report: str, kind: str) -> list[str]:
@@ -141,13 +141,13 @@ def names(report: str, kind: str) -> list[str]:
 
 def tables_of(report: str, subject: Any) -> dict[str, Table]:
     """Make all tables of a report; without those that are None or have no rows."""
-    made = _made(report, "table", Table, subject)
-    return {name: value for name, value in made.items() if len(value.frame)}
+    tables = _make_all(report, "table", Table, subject)
+    return {name: table_made for name, table_made in tables.items() if len(table_made.frame)}
 
 
 def figures_of(report: str, subject: Any) -> dict[str, Figure]:
     """Make all figures of a report; without those that are None."""
-    return _made(report, "figure", Figure, subject)
+    return _make_all(report, "figure", Figure, subject)
 
 
 def _make(exhibit: Exhibit, *arguments: Any) -> Any:
@@ -157,20 +157,20 @@ def _make(exhibit: Exhibit, *arguments: Any) -> Any:
     return call_user_code(f"exhibit {exhibit.name!r}", exhibit.make, *arguments)
 
 
-def _made(report: str, kind: str, wanted: type, subject: Any) -> dict[str, Any]:
-    """Make the exhibits of a kind, and users' exhibits that return the type `wanted`."""
-    made = {}
+def _make_all(report: str, kind: str, result_type: type, subject: Any) -> dict[str, Any]:
+    """Make the exhibits of a kind, and users' exhibits that return the type `result_type`."""
+    exhibits = {}
     for e in _exhibits.values():
         if e.report == report and e.kind in (kind, EITHER):
             value = _make(e, subject)
-            if isinstance(value, wanted):
-                made[e.name] = value
+            if isinstance(value, result_type):
+                exhibits[e.name] = value
             elif value is not None and (e.kind == kind or not isinstance(value, Table | Figure)):
                 raise ValueError(
                     f"exhibit {e.name!r} must return a {e.kind} of analysis.exhibits (Table, "
                     f"Figure) or None, got {type(value).__module__}.{type(value).__name__}"
                 )
-    return made
+    return exhibits
 
 
 def sections_of(
@@ -188,22 +188,22 @@ def sections_of(
     """
     section(report, OWN, "Exhibits of your own")
     headings = {name: heading for (of, name), heading in _headings.items() if of == report}
-    made: dict[str, Mapping[str, Any]] = {"table": tables, "figure": figures}
+    results: dict[str, Mapping[str, Any]] = {"table": tables, "figure": figures}
     sections = []
     for name, (title, introduction) in headings.items():
-        here = [
+        members = [
             e
             for e in _exhibits.values()
             if e.report == report and (e.section if e.section in headings else OWN) == name
         ]
         findings = [
-            text for e in here if e.kind == "sentences" for text in _make(e, subject, tables)
+            text for e in members if e.kind == "sentences" for text in _make(e, subject, tables)
         ]
-        shown = {
-            kind: [values[e.name] for e in here if e.kind in (kind, EITHER) and e.name in values]
-            for kind, values in made.items()
+        by_kind = {
+            kind: [values[e.name] for e in members if e.kind in (kind, EITHER) and e.name in values]
+            for kind, values in results.items()
         }
         text = list(introduction(subject))
-        if findings or any(shown.values()) or (text and not here):
-            sections.append(Section(title, text, findings, shown["figure"], shown["table"]))
+        if findings or any(by_kind.values()) or (text and not members):
+            sections.append(Section(title, text, findings, by_kind["figure"], by_kind["table"]))
     return sections

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits.latex import latex_table
-from analysis.exhibits.phrases import p_value, spaced
+from analysis.exhibits.phrases import as_words, p_cell
 from harness.files import write_text
 
-#: The format of p-values, see `phrases.p_value`.
+#: The format of p-values, see `phrases.p_cell`.
 P_VALUE = "p"
 
 #: Column -> format of its values.
@@ -63,27 +63,26 @@ class Table:
         }
         return pd.DataFrame(columns).drop(columns=list(self.hidden))
 
-    def shown(self) -> pd.DataFrame:
+    def shown_cells(self) -> pd.DataFrame:
         """Return `cells` with intervals after their values, in one column."""
         cells = self.cells()
         names = list(cells.columns)
-        for value, low, high in zip(names, names[1:], names[2:], strict=False):
+        for column, low, high in zip(names, names[1:], names[2:], strict=False):
             if low.split()[-1:] == ["low"] and high.split()[-1:] == ["high"]:
                 ends = " [" + cells[low] + ", " + cells[high] + "]"
-                cells[value] += ends.where(cells[low] != "–", "")
+                cells[column] += ends.where(cells[low] != "–", "")
                 cells = cells.drop(columns=[low, high])
         return cells
 
     def heads(self) -> list[tuple[str, bool]]:
         """Return the heading of each visible column, and whether it holds numbers."""
-        return [
-            (self.headings.get(name, spaced(name)), pd.api.types.is_numeric_dtype(self.frame[name]))
-            for name in self.shown()
-        ]
+        numeric = pd.api.types.is_numeric_dtype
+        names = list(self.shown_cells())
+        return [(self.headings.get(c, as_words(c)), numeric(self.frame[c])) for c in names]
 
     def rows(self) -> list[list[str]]:
         """Return the visible cells."""
-        return self.shown().to_numpy().tolist()
+        return self.shown_cells().to_numpy().tolist()
 
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]
@@ -92,7 +91,7 @@ class Table:
         if not isinstance(value, int | float):
             return str(value) if isinstance(form, str) else form(str(value))
         if form == P_VALUE:
-            form = p_value
+            form = p_cell
         text = form.format(value).rstrip("%") if isinstance(form, str) else form(value)
         if set(text) <= set("+-0."):  # a number that is rounded to zero has no sign
             text = text.lstrip("+-")
@@ -113,18 +112,18 @@ class Table:
         return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
     def markdown(self) -> str:
-        grid = markdown_grid([head for head, _ in self.heads()], self.rows())
-        return f"**{sentence(self.title)}** {self.caption}\n\n{grid}\n"
+        grid = markdown_table([head for head, _ in self.heads()], self.rows())
+        return f"**{as_sentence(self.title)}** {self.caption}\n\n{grid}\n"
 
     def _repr_html_(self) -> str:
         """Return the table as HTML, with which notebooks show it."""
-        caption = html.escape(f"{sentence(self.title)} {self.caption}")
+        caption = html.escape(f"{as_sentence(self.title)} {self.caption}")
         names = [name for name, _ in self.heads()]
-        return self.shown().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
+        return self.shown_cells().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
 
     def latex(self) -> str:
         """Return the table in LaTeX, see `latex_table`."""
-        caption = f"{sentence(self.title)} {self.caption}"
+        caption = f"{as_sentence(self.title)} {self.caption}"
         return latex_table(self.name, caption, self.heads(), self.rows())
 
     def write(self, folder: Path) -> list[Path]:
@@ -135,7 +134,7 @@ class Table:
         return [folder / f"{self.name}{suffix}" for suffix in texts]
 
 
-def markdown_grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table in Markdown without title and caption."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
@@ -144,6 +143,6 @@ def markdown_grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def sentence(title: str) -> str:
+def as_sentence(title: str) -> str:
     """Return a title as the first sentence of a caption."""
     return title if title.endswith("?") else f"{title}."

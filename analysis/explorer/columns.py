@@ -17,26 +17,26 @@ TYPES = {
 }
 
 
-def whole(values: Any) -> np.ndarray:
+def ints(values: Any) -> np.ndarray:
     """Convert integers to int16 or, if a value is too large for it, to int32.
 
     Raises:
         ValueError: a value needs more than 32 bits.
     """
     array = np.asarray(values, dtype=np.int64)
-    for kind in (np.int16, np.int32):
-        limits = np.iinfo(kind)
+    for number_type in (np.int16, np.int32):
+        limits = np.iinfo(number_type)
         if not array.size or (limits.min <= array.min() and array.max() <= limits.max):
-            return array.astype(kind)
+            return array.astype(number_type)
     raise ValueError(f"a whole number needs more than 32 bits: {array.max()}")
 
 
-def real(values: Any) -> np.ndarray:
+def floats(values: Any) -> np.ndarray:
     """Convert real numbers to float32; missing values are NaN."""
     return np.asarray(values, dtype=np.float32)
 
 
-def packed(value: Any) -> Any:
+def pack(value: Any) -> Any:
     """Replace every array in a value by {"type": typed array, "bytes": base 64}, and other NaN and
     infinite numbers by None.
 
@@ -44,9 +44,9 @@ def packed(value: Any) -> Any:
         ValueError: an array has a type that is not in TYPES.
     """
     if isinstance(value, dict):
-        return {str(key): packed(part) for key, part in value.items()}
+        return {str(key): pack(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [packed(part) for part in value]
+        return [pack(part) for part in value]
     if isinstance(value, np.ndarray):
         kind = value.dtype.newbyteorder("<").str
         if kind not in TYPES:
@@ -54,11 +54,11 @@ def packed(value: Any) -> Any:
         data = np.ascontiguousarray(value, dtype=kind).tobytes()
         return {"type": TYPES[kind], "bytes": base64.b64encode(data).decode("ascii")}
     if isinstance(value, np.generic):
-        return packed(value.item())
+        return pack(value.item())
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def as_json(value: Any) -> str:
-    """Return `packed` JSON that is safe in a <script> element, because it contains no `<`."""
-    text = json.dumps(packed(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """Return `pack` JSON that is safe in a <script> element, because it contains no `<`."""
+    text = json.dumps(pack(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits.tables import Table
-from analysis.explorer.columns import real, whole
+from analysis.explorer.columns import floats, ints
 from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
@@ -32,7 +32,7 @@ SET = [*PAIR, "method", "class_id", "arm", "draw"]
 SPLIT = "heldout"
 
 
-def _keys(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+def _rows_of(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
     """Return an iterator of the rows of some columns as tuples."""
     return table[columns].itertuples(index=False, name=None)
 
@@ -51,7 +51,7 @@ class Source:
     def layers(self) -> pd.DataFrame:
         """One row per layer, by series in the order of the configuration, then by depth."""
         by_depth = self.run.tables("layers").sort_values("depth", kind="stable")
-        return run_tables.in_order(self.run, by_depth)
+        return run_tables.sort_by_series(self.run, by_depth)
 
     @cached_property
     def series(self) -> list[str]:
@@ -72,7 +72,7 @@ class Source:
     @cached_property
     def row_of(self) -> dict[tuple[Any, ...], int]:
         """Row of each neuron (series, epoch, layer, channel) in the space."""
-        return {key: row for row, key in enumerate(_keys(self.space.neurons, NEURON))}
+        return {key: row for row, key in enumerate(_rows_of(self.space.neurons, NEURON))}
 
     @cached_property
     def classes(self) -> list[str]:
@@ -100,7 +100,7 @@ class Source:
         table = self.run.tables("stimuli").sort_values([*NEURON, "rank"])
         table = table[table.groupby(NEURON).cumcount() < PATCHES]
         place = table.groupby(NEURON).cumcount().to_numpy()
-        row = np.array([self.row_of.get(key, -1) for key in _keys(table, NEURON)])
+        row = np.array([self.row_of.get(key, -1) for key in _rows_of(table, NEURON)])
         return table.assign(row=row, place=place)[row >= 0]
 
 
@@ -109,7 +109,7 @@ def explorer_columns(source: Source) -> dict[str, Any]:
     run, space = source.run, source.space
     layers = source.layers
     views = layers[["resize", "crop"]].drop_duplicates().reset_index(drop=True)
-    view_of = layers.merge(views.reset_index(names="view"), on=["resize", "crop"])["view"]
+    layer_views = layers.merge(views.reset_index(names="view"), on=["resize", "crop"])["view"]
     return {
         "run": run.root.resolve().name,
         "base": run.manifest()["base"],
@@ -128,84 +128,84 @@ def explorer_columns(source: Source) -> dict[str, Any]:
                 "name": layer.layer,
                 "channels": layer.channels,
                 "depth": round(float(layer.depth), 3),
-                "side": _side(layer.patch, layer.crop),
-                "view": int(view_of[layer.Index]),
+                "side": _patch_side(layer.patch, layer.crop),
+                "view": int(layer_views[layer.Index]),
             }
             for layer in layers.itertuples()
         ],
         "units": {
-            "layer": whole(source.units["layer_row"]),
-            "channel": whole(source.units["channel"]),
+            "layer": ints(source.units["layer_row"]),
+            "channel": ints(source.units["channel"]),
         },
         **_neurons(source),
         "neighbours": _neighbours(source),
         "stimuli": _stimuli(source),
         **_ablations(source),
-        **_validity(run, space.method),
+        **_space_validity(run, space.method),
     }
 
 
 def _neurons(source: Source) -> dict[str, Any]:
     space = source.space
     table = space.neurons[[*NEURON, "coverage"]]
-    places = source.run.table(Artifact("map"))
-    table = table.merge(places, on=NEURON, how="left")
-    named = run_tables.concepts(source.run)
-    if named is None:
+    positions = source.run.table(Artifact("map"))
+    table = table.merge(positions, on=NEURON, how="left")
+    concepts_found = run_tables.true_concepts(source.run)
+    if concepts_found is None:
         table = table.assign(concept=None, iou=np.nan)
     else:
-        table = table.merge(named[[*NEURON, "concept", "iou"]], on=NEURON, how="left")
-    strong = table["concept"].where(table["iou"] >= NAMED_OVERLAP)
-    concepts = sorted(strong.dropna().unique())
+        table = table.merge(concepts_found[[*NEURON, "concept", "iou"]], on=NEURON, how="left")
+    names = table["concept"].where(table["iou"] >= NAMED_OVERLAP)
+    concepts = sorted(names.dropna().unique())
     return {
         "concepts": concepts,
-        "hasConcepts": named is not None,
+        "hasConcepts": concepts_found is not None,
         "neurons": {
-            "unit": whole(source.unit_of(table)),
-            "epoch": whole(table["epoch"]),
-            "x": real(table["x"]),
-            "y": real(table["y"]),
-            "concept": whole(strong.map({c: i for i, c in enumerate(concepts)}).fillna(-1)),
-            "overlap": real(table["iou"]),
-            "coverage": real(table["coverage"]),
-            "moved": real(_moved(source)),
+            "unit": ints(source.unit_of(table)),
+            "epoch": ints(table["epoch"]),
+            "x": floats(table["x"]),
+            "y": floats(table["y"]),
+            "concept": ints(names.map({c: i for i, c in enumerate(concepts)}).fillna(-1)),
+            "overlap": floats(table["iou"]),
+            "coverage": floats(table["coverage"]),
+            "moved": floats(_displacements(source)),
         },
     }
 
 
-def _moved(source: Source) -> np.ndarray:
+def _displacements(source: Source) -> np.ndarray:
     """Return the displacement of each neuron since the previous checkpoint; NaN if undefined."""
-    moved = np.full(len(source.space.neurons), np.nan)
+    displacements = np.full(len(source.space.neurons), np.nan)
     for series, rows in source.space.neurons.groupby("series"):
         for start, end in pairwise(sorted(set(rows["epoch"]))):
-            step = source.space.displacement(str(series), int(start), int(end))
-            for layer, channel, value in step.itertuples(index=False, name=None):
-                moved[source.row_of[series, end, layer, channel]] = value
-    return moved
+            displacement = source.space.displacement(str(series), int(start), int(end))
+            for layer, channel, distance in displacement.itertuples(index=False, name=None):
+                displacements[source.row_of[series, end, layer, channel]] = distance
+    return displacements
 
 
 def _neighbours(source: Source) -> list[dict[str, Any]]:
     """Return, for each series, the neurons of its last checkpoint nearest to each neuron."""
-    space, every = source.space, np.arange(len(source.space.neurons))
+    space, all_rows = source.space, np.arange(len(source.space.neurons))
     parts = []
-    for name in source.series:
-        epochs = space.neurons.loc[space.neurons["series"] == name, "epoch"]
+    for series_name in source.series:
+        epochs = space.neurons.loc[space.neurons["series"] == series_name, "epoch"]
         if epochs.empty:
             continue
-        last = int(epochs.max())
-        candidates = space.rows(series=name, epoch=last)
+        last_epoch = int(epochs.max())
+        candidates = space.rows(series=series_name, epoch=last_epoch)
         rows, similarities = [], []
-        for block in np.array_split(every, max(1, len(every) // 2000)):
-            nearest, similarity = space.nearest(block, candidates, NEIGHBOURS)
+        for rows_of_block in np.array_split(all_rows, max(1, len(all_rows) // 2000)):
+            nearest, similarity = space.nearest(rows_of_block, candidates, NEIGHBOURS)
             rows.append(nearest)
             similarities.append(similarity)
-        parts.append({"series": source.series.index(name), "epoch": last,
-                      "row": whole(np.concatenate(rows).ravel()),
-                      "similarity": real(np.concatenate(similarities).ravel())})  # fmt: skip
+        parts.append({"series": source.series.index(series_name), "epoch": last_epoch,
+                      "row": ints(np.concatenate(rows).ravel()),
+                      "similarity": floats(np.concatenate(similarities).ravel())})  # fmt: skip
     return parts
 
 
-def _side(patch: float, crop: int) -> int:
+def _patch_side(patch: float, crop: int) -> int:
     """Return the side of a patch in pixels of the view, from its share of the crop."""
     return min(max(1, round(patch * crop)), crop)
 
@@ -216,18 +216,18 @@ def _stimuli(source: Source) -> dict[str, Any]:
     table = source.stimuli.merge(
         source.layers[["series", "layer", "patch", "crop"]], on=["series", "layer"]
     )
-    size = table["crop"].to_numpy()
-    pixels = np.array([_side(*each) for each in zip(table["patch"], size, strict=True)])
+    crops = table["crop"].to_numpy()
+    sides = np.array([_patch_side(*each) for each in zip(table["patch"], crops, strict=True)])
     shape = len(source.space.neurons), PATCHES
     image, top, left = (np.full(shape, -1) for _ in range(3))
     activation = np.full(shape, np.nan)
-    where = table["row"].to_numpy(), table["place"].to_numpy()
-    image[where], activation[where] = table["image_id"], table["activation"]
+    positions = table["row"].to_numpy(), table["place"].to_numpy()
+    image[positions], activation[positions] = table["image_id"], table["activation"]
     for corner, peak in ((top, "peak_y"), (left, "peak_x")):
-        start = [round(v) for v in table[peak].to_numpy() * size - pixels / 2]
-        corner[where] = np.clip(start, 0, size - pixels)
-    return {"each": PATCHES, "image": whole(image.ravel()), "top": whole(top.ravel()),
-            "left": whole(left.ravel()), "activation": real(activation.ravel())}  # fmt: skip
+        start = [round(v) for v in table[peak].to_numpy() * crops - sides / 2]
+        corner[positions] = np.clip(start, 0, crops - sides)
+    return {"each": PATCHES, "image": ints(image.ravel()), "top": ints(top.ravel()),
+            "left": ints(left.ravel()), "activation": floats(activation.ravel())}  # fmt: skip
 
 
 def _ablations(source: Source) -> dict[str, Any]:
@@ -258,18 +258,18 @@ def _ablations(source: Source) -> dict[str, Any]:
         "importance": importance,
         "steps": max((study.about["arms"].get("steps", 8) for study in source.studies), default=8),
         "outcomes": {"names": names, **_outcome_columns(source, outcomes, names)},
-        "bins": _bins(source, methods),
+        "bins": _bins_of_units(source, methods),
     }
 
 
 def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
     """Return score, standard error and rank within the layer, classes x units; missing values are
     NaN, and −1 for ranks."""
-    every = pd.MultiIndex.from_product([range(len(source.classes)), range(len(source.units))])
+    all_rows = pd.MultiIndex.from_product([range(len(source.classes)), range(len(source.units))])
     keys = [rows["class_id"].to_numpy(), source.unit_of(rows)]
-    table = rows[["score", "stderr", "rank"]].set_index(keys).reindex(every)
-    return {"score": real(table["score"]), "error": real(table["stderr"]),
-            "rank": whole(table["rank"].fillna(-1)),
+    table = rows[["score", "stderr", "rank"]].set_index(keys).reindex(all_rows)
+    return {"score": floats(table["score"]), "error": floats(table["stderr"]),
+            "rank": ints(table["rank"].fillna(-1)),
             "images": int(rows["images"].max())}  # fmt: skip
 
 
@@ -307,31 +307,31 @@ def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
 def _outcome_columns(
     source: Source, table: pd.DataFrame, names: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    row_of = {key: row for row, key in enumerate(_keys(source.layers, ["series", "layer"]))}
-    columns = {"pair": whole([source.pairs.index(key) for key in _keys(table, PAIR)]),
-               "class": whole(table["class_id"]), "draw": whole(table["draw"]),
-               "layer": whole([-1 if key[1] == JOINT else row_of[key]
-                               for key in _keys(table, ["series", "layer"])]),
-               "images": whole(table["images"])}  # fmt: skip
-    columns |= {key: whole([names[key].index(v) for v in table[key]]) for key in names}
+    row_of = {key: row for row, key in enumerate(_rows_of(source.layers, ["series", "layer"]))}
+    columns = {"pair": ints([source.pairs.index(key) for key in _rows_of(table, PAIR)]),
+               "class": ints(table["class_id"]), "draw": ints(table["draw"]),
+               "layer": ints([-1 if key[1] == JOINT else row_of[key]
+                               for key in _rows_of(table, ["series", "layer"])]),
+               "images": ints(table["images"])}  # fmt: skip
+    columns |= {key: ints([names[key].index(v) for v in table[key]]) for key in names}
     numbers = ("before", "change", "change_error", "probability", "probability_error")
-    return columns | {name: real(table[name]) for name in numbers}
+    return columns | {name: floats(table[name]) for name in numbers}
 
 
-def _bins(source: Source, methods: list[str]) -> list[dict[str, Any]]:
+def _bins_of_units(source: Source, methods: list[str]) -> list[dict[str, Any]]:
     """Return the bin of every unit, classes x units, for each pair and method: 1 is q1, 0 none."""
     table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
     table = table[table["arm"].str.fullmatch(r"q\d+")]
-    quarters = []
-    for (*pair, method), rows in table.groupby([*PAIR, "method"], observed=True):
+    bins_by_pair = []
+    for (*pair_key, method), rows in table.groupby([*PAIR, "method"], observed=True):
         bins = np.zeros((len(source.classes), len(source.units)), dtype=np.uint8)
         bins[rows["class_id"].to_numpy(), source.unit_of(rows)] = rows["arm"].str[1:].astype(int)
-        quarters.append({"pair": source.pairs.index(tuple(pair)), "method": methods.index(method),
-                         "bin": bins.ravel()})  # fmt: skip
-    return quarters
+        pair = source.pairs.index(tuple(pair_key))
+        bins_by_pair.append({"pair": pair, "method": methods.index(method), "bin": bins.ravel()})
+    return bins_by_pair
 
 
-def _validity(run: Run, method: str) -> dict[str, Any]:
+def _space_validity(run: Run, method: str) -> dict[str, Any]:
     """Return the validity of the space, dead neurons and accuracy, from the run's tables."""
 
     def of_method(table: Table | None) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from analysis.explorer.columns import as_json
 from analysis.explorer.data import Source, explorer_columns
 from analysis.explorer.people import people_columns
-from analysis.explorer.sprites import Sheet, sheets
+from analysis.explorer.sprites import Sheet, draw_sheets
 from harness.artifacts import Run
 from harness.files import whole_file, write_text
 from harness.images.sets import View, open_images
@@ -33,7 +33,7 @@ CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenPage:
     """The written page, the folder of sheets (None if they are in the page), the size in bytes."""
 
     page: Path
@@ -41,7 +41,7 @@ class Written:
     size: int
 
 
-def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
+def write_explorer(run: Run, out: Path, results: Path | None = None) -> WrittenPage:
     """Write the explorer of a run.
 
     Args:
@@ -54,69 +54,69 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
     source = Source(run)
     data = explorer_columns(source)
     data["people"] = None if results is None else people_columns(source, results)
-    pictures, folder, beside = _pictures(source, TILE_INSIDE), None, 0
+    pictures, folder, size_of_files = _draw_sheets(source, TILE_INSIDE), None, 0
     if sum(len(s.data) for s in pictures) * 4 / 3 > LARGEST_FILE - len(page(data)):
-        pictures = _pictures(source, TILE_BESIDE)
+        pictures = _draw_sheets(source, TILE_BESIDE)
         folder = out.with_name(f"{out.stem}-images")
-        beside = sum(len(s.data) for s in pictures)
-    data["sheets"] = _placed(pictures, folder)
+        size_of_files = sum(len(s.data) for s in pictures)
+    data["sheets"] = _place_sheets(pictures, folder)
     write_text(out, page(data, folder is not None))
-    return Written(out, folder, out.stat().st_size + beside)
+    return WrittenPage(out, folder, out.stat().st_size + size_of_files)
 
 
-def page(data: dict[str, Any], beside: bool = False) -> str:
+def page(data: dict[str, Any], has_files: bool = False) -> str:
     """Return the HTML text.
 
     Args:
-        data: `explorer_columns`, with `people` and `sheets`. beside: whether sheets are files.
+        data: `explorer_columns`, with `people` and `sheets`. has_files: whether sheets are files.
     """
-    scripts = {"library": get_plotlyjs(), "code": "\n".join(map(_own, CODE))}
-    policy = [
+    scripts = {"library": get_plotlyjs(), "code": "\n".join(map(_read_page_file, CODE))}
+    policies = [
         "default-src 'none'",
-        "script-src " + " ".join(_hash(text) for text in scripts.values()),
+        "script-src " + " ".join(_policy_hash(text) for text in scripts.values()),
         "style-src 'unsafe-inline'",  # the library writes style elements and attributes
-        "img-src data: blob:" + (" 'self' file:" if beside else ""),
+        "img-src data: blob:" + (" 'self' file:" if has_files else ""),
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    return Template(_own("page.html")).substitute(
-        policy="; ".join(policy),
+    return Template(_read_page_file("page.html")).substitute(
+        policy="; ".join(policies),
         title=html.escape(f"Concept evolution of {data['run']}"),
-        style=_own("page.css"),
+        style=_read_page_file("page.css"),
         data=as_json(data),
         **scripts,
     )
 
 
-def _own(name: str) -> str:
+def _read_page_file(name: str) -> str:
     return (files("analysis") / "explorer" / "page" / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def _policy_hash(text: str) -> str:
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
-def _pictures(source: Source, largest: int) -> list[Sheet]:
+def _draw_sheets(source: Source, largest: int) -> list[Sheet]:
     images = open_images(source.run, "probe")
     views = source.layers[["resize", "crop"]].drop_duplicates()
-    shown = source.stimuli.merge(
+    stimuli = source.stimuli.merge(
         source.layers[["series", "layer", "resize", "crop"]], on=["series", "layer"]
     )
     pictures: list[Sheet] = []
     for index, view in enumerate(views.itertuples(index=False)):
-        of_view = shown[(shown["resize"] == view.resize) & (shown["crop"] == view.crop)]
-        wanted = sorted(set(of_view["image_id"].tolist()))
-        pictures += sheets(images, View(int(view.resize), int(view.crop)), index, wanted, largest)
+        in_view = stimuli[(stimuli["resize"] == view.resize) & (stimuli["crop"] == view.crop)]
+        ids = sorted(set(in_view["image_id"].tolist()))
+        pictures += draw_sheets(images, View(int(view.resize), int(view.crop)), index, ids, largest)
     return pictures
 
 
-def _placed(pictures: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
+def _place_sheets(image_sheets: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
     """Return the page's data of each sheet; write the sheets into `folder` if it is given."""
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
-    placed = []
-    for number, sheet in enumerate(pictures):
+    sheet_records = []
+    for number, sheet in enumerate(image_sheets):
         if folder is None:
             address = "data:image/webp;base64," + base64.b64encode(sheet.data).decode("ascii")
         else:
@@ -124,7 +124,7 @@ def _placed(pictures: Sequence[Sheet], folder: Path | None) -> list[dict[str, An
             with whole_file(folder / name) as temporary:
                 temporary.write_bytes(sheet.data)
             address = f"{folder.name}/{name}"
-        about = {"view": sheet.view, "tile": sheet.tile, "columns": sheet.columns}
+        layout = {"view": sheet.view, "tile": sheet.tile, "columns": sheet.columns}
         ids = np.array(sheet.images, dtype=np.int32)
-        placed.append(about | {"images": ids, "address": address})
-    return placed
+        sheet_records.append(layout | {"images": ids, "address": address})
+    return sheet_records

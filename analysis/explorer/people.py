@@ -34,22 +34,22 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
     responses = read_results(results).responses
     rates = people_by_trial(responses).set_index("trial")
     chances = {task: responses.study.chance(task) for task in responses.study.choice_tasks}
-    given = _given(responses)
-    trials, strangers = [], 0
+    response_counts = _response_counts(responses)
+    trials, trials_elsewhere = [], 0
     for trial in responses.study.data.itertuples():
-        keys = [(n.series, n.epoch, n.layer, n.channel) for n in trial.neurons]
-        rows = [source.row_of[key] for key in keys if key in source.row_of]
+        neuron_keys = [(n.series, n.epoch, n.layer, n.channel) for n in trial.neurons]
+        rows = [source.row_of[key] for key in neuron_keys if key in source.row_of]
         if not rows:
-            strangers += 1
+            trials_elsewhere += 1
             continue
-        answers = given.get(trial.trial, [])
-        rate = float(rates["rate"].get(trial.trial, float("nan")))
-        choice = trial.task in chances
+        answers = response_counts.get(trial.trial, [])
+        share = float(rates["rate"].get(trial.trial, float("nan")))
+        has_key = trial.task in chances
         trials.append(
             {"id": trial.trial, "task": trial.task, "condition": trial.condition,
              "answers": sum(count for _, count in answers),
              "control": trial.condition in responses.study.controls(trial.task),
-             "right": rate if choice else None, "changed": None if choice else rate,
+             "right": share if has_key else None, "changed": None if has_key else share,
              "chance": chances.get(trial.task, {}).get(trial.condition),
              "key": responses.study.keys.get(trial.trial), "neurons": rows,
              "given": answers[:ANSWERS_SHOWN]}
@@ -64,18 +64,18 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
         "source": responses.source,
         "participants": int(responses.answers["participant"].nunique()),
         "tasks": {task: responses.study.name(task) for task in tasks},
-        "strangers": strangers,
+        "strangers": trials_elsewhere,
         "trials": trials,
     }
 
 
-def _given(responses: Responses) -> dict[str, list[tuple[str, int]]]:
+def _response_counts(responses: Responses) -> dict[str, list[tuple[str, int]]]:
     """Return, for each trial, its different responses and their counts, the most frequent first."""
     texts = responses.answers["value"].map(_as_text)
     counts = texts.groupby(responses.answers["trial"]).value_counts()
     return {
-        str(trial): list(own.droplevel("trial").items())
-        for trial, own in counts.groupby(level="trial")
+        str(trial): list(trial_counts.droplevel("trial").items())
+        for trial, trial_counts in counts.groupby(level="trial")
     }
 
 

@@ -36,30 +36,30 @@ class Sheet:
     data: bytes
 
 
-def sheets(
-    images: ImageSet, view: View, index: int, wanted: Sequence[int], largest: int
+def draw_sheets(
+    images: ImageSet, view: View, index: int, image_ids: Sequence[int], largest: int
 ) -> Iterator[Sheet]:
     """Yield sheets of all wanted images.
 
     Args:
         view: size and crop with which the network sees the images. index: index of this view.
-        wanted: sorted image ids.
+        image_ids: sorted image ids.
         largest: largest side of an image in pixels; larger views are reduced to it.
     """
     tile = min(view.crop, largest)
     columns = max(1, min(COLUMNS, LONGEST // tile))
     per_sheet = columns**2
-    for start in range(0, len(wanted), per_sheet):
-        chosen = tuple(int(i) for i in wanted[start : start + per_sheet])
-        rows = -(-len(chosen) // columns)
+    for start in range(0, len(image_ids), per_sheet):
+        sheet_ids = tuple(int(i) for i in image_ids[start : start + per_sheet])
+        rows = -(-len(sheet_ids) // columns)
         sheet = np.zeros((rows * tile, columns * tile, 3), dtype=np.uint8)
-        for place, image in enumerate(chosen):
-            row, column = divmod(place, columns)
+        for position, image in enumerate(sheet_ids):
+            row, column = divmod(position, columns)
             pixels = images.pixels(image, view)
             if tile < view.crop:
-                small = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.LANCZOS)
-                pixels = np.asarray(small)
+                reduced = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.LANCZOS)
+                pixels = np.asarray(reduced)
             sheet[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile] = pixels
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, "WEBP", quality=QUALITY, method=4)
-        yield Sheet(index, tile, columns, chosen, buffer.getvalue())
+        yield Sheet(index, tile, columns, sheet_ids, buffer.getvalue())

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from analysis.exhibits.tables import markdown_grid
+from analysis.exhibits.tables import markdown_table
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import Plan, rejections
 from analysis.statistics.behaviour import Detection
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
-from analysis.statistics.estimate import size
+from analysis.statistics.estimate import alpha_of
 from analysis.statistics.shares import ClusteredShares, ExactBinomial
 from analysis.statistics.statistic import Estimates
 
@@ -37,15 +37,15 @@ def _clustered(frame: pd.DataFrame, chance: float) -> Estimates:
 
 def _crossed(frame: pd.DataFrame, chance: float) -> Estimates:
     model = fit_conditions(frame)
-    return CrossedEffects(chance).of(model, frame) | CrossedContrasts().of(model, frame)
+    return CrossedEffects(chance).apply(model, frame) | CrossedContrasts().apply(model, frame)
 
 
 def _detection(frame: pd.DataFrame, chance: float) -> Estimates:
     """Estimate d′ of the first condition (signal) against the second (noise), in alphabetical
     order; "correct" means judged as changed."""
     signal, noise = sorted(set(frame["condition"]))
-    made = Detection(signal, noise)(frame.rename(columns={"correct": "changed"}))
-    return {(signal, noise, "d′"): made["d′",]}
+    estimates = Detection(signal, noise)(frame.rename(columns={"correct": "changed"}))
+    return {(signal, noise, "d′"): estimates["d′",]}
 
 
 #: Estimates that are tested; without a p-value if there are too few responses.
@@ -59,7 +59,7 @@ METHODS: dict[str, Callable[[pd.DataFrame, float], Estimates]] = {
 }
 
 
-def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[str, object]]:
+def simulate_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[str, object]]:
     """Simulate and analyse one study.
 
     Returns:
@@ -68,35 +68,35 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
         rejected, tested, width (of the interval) and error (estimate minus true value).
     """
     frame = as_frame(simulate(design, np.random.default_rng(seed)))
-    conditional = dict(zip(design.accuracy, design.log_odds(), strict=True))
+    logits = dict(zip(design.accuracy, design.log_odds(), strict=True))
     rows: list[dict[str, object]] = []
     for method in methods:
         for key, estimate in METHODS[method](frame, design.chance).items():
             shares = [design.accuracy[name] for name in key[:2]]
-            what, null = key[-1], len(set(shares)) == 1
+            measure_name, is_null = key[-1], len(set(shares)) == 1
             if len(key) == 1:
-                what, null = "accuracy", bool(np.isclose(shares[0], design.chance))
+                measure_name, is_null = "accuracy", bool(np.isclose(shares[0], design.chance))
                 truth = shares[0]
-            elif what == "risk difference":
+            elif measure_name == "risk difference":
                 truth = shares[0] - shares[1]
-            elif what == "d′":
+            elif measure_name == "d′":
                 truth = float(norm.ppf(shares[0]) - norm.ppf(shares[1]))
             elif method == "crossed effects":
-                truth = float(np.exp(conditional[key[0]] - conditional[key[1]]))
+                truth = float(np.exp(logits[key[0]] - logits[key[1]]))
             else:
                 truth = shares[0] / (1 - shares[0]) * (1 - shares[1]) / shares[1]
             rows.append(
-                {"study": seed, "method": method, "what": what, "null": null,
+                {"study": seed, "method": method, "what": measure_name, "null": is_null,
                  "given": not np.isnan(estimate.low),
                  "covered": estimate.low <= truth <= estimate.high,
-                 "rejected": bool(estimate.p < size(estimate.level)),
-                 "tested": estimate.test != "" or what in TESTED,
+                 "rejected": bool(estimate.p < alpha_of(estimate.level)),
+                 "tested": estimate.test != "" or measure_name in TESTED,
                  "width": estimate.high - estimate.low, "error": estimate.value - truth}
             )  # fmt: skip
     return rows
 
 
-def over_seeds(
+def run_seeds(
     job: Callable[[int], Any], studies: int, seed: int = 0, workers: int = 1
 ) -> list[Any]:
     """Run a job for one seed per study and return the results in order."""
@@ -107,7 +107,7 @@ def over_seeds(
         return list(pool.map(job, seeds, chunksize=10))
 
 
-def arguments(description: str | None, studies: int = 1000) -> argparse.Namespace:
+def parse_arguments(description: str | None, studies: int = 1000) -> argparse.Namespace:
     """Parse the arguments of the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--studies", type=int, default=studies)
@@ -133,7 +133,7 @@ def measure(
         computed does not reject; false positives if null, power otherwise), coverage error and
         rejected error (Monte Carlo standard errors), width and bias (means).
     """
-    results = over_seeds(partial(one_study, design, methods), studies, seed, workers)
+    results = run_seeds(partial(simulate_study, design, methods), studies, seed, workers)
     rows = pd.DataFrame([row for result in results for row in result])
     rows["rejected"] = rows["rejected"].where(rows["tested"])
     rows["covered"] = rows["covered"].where(rows["given"])
@@ -143,16 +143,16 @@ def measure(
             "intervals": groups.size(),
             "given": groups["given"].mean(),
             "coverage": groups["covered"].mean(),
-            "coverage error": groups[["study", "covered"]].apply(_error),
+            "coverage error": groups[["study", "covered"]].apply(_clustered_error),
             "rejected": groups["rejected"].mean(),
-            "rejected error": groups[["study", "rejected"]].apply(_error),
+            "rejected error": groups[["study", "rejected"]].apply(_clustered_error),
             "width": groups["width"].mean(),
             "bias": groups["error"].mean(),
         }
     ).reset_index()
 
 
-def _error(rows: pd.DataFrame) -> float:
+def _clustered_error(rows: pd.DataFrame) -> float:
     """Compute the standard error of the mean of the second column; rows are clustered by study,
     because the intervals of one study are not independent."""
     values = rows.iloc[:, 1].astype(float)
@@ -177,7 +177,7 @@ DESIGNS = {
 }
 
 
-def _small(accuracy: float = 0.5, **parameters: Any) -> Design:
+def _null(accuracy: float = 0.5, **parameters: Any) -> Design:
     """Return a design of two conditions whose accuracy is chance: every rejection is false."""
     return Design({"a": accuracy, "b": accuracy}, chance=accuracy, **parameters)
 
@@ -185,35 +185,34 @@ def _small(accuracy: float = 0.5, **parameters: Any) -> Design:
 #: Small and unbalanced designs for the cluster jackknife, on which claims are based.
 SMALL = {
     **{
-        f"{n} participants, {items} trials": _small(participants=n, items=items)
+        f"{n} participants, {items} trials": _null(participants=n, items=items)
         for items, numbers in ((8, (2, 3, 4, 6, 10)), (2, (10,)), (3, (10,)), (4, (10, 60)))
         for n in numbers
     },
     **{
-        f"60 participants, 16 trials, each answers {n}": _small(items=16, answered=n)
-        for n in (1, 4)
+        f"60 participants, 16 trials, each answers {n}": _null(items=16, answered=n) for n in (1, 4)
     },
     **{
-        f"{n} of 60 participants in one condition": _small(items=16, answering={"b": n})
+        f"{n} of 60 participants in one condition": _null(items=16, answering={"b": n})
         for n in (3, 4)
     },
-    "6 of 60 participants in one condition, differing widely": _small(
+    "6 of 60 participants in one condition, differing widely": _null(
         items=16, answering={"b": 6}, sd_participant=1.2, sd_item=0.3
     ),
     # The designs with the most false positives among those tried when the method was chosen.
     **{
-        f"{n} of 60 participants in one condition, differing widely; true accuracy 1/6": _small(
+        f"{n} of 60 participants in one condition, differing widely; true accuracy 1/6": _null(
             1 / 6, items=16, answering={"b": n}, sd_participant=1.2, sd_item=0.3
         )
         for n in (4, 5, 8)
     },
-    "60 participants, 8 trials; true accuracy 1/6": _small(1 / 6, participants=60, items=8),
-    "60 participants, 4 trials; true accuracy 1/6": _small(1 / 6, participants=60, items=4),
-    "24 participants, half of whom leave early": _small(participants=24, items=12, dropout=0.5),
-    "20 participants; true accuracy 97 %": _small(0.97, participants=20, items=8),
-    "20 participants; true accuracy 3 %": _small(0.03, participants=20, items=8),
-    "20 participants; true accuracy 99.8 %": _small(0.998, participants=20, items=8),
-    "10 guessing participants, 8 trials": _small(
+    "60 participants, 8 trials; true accuracy 1/6": _null(1 / 6, participants=60, items=8),
+    "60 participants, 4 trials; true accuracy 1/6": _null(1 / 6, participants=60, items=4),
+    "24 participants, half of whom leave early": _null(participants=24, items=12, dropout=0.5),
+    "20 participants; true accuracy 97 %": _null(0.97, participants=20, items=8),
+    "20 participants; true accuracy 3 %": _null(0.03, participants=20, items=8),
+    "20 participants; true accuracy 99.8 %": _null(0.998, participants=20, items=8),
+    "10 guessing participants, 8 trials": _null(
         1 / 6, participants=10, items=8, sd_participant=0, sd_item=0
     ),
 }
@@ -230,7 +229,7 @@ RATES = {
 }
 
 
-def _percent(value: float, error: float = 0.0) -> str:
+def _format_percent(value: float, error: float = 0.0) -> str:
     """Format a share and its standard error (0 if unknown); "–" for NaN."""
     if np.isnan(value):
         return "–"
@@ -238,57 +237,60 @@ def _percent(value: float, error: float = 0.0) -> str:
 
 
 def as_markdown(
-    tables: dict[str, pd.DataFrame], whats: tuple[str, ...] = ("accuracy", "risk difference")
+    tables: dict[str, pd.DataFrame],
+    measures: tuple[str, ...] = ("accuracy", "risk difference"),
 ) -> str:
     """Format the results of `measure` by design as a Markdown table, with power in brackets.
 
     There is a column for the method only if there are several, and for the share of estimates with
     an interval only if it is not always 1.
     """
-    always = all((table["given"] == 1).all() for table in tables.values())
-    columns = ("coverage", "rejected") if always else ("given", "coverage", "rejected")
-    several = len({method for table in tables.values() for method in table["method"]}) > 1
-    names = ["design"] + ["method"] * several
-    head = names + [f"{what}: {name}" for what in whats for name in columns]
+    all_given = all((table["given"] == 1).all() for table in tables.values())
+    columns = ("coverage", "rejected") if all_given else ("given", "coverage", "rejected")
+    has_methods = len({method for table in tables.values() for method in table["method"]}) > 1
+    names = ["design"] + ["method"] * has_methods
+    head = names + [
+        f"{name_of_measure}: {name}" for name_of_measure in measures for name in columns
+    ]
     lines = []
     for name, table in tables.items():
         for method, rows in table.groupby("method", sort=False):
-            by_what = rows.set_index("what")
+            row_by_measure = rows.set_index("what")
             cells = [name, str(method)][: len(names)]
-            for what in whats:
-                if what not in by_what.index and what != "accuracy":
-                    what = "odds ratio"  # the crossed model has no risk difference
-                if what not in by_what.index:
+            for name_of_measure in measures:
+                if name_of_measure not in row_by_measure.index and name_of_measure != "accuracy":
+                    name_of_measure = "odds ratio"  # the crossed model has no risk difference
+                if name_of_measure not in row_by_measure.index:
                     cells += ["–"] * len(columns)
                     continue
-                row = by_what.loc[what]
-                rejected = _percent(row["rejected"], row["rejected error"])
+                row = row_by_measure.loc[name_of_measure]
+                rejected = _format_percent(row["rejected"], row["rejected error"])
                 cells += [
-                    *([] if always else [_percent(row["given"])]),
-                    _percent(row["coverage"], row["coverage error"]),
+                    *([] if all_given else [_format_percent(row["given"])]),
+                    _format_percent(row["coverage"], row["coverage error"]),
                     rejected if row["null"] else f"({rejected})",
                 ]
             lines.append(cells)
             name = ""
-    return markdown_grid(head, lines)
+    return markdown_table(head, lines)
 
 
 def main() -> None:
-    given = arguments(__doc__)
+    options = parse_arguments(__doc__)
 
     def table(designs: dict[str, Design], *methods: str) -> dict[str, pd.DataFrame]:
         return {
-            name: measure(design, given.studies, methods, given.seed, given.workers)
+            name: measure(design, options.studies, methods, options.seed, options.workers)
             for name, design in designs.items()
         }
 
-    if not given.small:
+    if not options.small:
         methods = ("exact binomial", "cluster jackknife", "crossed effects")
         print(as_markdown(table(DESIGNS, *methods)), end="\n\n", flush=True)
         for name, design in DESIGNS.items():
             if len(set(design.accuracy.values())) > 1:
-                promised = rejections(Plan(design), given.studies, given.seed + 1)
-                print(f"{name}, planner:", promised.to_string(index=False, header=False))
+                planned_power = rejections(Plan(design), options.studies, options.seed + 1)
+                print(f"{name}, planner:", planned_power.to_string(index=False, header=False))
     print(as_markdown(table(SMALL, "cluster jackknife")), end="\n\n", flush=True)
     print(as_markdown(table(RATES, "d′"), ("d′",)))
 

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import expit
 
 from analysis.statistics import mixed_model
-from analysis.statistics.clusters import Crossed
+from analysis.statistics.clusters import CrossedData
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Design:
     def log_odds(self) -> np.ndarray:
         """Return the logit for average ability and difficulty: [conditions]."""
         sd = self.standard_deviation
-        return np.array([mixed_model.conditional(share, sd) for share in self.accuracy.values()])
+        return np.array([mixed_model.mean_logit(share, sd) for share in self.accuracy.values()])
 
 
-def simulate(design: Design, rng: np.random.Generator) -> Crossed:
+def simulate(design: Design, rng: np.random.Generator) -> CrossedData:
     """Simulate the responses of one study, correct (1) or incorrect (0)."""
     conditions, people, items = len(design.accuracy), design.participants, design.items
     ability = rng.normal(0, design.sd_participant, people)[:, None, None]
@@ -90,7 +90,7 @@ def simulate(design: Design, rng: np.random.Generator) -> Crossed:
         shown &= rng.random(shown.shape) < last[:, None, None]
     person, condition, item = np.nonzero(shown)
     used, codes = np.unique(condition * items + item, return_inverse=True)
-    return Crossed(
+    return CrossedData(
         values=right[person, condition, item].astype(float),
         group=condition,
         participant=np.unique(person, return_inverse=True)[1],
@@ -100,7 +100,7 @@ def simulate(design: Design, rng: np.random.Generator) -> Crossed:
     )
 
 
-def as_frame(data: Crossed) -> pd.DataFrame:
+def as_frame(data: CrossedData) -> pd.DataFrame:
     """Return the responses as a table: participant, trial, condition, correct."""
     return pd.DataFrame(
         {

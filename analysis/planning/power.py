@@ -18,14 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.exhibits.figures import COLOURS, Figure, look, styled
+from analysis.exhibits.figures import COLOURS, Figure, style_of, styled
 from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
-from analysis.statistics.clusters import Crossed, holm
+from analysis.statistics.clusters import CrossedData, holm
 from analysis.statistics.contrasts import condition_pairs, differences
 from analysis.statistics.crossed_effects import fit_conditions
-from analysis.statistics.estimate import size
+from analysis.statistics.estimate import alpha_of
 from analysis.statistics.shares import clustered_shares
 
 #: Name of the event that all of several effects are significant in one study.
@@ -39,7 +39,7 @@ class Plan:
     """The design and the tests whose power is estimated.
 
     Attributes:
-        design: the design of the study; `curve` varies its size.
+        design: the design of the study; `power_curve` varies its size.
         against_chance: test conditions against chance and report those that differ from it;
             otherwise test contrasts of conditions.
         reference: the condition with which all others are compared; by default all pairs.
@@ -86,7 +86,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         )
     kept = len(effects) * (1 / plan.share - 1)  # weight of the other tests; each test here has 1
 
-    def tested(data: Crossed) -> list[float]:
+    def tested(data: CrossedData) -> list[float]:
         """Return the unadjusted p-value of each test."""
         if plan.against_chance:
             chances = np.full(len(names), design.chance)
@@ -98,7 +98,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         data = simulate(design, np.random.default_rng(child))
         p = np.array(tested(data))
         # An undefined p does not reject.
-        rejected[study] = (holm(p, kept=kept) < size(plan.level))[sought]
+        rejected[study] = (holm(p, reserved=kept) < alpha_of(plan.level))[sought]
     power = rejected.mean(axis=0)
     names_found, sizes = [e for e, s in zip(effects, sought, strict=True) if s], sizes[sought]
     if len(power) > 1:
@@ -153,16 +153,16 @@ class Sizes:
     def __iter__(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield the name of the design without its number of participants, and the numbers of
         participants, items and trials, for each size."""
-        held_at = self.raters or self.items or [0]
-        for trials, held, n in product(self.trials, held_at, self.participants):
-            if self.raters and n < held:
+        fixed = self.raters or self.items or [0]
+        for trials, number, people in product(self.trials, fixed, self.participants):
+            if self.raters and people < number:
                 continue
-            items = n * trials // held if self.raters else held or trials
-            name = f"{trials} trials" + (f", {held} raters" if self.raters else f" of {items}")
-            yield name, n, items, trials
+            items = people * trials // number if self.raters else number or trials
+            name = f"{trials} trials" + (f", {number} raters" if self.raters else f" of {items}")
+            yield name, people, items, trials
 
 
-def curve(
+def power_curve(
     plan: Plan, sizes: Sizes, studies: int = 400, cost: float = np.nan, seed: int = 0
 ) -> pd.DataFrame:
     """Estimate power for several sizes of the study.
@@ -175,16 +175,16 @@ def curve(
         cost, and the columns of `rejections`.
     """
     frames = []
-    for name, n, items, trials in sizes:
-        design = replace(plan.design, participants=n, items=items, answered=trials)
+    for name, participants, items, trials in sizes:
+        design = replace(plan.design, participants=participants, items=items, answered=trials)
         power = rejections(replace(plan, design=design), studies, seed)
-        about = {"design": name, "participants": n, "trials": trials, "items": items,
-                 "raters": n * trials / items, "cost": n * cost}  # fmt: skip
-        frames.append(power.assign(**about)[[*about, *power]])
+        sizes_row = {"design": name, "participants": participants, "trials": trials, "items": items,
+                 "raters": participants * trials / items, "cost": participants * cost}  # fmt: skip
+        frames.append(power.assign(**sizes_row)[[*sizes_row, *power]])
     return pd.concat(frames, ignore_index=True)
 
 
-def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
+def smallest_designs(table: pd.DataFrame, target: float = 0.8) -> pd.DataFrame:
     """Return the fewest participants with the wanted power, for each effect and for all together.
 
     Returns:
@@ -195,25 +195,25 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
     rows = []
     for (effect, design), group in table.groupby(["effect", "design"], sort=False):
         group = group.sort_values("participants")
-        enough = group["power"].to_numpy()[::-1] >= wanted
-        run = len(enough) if enough.all() else int(np.argmin(enough))
-        best = group.iloc[len(group) - run] if run else pd.Series(dtype=float)
+        suffices = group["power"].to_numpy()[::-1] >= target
+        sufficient = len(suffices) if suffices.all() else int(np.argmin(suffices))
+        best = group.iloc[len(group) - sufficient] if sufficient else pd.Series(dtype=float)
         columns = ["participants", "trials", "items", "raters", "power", "cost"]
         rows.append({"effect": effect, "design": design} | best.reindex(columns).to_dict())
-    whole = dict.fromkeys(["participants", "trials", "items"], "Int64")
-    return pd.DataFrame(rows).astype(whole)
+    integer_columns = dict.fromkeys(["participants", "trials", "items"], "Int64")
+    return pd.DataFrame(rows).astype(integer_columns)
 
 
-def in_words(designs: pd.DataFrame, wanted: float) -> str:
+def describe_smallest(designs: pd.DataFrame, target: float) -> str:
     """Describe the smallest design with the wanted power for all effects: that with the fewest
     participants, then trials, then items."""
-    every = designs[designs["effect"] == designs["effect"].iloc[-1]].dropna(subset="participants")
-    if every.empty:
-        return f"No design tried finds every effect with {100 * wanted:g} % power."
-    best = every.sort_values(["participants", "trials", "items"], kind="stable").iloc[0]
+    rows = designs[designs["effect"] == designs["effect"].iloc[-1]].dropna(subset="participants")
+    if rows.empty:
+        return f"No design tried finds every effect with {100 * target:g} % power."
+    best = rows.sort_values(["participants", "trials", "items"], kind="stable").iloc[0]
     cost = "" if np.isnan(best["cost"]) else f", at a cost of {best['cost']:.2f}"
     return (
-        f"Smallest design tried that finds every effect with {100 * wanted:g} % power: "
+        f"Smallest design tried that finds every effect with {100 * target:g} % power: "
         f"{best['participants']} participants, {best['trials']} trials per participant and "
         f"condition, {best['items']} items per condition, {best['raters']:.0f} responses per item"
         f"{cost}."
@@ -234,27 +234,27 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
     """
     if "source" in pilot and len(sources := sorted(set(pilot["source"]))) > 1:
         raise ValueError(f"the pilot mixes responses of {', '.join(sources)}; export one --source")
-    known = pilot[pilot["condition"].isin(list(design.accuracy))]
-    model = fit_conditions(known) if len(known) else None
+    usable = pilot[pilot["condition"].isin(list(design.accuracy))]
+    model = fit_conditions(usable) if len(usable) else None
     if model is None:
         raise ValueError(
             f"the pilot has no usable responses in the conditions {', '.join(design.accuracy)}"
         )
-    shares = mixed_model.marginal(model.fit.beta, model.standard_deviation)
+    shares = mixed_model.marginal_share(model.fit.beta, model.standard_deviation)
     accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
-    people, within, items = map(float, model.fit.sd)
+    participant, condition, item = map(float, model.fit.sd)
     return replace(
-        design, accuracy=accuracy, sd_participant=people, sd_condition=within, sd_item=items
+        design, accuracy=accuracy, sd_participant=participant, sd_condition=condition, sd_item=item
     )
 
 
 def power_tables(
-    table: pd.DataFrame, designs: pd.DataFrame, wanted: float
+    table: pd.DataFrame, designs: pd.DataFrame, target: float
 ) -> tuple[list[Table], Figure]:
     """Return the power curve and the smallest designs as tables, and the curve as a figure."""
-    number = dict.fromkeys(["power", "low", "high"], "{:.3f}")
-    number |= {"size": "{:+.3f}", "raters": "{:.0f}", "cost": "{:.2f}"}
-    meaning = (
+    formats = dict.fromkeys(["power", "low", "high"], "{:.3f}")
+    formats |= {"size": "{:+.3f}", "raters": "{:.0f}", "cost": "{:.2f}"}
+    definitions = (
         "Trials: per participant and condition. Items: different trials per condition. Raters: "
         "responses per item."
     )
@@ -264,18 +264,18 @@ def power_tables(
             "Power by simulation",
             "Share of simulated studies in which the planned test (participants and items "
             "clustered, corrected by Holm) rejects, with Wilson's interval for the error of "
-            f"simulation. {meaning} Size: true difference of shares.",
+            f"simulation. {definitions} Size: true difference of shares.",
             table,
-            number,
+            formats,
             hidden=("design", "studies"),
         ),
         Table(
             "power_smallest",
-            f"Fewest participants for {100 * wanted:g} % power",
-            f"{in_words(designs, wanted)} {meaning} A dash: no number tried suffices; more "
-            "different items may.",
+            f"Fewest participants for {100 * target:g} % power",
+            f"{describe_smallest(designs, target)} {definitions} A dash: no number tried suffices; "
+            "more different items may.",
             designs,
-            number,
+            formats,
             hidden=("design",),
         ),
     ]
@@ -284,28 +284,28 @@ def power_tables(
         lines = table[table["effect"] == TOGETHER]
     curves = {", ".join(key): rows for key, rows in lines.groupby(["effect", "design"], sort=False)}
     with styled():
-        canvas, _ = draw_curves(curves, wanted, "power")
+        canvas, _ = draw_curves(curves, target, "power")
     return tables, Figure("power", "Power by number of participants", tables[0].caption, canvas)
 
 
 def draw_curves(
-    curves: Mapping[str, pd.DataFrame], wanted: float, label: str, legend: str = ""
+    curves: Mapping[str, pd.DataFrame], target: float, label: str, legend: str = ""
 ) -> tuple[Canvas, Axes]:
     """Draw power over participants, with the simulation error as a band.
 
     Args:
         curves: name in the legend -> participants, power, low, high.
-        wanted: power at which a line is drawn. label: label of the axis of power.
+        target: power at which a line is drawn. label: label of the axis of power.
         legend: title of the legend.
     """
     canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
     for k, (name, rows) in enumerate(curves.items()):
-        people, style = rows["participants"], look(k)
+        people, style = rows["participants"], style_of(k)
         axis.plot(people, rows["power"], label=name, **style)
         axis.fill_between(
             people, rows["low"], rows["high"], alpha=0.12, color=style["color"], linewidth=0
         )
-    axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
+    axis.axhline(target, color="#777777", linestyle="--", zorder=0)
     axis.set(xlabel="participants", ylabel=label, ylim=(0, 1.02))
     axis.locator_params(axis="x", integer=True)
     canvas.legend(title=legend, loc="outside right center")

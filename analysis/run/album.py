@@ -19,12 +19,12 @@ class Album:
         self._images: ImageSet = open_images(run, "probe")
         self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
         self._layers = run.tables("layers").set_index(["series", "layer"])
-        named = named_concepts(run)
+        concepts = named_concepts(run)
         self._concepts = (
             {}
-            if named is None
-            else (named["concept"] + named["iou"].map(" {:.2f}".format))
-            .set_axis(pd.MultiIndex.from_frame(named[NEURON]))
+            if concepts is None
+            else (concepts["concept"] + concepts["iou"].map(" {:.2f}".format))
+            .set_axis(pd.MultiIndex.from_frame(concepts[NEURON]))
             .to_dict()
         )
 

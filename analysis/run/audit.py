@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, panels
-from analysis.exhibits.phrases import joined
+from analysis.exhibits.phrases import join
 from analysis.exhibits.tables import Table
 from analysis.run.tables import series_of
 from harness.artifacts import Artifact, Run
@@ -66,16 +66,16 @@ def audit_distances(run: Run) -> Figure | None:
     if not run.holds("audit_distances"):
         return None
     arrays = {name: run.arrays(Artifact("audit_distances", (name,))) for name in series_of(run)}
-    shown = {name: own for name, own in arrays.items() if len(own["epochs"]) > 1}
-    if not shown:
+    by_series = {name: array for name, array in arrays.items() if len(array["epochs"]) > 1}
+    if not by_series:
         return None
-    canvas, grid = panels(len(shown), 3, (2.9, 2.7), layout="constrained")
-    for axes, (name, own) in zip(grid.flat, shown.items(), strict=False):
+    canvas, grid = panels(len(by_series), 3, (2.9, 2.7), layout="constrained")
+    for axes, (name, array) in zip(grid.flat, by_series.items(), strict=False):
         axes.grid(False)
-        picture = axes.imshow(own["distances"], cmap="cividis")
-        ticks = np.unique(np.linspace(0, len(own["epochs"]) - 1, 8).round().astype(int))
-        axes.set_xticks(ticks, own["epochs"][ticks])
-        axes.set_yticks(ticks, own["epochs"][ticks])
+        picture = axes.imshow(array["distances"], cmap="cividis")
+        ticks = np.unique(np.linspace(0, len(array["epochs"]) - 1, 8).round().astype(int))
+        axes.set_xticks(ticks, array["epochs"][ticks])
+        axes.set_yticks(ticks, array["epochs"][ticks])
         axes.set(title=name, xlabel="epoch", ylabel="epoch")
         canvas.colorbar(picture, ax=axes, shrink=0.8, label="Euclidean distance")
     return Figure(
@@ -96,18 +96,18 @@ def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if rows is None:
         return []
     counts, names = run.tables("audit")["series"].value_counts(), series_of(run)
-    alone = [name for name in names if counts.get(name, 0) < 2]
-    clean = [name for name in names if name not in {*rows["series"], *alone}]
-    said = [f"{row.series}: {row.text}" for row in rows.itertuples()]
-    if alone:
-        said.append(f"Not audited: {joined(alone)}, with fewer than two readable checkpoints.")
+    short = [name for name in names if counts.get(name, 0) < 2]
+    clean = [name for name in names if name not in {*rows["series"], *short}]
+    texts = [f"{row.series}: {row.text}" for row in rows.itertuples()]
+    if short:
+        texts.append(f"Not audited: {join(short)}, with fewer than two readable checkpoints.")
     if clean:
-        said.append(
-            f"The audit of the weights found no anomaly in {joined(clean)}: no duplicated, "
+        texts.append(
+            f"The audit of the weights found no anomaly in {join(clean)}: no duplicated, "
             "outlying or misordered checkpoints, jumps, frozen layers, dead units or non-finite "
             "weights."
         )
-    return said
+    return texts
 
 
 #: The columns of the table that the terminal shows.
@@ -116,10 +116,10 @@ NUMBERS = ["series", "epoch", "layers", "units", "outputs", "images", "accuracy"
 
 @shelf.table("run", "supplement")
 def checkpoints(run: Run) -> Table | None:
-    audited = tables_of_series(run, "audit")
-    if audited is None or not run.holds("check"):
+    audit_rows = tables_of_series(run, "audit")
+    if audit_rows is None or not run.holds("check"):
         return None
-    rows = audited[["series", "epoch"]].merge(run.tables("check"), on=["series", "epoch"])
+    rows = audit_rows[["series", "epoch"]].merge(run.tables("check"), on=["series", "epoch"])
     if not set(NUMBERS) <= set(rows.columns):  # no checkpoint could be used
         return None
     notes = rows["notes"].str.replace("\n", "; ").replace("", "none")

@@ -13,24 +13,24 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import (
     Cell,
     Figure,
+    draw_sheet,
+    error_bars,
     legend_columns,
-    look,
     offset,
     panels,
-    reach,
-    sheet,
-    wrapped,
+    style_of,
+    wrap,
 )
 from analysis.run.album import Album
-from analysis.run.reversion import images_of, joint
+from analysis.run.reversion import count_images, joint_records
 from analysis.run.tables import (
     alignment,
     base_checkpoint,
-    in_order,
+    count_test_images,
     named_concepts,
     series_of,
+    sort_by_series,
     spaces,
-    test_images,
 )
 from analysis.statistics import classes as reversion
 from harness.artifacts import Artifact, Run
@@ -51,20 +51,20 @@ def training(run: Run) -> Figure | None:
     log = run.tables("training_log")
     canvas, axes = plt.subplots(figsize=(4.6, 2.8))
     probed = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
-    for index, (series, rows) in enumerate(in_order(run, log).groupby("series", sort=False)):
-        style = look(index)
+    for index, (series, rows) in enumerate(sort_by_series(run, log).groupby("series", sort=False)):
+        style = style_of(index)
         for split, line in (("test", "-"), ("train", ":")):
             accuracy, label = rows[f"{split}_accuracy"], f"{series}, {split}"
             axes.plot(rows["epoch"], accuracy, line, color=style["color"], label=label)
-        kept = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
-        axes.plot(kept["epoch"], kept["test_accuracy"], linestyle="none", **style)
+        studied = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
+        axes.plot(studied["epoch"], studied["test_accuracy"], linestyle="none", **style)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
     axes.legend()
     return Figure(
         "training",
         "Training curves",
         "Accuracy over epochs on training images (dotted; augmented, averaged over the epoch) and "
-        f"all {test_images(run):,} test images (solid). Markers: the checkpoints studied. In "
+        f"all {count_test_images(run):,} test images (solid). Markers: the checkpoints studied. In "
         "networks with batch normalisation, test accuracy can fall for some epochs because the "
         "running statistics lag behind the weights.",
         canvas,
@@ -74,12 +74,12 @@ def training(run: Run) -> Figure | None:
 @shelf.figure("run", "concepts", "map")
 def concept_map(run: Run) -> Figure | None:
     table = run.table(Artifact("map"))
-    what = "the most frequent true concepts; dark grey: other or none"
-    if (named := named_concepts(run)) is None:
-        named = _classes_of_stimuli(run)
-        what = "the class of most of a neuron's stimuli; dark grey: a class of fewer neurons"
-    table = table.merge(named[[*NEURON, "concept"]], on=NEURON, how="left")
-    shown = list(table["concept"].value_counts().index[:MAPPED_CONCEPTS])
+    meaning = "the most frequent true concepts; dark grey: other or none"
+    if (concept_table := named_concepts(run)) is None:
+        concept_table = _classes_of_stimuli(run)
+        meaning = "the class of most of a neuron's stimuli; dark grey: a class of fewer neurons"
+    table = table.merge(concept_table[[*NEURON, "concept"]], on=NEURON, how="left")
+    concepts = list(table["concept"].value_counts().index[:MAPPED_CONCEPTS])
     series = series_of(run)
     epochs = {name: sorted(table.loc[table["series"] == name, "epoch"].unique()) for name in series}
     columns = max(map(len, epochs.values()))
@@ -88,36 +88,36 @@ def concept_map(run: Run) -> Figure | None:
         squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
     base = base_checkpoint(run)
-    behind = table[(table["series"] == base.series) & (table["epoch"] == base.epoch)]
+    background = table[(table["series"] == base.series) & (table["epoch"] == base.epoch)]
     for row, name in enumerate(series):
         for axes in grid_axes[row, len(epochs[name]) :]:
             axes.set_visible(False)
         for axes, epoch in zip(grid_axes[row], epochs[name], strict=False):
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
-            own = table[(table["series"] == name) & (table["epoch"] == epoch)]
-            axes.scatter(behind["x"], behind["y"], s=3, color="#e2e2e2", linewidths=0)
-            other = own[~own["concept"].isin(shown)]
-            axes.scatter(other["x"], other["y"], s=5, color="#9a9a9a", linewidths=0)
-            for index, concept in enumerate(shown):
-                those = own[own["concept"] == concept]
-                axes.scatter(those["x"], those["y"], s=16, linewidths=0, **look(index))
-            axes.set_title(wrapped(f"{name}, epoch {epoch}", 1.95, 9.5))
+            panel = table[(table["series"] == name) & (table["epoch"] == epoch)]
+            axes.scatter(background["x"], background["y"], s=3, color="#e2e2e2", linewidths=0)
+            rest = panel[~panel["concept"].isin(concepts)]
+            axes.scatter(rest["x"], rest["y"], s=5, color="#9a9a9a", linewidths=0)
+            for index, concept in enumerate(concepts):
+                dots = panel[panel["concept"] == concept]
+                axes.scatter(dots["x"], dots["y"], s=16, linewidths=0, **style_of(index))
+            axes.set_title(wrap(f"{name}, epoch {epoch}", 1.95, 9.5))
     width = max(canvas.get_figwidth(), 4)
-    labels = [wrapped(str(concept), width) for concept in shown]
-    handles = [plt.Line2D([], [], linestyle="", **look(k)) for k in range(len(shown))]
-    if shown:
+    labels = [wrap(str(concept), width) for concept in concepts]
+    handles = [plt.Line2D([], [], linestyle="", **style_of(k)) for k in range(len(concepts))]
+    if concepts:
         canvas.legend(
             handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.05), fontsize=8,
             ncols=legend_columns(labels, width),
         )  # fmt: skip
-    canvas.tight_layout(rect=(0, 0.05 if shown else 0, 1, 1))
+    canvas.tight_layout(rect=(0, 0.05 if concepts else 0, 1, 1))
     return Figure(
         "map",
         "Map of neurons",
         "UMAP layout fitted to the base checkpoint "
         f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel); each dot is one "
-        f"neuron. Colours and markers: {what}. "
+        f"neuron. Colours and markers: {meaning}. "
         "Axes have no unit, and distances between clusters no meaning. Dead neurons are not shown.",
         canvas,
     )
@@ -128,15 +128,15 @@ def _classes_of_stimuli(run: Run) -> pd.DataFrame:
     index = run.table(Artifact("image_index", ("probe",)))[["image_id", "class_name"]]
     stimuli = run.tables("stimuli").merge(index, on="image_id")
     counts = stimuli.value_counts([*NEURON, "class_name"]).rename("images").reset_index()
-    first = counts.sort_values(["images", "class_name"]).drop_duplicates(NEURON, keep="last")
-    return first.rename(columns={"class_name": "concept"})
+    largest = counts.sort_values(["images", "class_name"]).drop_duplicates(NEURON, keep="last")
+    return largest.rename(columns={"class_name": "concept"})
 
 
 @shelf.figure("run", "concepts")
 def emergence(run: Run) -> Figure | None:
-    if (named := named_concepts(run)) is None:
+    if (concepts := named_concepts(run)) is None:
         return None
-    counts = named.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
+    counts = concepts.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
     counts = counts.fillna(0).sort_index(axis=1)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     epochs = counts.columns.get_level_values("series").value_counts()
@@ -178,20 +178,20 @@ def strips(run: Run) -> Figure | None:
         trained = [epoch for epoch in epochs if epoch > 0]
         if len(trained) < 2:
             continue
-        moved = space.displacement(series, trained[0], trained[-1])
-        deep = [album.depth(series, layer) >= LEAST_DEPTH for layer in moved["layer"]]
-        moved = moved[deep].sort_values("displacement", ascending=False, kind="stable")
-        share = STRIPS // len(series_names) or 1
+        changes = space.displacement(series, trained[0], trained[-1])
+        deep = [album.depth(series, layer) >= LEAST_DEPTH for layer in changes["layer"]]
+        changes = changes[deep].sort_values("displacement", ascending=False, kind="stable")
+        rows_per_series = STRIPS // len(series_names) or 1
         # at most two neurons per layer, so that one layer does not fill the figure
-        for evolution in moved.groupby("layer").head(2).head(share).itertuples():
-            line = []
+        for evolution in changes.groupby("layer").head(2).head(rows_per_series).itertuples():
+            cells = []
             for epoch in epochs:
                 neuron = (series, epoch, evolution.layer, evolution.channel)
                 title = f"\nepoch {epoch}"
                 if epoch == epochs[0]:
                     title = f"{series} {evolution.layer}:{evolution.channel}{title}"
-                line.append(Cell(album.picture(neuron), title, album.concept(neuron)))
-            rows.append(line)
+                cells.append(Cell(album.picture(neuron), title, album.concept(neuron)))
+            rows.append(cells)
     if not rows:
         return None
     return Figure(
@@ -203,7 +203,7 @@ def strips(run: Run) -> Figure | None:
         "the neurons with the largest displacement (1 − cosine similarity in the "
         f"{space.method} space) between the first trained and the last epoch, at most two per "
         "layer.",
-        sheet(rows),
+        draw_sheet(rows),
     )
 
 
@@ -211,7 +211,7 @@ def strips(run: Run) -> Figure | None:
 def neighbours(run: Run) -> Figure | None:
     """Show some base neurons and their nearest neighbours in the base and in every other series."""
     space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
-    last = [
+    last_rows = [
         space.rows(series=str(name), epoch=int(epochs.max()))
         for name, epochs in space.neurons.groupby("series", sort=False)["epoch"]
         if name != base.series
@@ -220,13 +220,13 @@ def neighbours(run: Run) -> Figure | None:
     deep = [
         album.depth(base.series, layer) >= LEAST_DEPTH for layer in space.neurons["layer"].iloc[own]
     ]
-    chosen = _different(space, own[np.array(deep, dtype=bool)], STRIPS)
+    selection = _select_distant(space, own[np.array(deep, dtype=bool)], STRIPS)
     rows = []
-    for row in chosen:
+    for row in selection:
         rows.append([_cell(space, album, row)])
-        for among in (own, *last):
-            near, likeness = space.nearest(np.array([row]), among, 2)
-            pairs = zip(near[0], likeness[0], strict=True)
+        for candidates in (own, *last_rows):
+            nearest, similarities = space.nearest(np.array([row]), candidates, 2)
+            pairs = zip(nearest[0], similarities[0], strict=True)
             rows[-1] += [_cell(space, album, n, f" ({s:.2f})") for n, s in pairs]
     if not rows:
         return None
@@ -237,27 +237,27 @@ def neighbours(run: Run) -> Figure | None:
         "to be distant from each other. Next columns: the two nearest neighbours of each in the "
         "same checkpoint and in the last checkpoint of each other series. Below: true concept, if "
         f"any, with its overlap, and cosine similarity in the {space.method} space in parentheses.",
-        sheet(rows),
+        draw_sheet(rows),
     )
 
 
-def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
+def _select_distant(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
     """Choose rows of a space by farthest-point sampling: each next neuron is the one least similar
     to those already chosen."""
     if not len(rows):
         return []
-    chosen = [int(rows[0])]
-    while len(chosen) < min(count, len(rows)):
-        likeness = space.similarity(rows, np.array(chosen)).max(axis=1)
-        chosen.append(int(rows[likeness.argmin()]))
-    return chosen
+    selection = [int(rows[0])]
+    while len(selection) < min(count, len(rows)):
+        similarity = space.similarity(rows, np.array(selection)).max(axis=1)
+        selection.append(int(rows[similarity.argmin()]))
+    return selection
 
 
 def _cell(space: SemanticSpace, album: Album, row: int, note: str = "") -> Cell:
     neuron = tuple(space.neurons[NEURON].iloc[row])
     series, _, layer, channel = neuron
-    above = "\n".join(wrapped(line, 1.3, 7) for line in (series, f"{layer}:{channel}"))
-    return Cell(album.picture(neuron), above, album.concept(neuron) + note)
+    heading = "\n".join(wrap(line, 1.3, 7) for line in (series, f"{layer}:{channel}"))
+    return Cell(album.picture(neuron), heading, album.concept(neuron) + note)
 
 
 @shelf.figure("run", "space", "alignment")
@@ -272,7 +272,7 @@ def alignment_plot(run: Run) -> Figure | None:
         rows = table[table["method"] == method].set_index("group").reindex(groups)
         x = np.arange(len(groups)) + offset(index, len(methods))
         means = rows.rename(columns={"share": "mean"})
-        _with_intervals(axes, x, means, label=method, capsize=2, **look(index))
+        _draw_means(axes, x, means, label=method, capsize=2, **style_of(index))
     for column, dashes in (("chance", ":"), ("ceiling", "--")):
         for position, value in enumerate(table.groupby("group", sort=False)[column].mean()):
             axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=dashes)
@@ -296,26 +296,26 @@ def alignment_plot(run: Run) -> Figure | None:
 def reversion_plot(run: Run) -> Figure | None:
     if not has_results(run, REVERSION):
         return None
-    records = joint(run)
+    records = joint_records(run)
     pairs = list(records.groupby(PAIR, observed=True, sort=False))
-    bins = reversion.quartiles(list(records["arm"].unique()))
+    bins = reversion.find_bins(list(records["arm"].unique()))
     arms = [*bins, "matched", "random", "all"]
     methods = list(dict.fromkeys(records["method"]))
     canvas, grid = panels(len(pairs), 2, (3.9, 2.5), sharey=True)
-    thin: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.9}
+    bar_style: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.9}
     for axes, (key, rows) in zip(grid.flat, pairs, strict=False):
         for index, method in enumerate(methods):
             x = np.arange(len(bins) + 1) + offset(index, len(methods))
-            means = _changes(rows[rows["method"] == method], [*bins, "matched"])
-            style = look(index)
+            means = _mean_changes(rows[rows["method"] == method], [*bins, "matched"])
+            style = style_of(index)
             axes.plot(x[:-1], means["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
-            _with_intervals(axes, x, means, label=method, **thin, **style)
-        shared = {"color": "#777777", "marker": "_", "label": "independent of the score"}
-        means = _changes(rows[rows["method"] == methods[0]], ["random", "all"])
-        _with_intervals(axes, np.arange(len(arms))[-2:], means, **thin, **shared)
+            _draw_means(axes, x, means, label=method, **bar_style, **style)
+        control_style = {"color": "#777777", "marker": "_", "label": "independent of the score"}
+        means = _mean_changes(rows[rows["method"] == methods[0]], ["random", "all"])
+        _draw_means(axes, np.arange(len(arms))[-2:], means, **bar_style, **control_style)
         axes.axhline(0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(arms)), arms, fontsize=6.5)
-        axes.set_title(wrapped(f"{key[0]}, epochs {key[1]} → {key[2]}", 3.9, 9.5))
+        axes.set_title(wrap(f"{key[0]}, epochs {key[1]} → {key[2]}", 3.9, 9.5))
     for axes in grid[:, 0]:
         axes.set_ylabel("change in accuracy\n(percentage points)")
     bottom = 0.3 / (2.5 * len(grid))
@@ -326,7 +326,7 @@ def reversion_plot(run: Run) -> Figure | None:
     return Figure(
         "reversion",
         "Change in accuracy when evolutions are reverted in all layers",
-        f"Change in top-1 accuracy on {images_of(records, 'held-out ')} when a set of neurons "
+        f"Change in top-1 accuracy on {count_images(records, 'held-out ')} when a set of neurons "
         "is reverted in all layers at once, by importance score, with unadjusted 95 % CIs over "
         f"{records['class_id'].nunique()} classes. Sets are defined under Method. Below 0: "
         "predictions are worse without the changes of these neurons. Compare sets of the "
@@ -335,11 +335,12 @@ def reversion_plot(run: Run) -> Figure | None:
     )
 
 
-def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
+def _mean_changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     """Return the mean change of accuracy by arm with its CI over classes, in percentage points."""
-    return 100 * reversion.class_interval(reversion.wide(reversion.by_class(rows))[arms])
+    changes = reversion.pivot_arms(reversion.class_changes(rows))
+    return 100 * reversion.class_intervals(changes[arms])
 
 
-def _with_intervals(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:
+def _draw_means(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:
     """Draw means with their intervals at positions x, without connecting lines."""
-    axes.errorbar(x, means["mean"], yerr=reach(means, "mean"), linestyle="none", **style)
+    axes.errorbar(x, means["mean"], yerr=error_bars(means, "mean"), linestyle="none", **style)

@@ -16,15 +16,16 @@ SPLITS = ("train", "probe", "test")
 def images(run: Run) -> Table | None:
     rows = []
     for split in SPLITS:
-        if (index := _table(run, "image_index", split)) is None:
+        if (index := _read_table(run, "image_index", split)) is None:
             continue
         counts = index["class_name"].value_counts()
-        left_out = _table(run, "left_out", split)
-        unused = {} if left_out is None else left_out.set_index("what")["files"].to_dict()
+        left_out = _read_table(run, "left_out", split)
+        reasons = {} if left_out is None else left_out.set_index("what")["files"].to_dict()
         rows.append(
             {"split": split, "images": len(index), "classes": len(counts),
              "smallest class": int(counts.min()),
-             "converted": _listed(remark_counts(run, split)), "left out": _listed(unused)}
+             "converted": _list_counts(remark_counts(run, split)),
+             "left out": _list_counts(reasons)}
         )  # fmt: skip
     if not rows:
         return None
@@ -38,10 +39,10 @@ def images(run: Run) -> Table | None:
     )
 
 
-def _table(run: Run, kind: str, split: str) -> pd.DataFrame | None:
+def _read_table(run: Run, kind: str, split: str) -> pd.DataFrame | None:
     artifact = Artifact(kind, (split,))
     return run.table(artifact) if run.path(artifact).exists() else None
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _list_counts(counts: dict[str, int]) -> str:
     return "; ".join(f"{count} × {what}" for what, count in counts.items()) or "none"

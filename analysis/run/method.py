@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE
-from analysis.run.reversion import images_of, joint, reversion_records
+from analysis.run.reversion import count_images, joint_records, reversion_records
 from analysis.run.tables import base_checkpoint
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Run
 from harness.results import REVERSION, has_results, read_results
 
 
-def of_run(run: Run) -> list[str]:
+def method_of_run(run: Run) -> list[str]:
     """Return the paragraphs of the section on method."""
     manifest = run.manifest()
     space, *others = manifest["space_methods"]
@@ -22,7 +22,7 @@ def of_run(run: Run) -> list[str]:
             "results": results,
             "bins": results.about["arms"]["bins"],
             "draws": records.loc[records["arm"] == "random", "draw"].nunique(),
-            "held_out": images_of(joint(run), "held-out "),
+            "held_out": count_images(joint_records(run), "held-out "),
         }
     return paragraphs(
         "run_method.md",

@@ -18,7 +18,7 @@ BINS = ["q1", "q2", "q3", "q4"]
 COLUMNS = [*PAIR, "images", "outcome"]
 
 
-def published() -> pd.DataFrame:
+def read_published() -> pd.DataFrame:
     """Return the published values: series, epoch_from, epoch_to, images (train: those used for
     importance; test), outcome (top1, top5), q1 to q4, random, before, suspect."""
     path = files("analysis") / "run" / "data" / "published_reversion.csv"
@@ -26,20 +26,20 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file, comment="#")
 
 
-def beside(records: pd.DataFrame) -> pd.DataFrame:
+def join_published(records: pd.DataFrame) -> pd.DataFrame:
     """Combine the published values with those of a run, for the pairs that both have.
 
     Args:
         records: the records of a reversion study, see `harness/results.py`.
 
     Returns:
-        the columns of `published` and source (published, ours); ours are means over layers, each
-        the mean over images.
+        the columns of `read_published` and source (published, ours); ours are means over layers,
+        each the mean over images.
     """
-    theirs = published()
-    alone = records[(records["layer"] != JOINT) & (records["method"] == SCORE)]
+    published = read_published()
+    single_layers = records[(records["layer"] != JOINT) & (records["method"] == SCORE)]
     rows = []
-    for key, group in alone.groupby([*PAIR, "split"], observed=True):
+    for key, group in single_layers.groupby([*PAIR, "split"], observed=True):
         images = {"importance": "train", "heldout": "test"}[str(key[3])]
         for outcome, column in (("top1", "correct"), ("top5", "top5")):
             change = group[f"{column}_after"].astype(int) - group[f"{column}_before"].astype(int)
@@ -48,18 +48,18 @@ def beside(records: pd.DataFrame) -> pd.DataFrame:
             row = dict(zip(COLUMNS, (*key[:3], images, outcome), strict=True))
             row |= {arm: means.get(arm) for arm in (*BINS, "random")}
             rows.append(row | {"before": group[f"{column}_before"].mean(), "suspect": False})
-    ours = pd.DataFrame(rows, columns=theirs.columns)
-    theirs = theirs.merge(ours[PAIR].drop_duplicates(), on=PAIR)
-    ours = ours.merge(theirs[PAIR].drop_duplicates(), on=PAIR)
-    both = pd.concat([ours.assign(source="ours"), theirs.assign(source="published")])
-    return both.sort_values([*COLUMNS, "source"], kind="stable").reset_index(drop=True)
+    own_results = pd.DataFrame(rows, columns=published.columns)
+    published = published.merge(own_results[PAIR].drop_duplicates(), on=PAIR)
+    own_results = own_results.merge(published[PAIR].drop_duplicates(), on=PAIR)
+    combined = pd.concat([own_results.assign(source="ours"), published.assign(source="published")])
+    return combined.sort_values([*COLUMNS, "source"], kind="stable").reset_index(drop=True)
 
 
 @shelf.table("run", "reversion")
 def reversion_published(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
-    table = beside(read_results(run.root, REVERSION).records(with_controls=True))
+    table = join_published(read_results(run.root, REVERSION).records(with_controls=True))
     if table.empty:
         return None
     table["suspect"] = table["suspect"].map({True: "suspect", False: ""})

@@ -14,16 +14,15 @@ from rich.table import Table as ScreenTable
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
-from analysis.exhibits.phrases import joined, percent, points, signed
+from analysis.exhibits.phrases import join, percent, points_text, with_sign
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
-from analysis.run import abstract, method
+from analysis.run import abstract, method, reversion
 from analysis.run import audit as run_audit  # noqa: F401 - registers its exhibits
 from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
 from analysis.run import images as run_images  # noqa: F401 - registers its table
 from analysis.run import published as run_published  # noqa: F401 - registers its table
 from analysis.run import tables as run_tables
-from analysis.run.reversion import MOST_CHANCE, arms_of, images_of, joint, main_method, top5_chance
 from analysis.statistics import classes
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.comparisons import clustered_by_class, differences
@@ -35,7 +34,7 @@ BASELINE = "random"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A written report: main table and sentences for the terminal, and the paths of the files."""
 
     summary: ScreenTable | str
@@ -43,7 +42,7 @@ class Written:
     sentences: Sequence[str] = ()
 
 
-def write_report(run: Run) -> Written:
+def write_report(run: Run) -> WrittenReport:
     """Write tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and report.html into `report/`."""
     folder = run.root / "report"
     main = write_exhibits(
@@ -51,12 +50,12 @@ def write_report(run: Run) -> Written:
         run,
         run,
         folder,
-        f"Concept evolution in {joined(run_tables.series_of(run))}",
+        f"Concept evolution in {join(run_tables.series_of(run))}",
         "Which concepts the neurons of these networks detect, how the concepts change during "
         "training, and how much the changes matter for the predictions.",
         {"../explore.html": "Interactive map of all neurons (file explore.html)"},
     ).get("reversion")
-    return Written(
+    return WrittenReport(
         summary=reversion_on_screen(main) if main else "the run has no reversion study",
         paths=[folder / "report.html", folder / "tables", folder / "figures"],
     )
@@ -82,8 +81,8 @@ def write_exhibits(
     """
     manifest = run.manifest()
     shelf.use(report, manifest["configuration"].get("report", {}).get("exhibits", []))
-    for old in [*folder.glob("tables/*.*"), *folder.glob("figures/*.*")]:
-        old.unlink()
+    for old_file in [*folder.glob("tables/*.*"), *folder.glob("figures/*.*")]:
+        old_file.unlink()
     tables = shelf.tables_of(report, subject)
     for table in tables.values():
         table.write(folder / "tables")
@@ -108,7 +107,7 @@ def write_exhibits(
 def on_screen(table: Table) -> ScreenTable:
     """Return a table for the terminal, formatted as in the report."""
     screen = ScreenTable(title=table.title)
-    for name, (_, numeric) in zip(table.shown(), table.heads(), strict=True):
+    for name, (_, numeric) in zip(table.shown_cells(), table.heads(), strict=True):
         screen.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in table.rows():
         screen.add_row(*row)
@@ -133,13 +132,13 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
 def reversion_on_screen(table: Table) -> ScreenTable:
     """Return the effects of the reversion table for a terminal of 80 characters, without tests."""
     frame = table.frame
-    effects = [name for name in arms_of(frame.columns) if name != "all"]
+    effects = [name for name in reversion.arm_names(frame.columns) if name != "all"]
     names = {"epochs": frame["series"] + " " + frame["epochs"], "by": frame["method"]}
     return plain_on_screen(pd.DataFrame(names).join(frame[["before", *effects]]), table.title)
 
 
 shelf.section("run", "abstract", "Abstract")
-shelf.section("run", "method", "Method", method.of_run)
+shelf.section("run", "method", "Method", method.method_of_run)
 shelf.section("run", "networks", "Networks")
 shelf.section("run", "concepts", "Concepts and their evolution")
 shelf.section("run", "space", "Validity of the semantic space")
@@ -153,7 +152,7 @@ shelf.section("run", "supplement", "Supplement", [
 ])  # fmt: skip
 
 
-shelf.sentences("run", "abstract")(abstract.of_run)
+shelf.sentences("run", "abstract")(abstract.abstract_of_run)
 
 
 @shelf.sentences("run", "networks")
@@ -161,21 +160,21 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return sentences on dead neurons, and on the images on which accuracy is computed."""
     frame = tables["neurons"].frame
     by_series = frame.groupby("series", sort=False)["neurons"].max()
-    parts = joined([f"{count} in {series}" for series, count in by_series.items()])
+    series_counts = join([f"{count} in {series}" for series, count in by_series.items()])
     dead = int(frame["dead"].sum())
     findings = [
-        f"None of the {by_series.sum():,} neurons ({parts}) is dead at any checkpoint, so none is "
-        "excluded."
+        f"None of the {by_series.sum():,} neurons ({series_counts}) is dead at any checkpoint, so "
+        "none is excluded."
         if not dead
-        else f"Of {by_series.sum():,} neurons ({parts}), {dead:,} cases of a neuron at a "
+        else f"Of {by_series.sum():,} neurons ({series_counts}), {dead:,} cases of a neuron at a "
         f"checkpoint ({percent(dead / frame['neurons'].sum())}) are dead and excluded."
     ]
     if has_results(run, REVERSION) and run.holds("training_log"):
         findings.append(
-            f"[figure:training] shows accuracy on all {run_tables.test_images(run):,} test images. "
-            "In the section on importance, accuracy before reversion is on the "
-            f"{images_of(joint(run), 'held-out ')}, so the two can differ by some percentage "
-            "points."
+            f"[figure:training] shows accuracy on all {run_tables.count_test_images(run):,} test "
+            "images. In the section on importance, accuracy before reversion is on the "
+            f"{reversion.count_images(reversion.joint_records(run), 'held-out ')}, so the two can "
+            "differ by some percentage points."
         )
     return findings
 
@@ -183,15 +182,15 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 @shelf.sentences("run", "limits")
 def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
-    studied = has_results(run, REVERSION)
-    methods = read_results(run.root, REVERSION).about["methods"] if studied else {}
-    names = [name for name, about in methods.items() if about["linearises"] == "revert"]
+    has_study = has_results(run, REVERSION)
+    methods = read_results(run.root, REVERSION).about["methods"] if has_study else {}
+    names = [name for name, description in methods.items() if description["linearises"] == "revert"]
     if not names:
         return []
     return [
-        f"{joined(names)} {'approximates' if len(names) == 1 else 'approximate'} the reversion by "
-        "which scores are evaluated here. A good result is therefore weaker evidence of validity "
-        "than for a score that uses only the gradient at the earlier checkpoint."
+        f"{join(names)} {'approximates' if len(names) == 1 else 'approximate'} the reversion "
+        "by which scores are evaluated here. A good result is therefore weaker evidence of "
+        "validity than for a score that uses only the gradient at the earlier checkpoint."
     ]
 
 
@@ -202,21 +201,21 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
         return
     method, pairs = tables["alignment"].frame["method"].iloc[0], table.frame
     sides = pairs[["first", "second"]]
-    of = (sides == method).any(axis=1) & ~sides.isin({BASELINE} - {method}).any(axis=1)
-    pairs = pairs[(pairs["group"] != abstract.UNTRAINED) & of]
+    involves_method = (sides == method).any(axis=1) & ~sides.isin({BASELINE} - {method}).any(axis=1)
+    pairs = pairs[(pairs["group"] != abstract.UNTRAINED) & involves_method]
     significant = pairs[pairs["adjusted p"] < ALPHA]
     parts = []
     for row in significant.to_dict("records"):
         sign = 1 if row["second"] == method else -1
-        other = row["first"] if sign == 1 else row["second"]
+        other_space = row["first"] if sign == 1 else row["second"]
         low, high = sorted(sign * row[f"difference {end}"] for end in ("low", "high"))
-        change = points(sign * row["difference"], low, high, row["adjusted p"])
-        parts.append(f"in the group {row['group']}, {change} for {other}")
+        difference_text = points_text(sign * row["difference"], low, high, row["adjusted p"])
+        parts.append(f"in the group {row['group']}, {difference_text} for {other_space}")
     compared = sorted({*pairs["first"], *pairs["second"]} - {method})
     if compared:
         yield (
-            f"{method} was compared with {joined(compared)} in {pairs['group'].nunique()} groups "
-            f"of neurons of trained networks ({len(pairs)} paired comparisons; p-values are "
+            f"{method} was compared with {join(compared)} in {pairs['group'].nunique()} "
+            f"groups of neurons of trained networks ({len(pairs)} paired comparisons; p-values are "
             "adjusted over all pairs of spaces in a group). "
             + (
                 "Differences are given as the share of the other space minus that of "
@@ -233,18 +232,18 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
     """Yield sentences on the baseline: the share in untrained networks, the concepts of their
     neurons, and the normalised share."""
     rows = alignment[(alignment["group"] == abstract.UNTRAINED) & (alignment["method"] != BASELINE)]
-    named = run_tables.named_concepts(run)
-    if rows.empty or named is None:
+    concepts = run_tables.named_concepts(run)
+    if rows.empty or concepts is None:
         return
     parts = [f"{percent(row.share)} in {row.method}" for row in rows.itertuples()]
-    counts = named.loc[named["epoch"] == 0, "concept"].value_counts()
+    counts = concepts.loc[concepts["epoch"] == 0, "concept"].value_counts()
     most = counts.head(3)
     yield (
-        f"In untrained networks the share was {joined(parts)} (chance "
+        f"In untrained networks the share was {join(parts)} (chance "
         f"{percent(rows['chance'].mean())}, ceiling {percent(rows['ceiling'].mean())}). "
         f"{percent(most.sum() / counts.sum())} of the neurons with a true concept in these "
-        f"networks have one of {len(most)} concepts: {joined(list(most.index))}. Neighbours can "
-        "thus share concepts without training."
+        f"networks have one of {len(most)} concepts: {join(list(most.index))}. Neighbours "
+        "can thus share concepts without training."
     )
     trained = [group for group in alignment["group"].unique() if group != abstract.UNTRAINED]
     if not trained:
@@ -257,8 +256,8 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
     ]
     yield (
         "The normalised share, (share − chance) / (ceiling − chance), in the group "
-        f"“{trained[-1]}” and in untrained networks, respectively, was {joined(parts)}. A space "
-        "gives evidence of learnt concepts only if its normalised share is larger in trained "
+        f"“{trained[-1]}” and in untrained networks, respectively, was {join(parts)}. A "
+        "space gives evidence of learnt concepts only if its normalised share is larger in trained "
         "networks; the intervals are in [table:alignment]."
     )
 
@@ -282,25 +281,26 @@ def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on why reverting q1 can reduce accuracy more than reverting all neurons."""
     if (table := tables.get("reversion")) is None:
         return []
-    mine = table.frame[table.frame["method"] == main_method(run)]
-    if not (worse := int((mine["q1"] < mine["all"]).sum())):
+    main_rows = table.frame[table.frame["method"] == reversion.main_method(run)]
+    if not (worse_pairs := int((main_rows["q1"] < main_rows["all"]).sum())):
         return []
-    means = [signed(100 * mine[arm].mean(), ".0f") for arm in ("q1", "all")]
+    means = [with_sign(100 * main_rows[arm].mean(), ".0f") for arm in ("q1", "all")]
     text = (
-        f"Reverting q1 reduced accuracy more than reverting all neurons in {worse} of {len(mine)} "
-        f"pairs (mean changes {' and '.join(means)} percentage points)"
+        f"Reverting q1 reduced accuracy more than reverting all neurons in {worse_pairs} of "
+        f"{len(main_rows)} pairs (mean changes {' and '.join(means)} percentage points)"
     )
-    last = classes.quartiles(list(mine.columns))[-1]
+    last_bin = classes.find_bins(list(main_rows.columns))[-1]
     if (table := tables.get("reversion_objective")) is not None:
-        objective = table.frame[table.frame["method"] == main_method(run)]
-        harm, use, every = (objective[arm].mean() for arm in ("q1", last, "all"))
-        if harm < every < use and use > 0:
+        objective = table.frame[table.frame["method"] == reversion.main_method(run)]
+        with_q1, with_last, with_all = (objective[arm].mean() for arm in ("q1", last_bin, "all"))
+        if with_q1 < with_all < with_last and with_last > 0:
             text += (
                 f". By the score, q1 contains the changes that increase the objective (see "
-                f"Method), and {last} those that decrease it. The objective agrees with this: its "
-                f"mean change was {signed(harm, '.1f')} when q1 was reverted, {signed(use, '.1f')} "
-                f"for {last} and {signed(every, '.1f')} for all neurons. "
-                "Reverting all neurons reverts both, so q1 is compared with sets of its own size"
+                f"Method), and {last_bin} those that decrease it. The objective agrees with this: "
+                f"its mean change was {with_sign(with_q1, '.1f')} when q1 was reverted, "
+                f"{with_sign(with_last, '.1f')} for {last_bin} and {with_sign(with_all, '.1f')} "
+                "for all neurons. Reverting all neurons reverts both, so q1 is compared with sets "
+                "of its own size"
             )
     return [f"{text}."]
 
@@ -311,24 +311,24 @@ def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     differ significantly."""
     if not has_results(run, REVERSION):
         return []
-    changes = classes.by_class(joint(run))
+    changes = classes.class_changes(reversion.joint_records(run))
     keys = ["class_id", "method", "arm"]
     arms = changes.groupby(keys, observed=True)["change"].mean().unstack("arm")
-    last = classes.quartiles(list(arms.columns))[-1]
-    gaps = (arms[last] - arms["q1"]).unstack("method")
+    last_bin = classes.find_bins(list(arms.columns))[-1]
+    gaps = (arms[last_bin] - arms["q1"]).unstack("method")
     names = list(gaps.columns)
     clustered = clustered_by_class(gaps)
     means = clustered.table(names).sort_values("value", ascending=False)
-    parts = [f"{points(*row[1:4])} by {row[0]}" for row in means.itertuples()]
+    parts = [f"{points_text(*row[1:4])} by {row[0]}" for row in means.itertuples()]
     text = (
-        f"The gap, accuracy after reverting {last} minus accuracy after reverting q1, was "
-        f"{joined(parts)} (percentage points, mean over pairs; 95 % CIs over classes)."
+        f"The gap, accuracy after reverting {last_bin} minus accuracy after reverting q1, was "
+        f"{join(parts)} (percentage points, mean over pairs; 95 % CIs over classes)."
     )
     pairs = differences(clustered, names)
-    alike = pairs[~(pairs["p"] < ALPHA)]
-    if len(alike):
-        listed = joined([f"{row.first} and {row.second}" for row in alike.itertuples()])
-        text += f" Of {len(pairs)} differences between scores, not significant: {listed}."
+    others = pairs[~(pairs["p"] < ALPHA)]
+    if len(others):
+        listing = join([f"{row.first} and {row.second}" for row in others.itertuples()])
+        text += f" Of {len(pairs)} differences between scores, not significant: {listing}."
     elif len(pairs):
         text += " All differences between scores were significant (paired over classes, Holm)."
     return [text]
@@ -341,17 +341,17 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if (table := tables.get("matching")) is None:
         return []
     means = table.frame.groupby("method", sort=False)[["ratio", "equal to q2"]].mean()
-    name = main_method(run)
+    method_name = reversion.main_method(run)
     findings = [
-        f"If importance is scored by {name}, the neurons of the matched sets changed on average "
-        f"{percent(means.ratio[name])} as much as those of q1 ([table:matching])."
+        f"If importance is scored by {method_name}, the neurons of the matched sets changed on "
+        f"average {percent(means.ratio[method_name])} as much as those of q1 ([table:matching])."
     ]
     for score, share in means["equal to q2"].items():
         if share > 0.5:
-            where = "all" if share == 1 else f"{percent(share)} of the"
+            frequency = "all" if share == 1 else f"{percent(share)} of the"
             findings.append(
-                f"If importance is scored by “{score}”, the matched set is q2 itself in {where} "
-                "classes and layers; for this score it is no separate control."
+                f"If importance is scored by “{score}”, the matched set is q2 itself in "
+                f"{frequency} classes and layers; for this score it is no separate control."
             )
     return findings
 
@@ -359,6 +359,9 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
 @shelf.sentences("run", "supplement")
 def without_top5(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence if top-5 accuracy is left out, because it is high by guessing."""
-    if not has_results(run, REVERSION) or (chance := top5_chance(run)) <= MOST_CHANCE:
+    if (
+        not has_results(run, REVERSION)
+        or (chance := reversion.top5_chance(run)) <= reversion.MOST_CHANCE
+    ):
         return []
     return [f"Top-5 accuracy is not shown: by guessing it would be {percent(chance)}."]

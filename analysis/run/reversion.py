@@ -8,9 +8,9 @@ from functools import lru_cache, partial
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import joined, p_value
+from analysis.exhibits.phrases import join, p_cell
 from analysis.exhibits.tables import P_VALUE, Table
-from analysis.run.tables import in_order
+from analysis.run.tables import sort_by_series
 from analysis.statistics import classes as reversion
 from harness.artifacts import Run
 from harness.files import ArtifactError
@@ -42,14 +42,14 @@ def unchanged_pairs(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the pairs of epochs between which no neuron changed."""
     if not has_results(run, REVERSION):
         return []
-    studied = read_results(run.root, REVERSION).about["pairs"]
-    pairs = {tuple(pair[name] for name in PAIR) for pair in studied}
-    kept = reversion_records(run)[PAIR].drop_duplicates().itertuples(index=False, name=None)
-    same = [f"{name} {start} → {end}" for name, start, end in sorted(pairs - set(kept))]
-    return [f"Left out, because no neuron changed: {joined(same)}."] if same else []
+    about = read_results(run.root, REVERSION).about["pairs"]
+    pairs = {tuple(pair[name] for name in PAIR) for pair in about}
+    changed = reversion_records(run)[PAIR].drop_duplicates().itertuples(index=False, name=None)
+    unchanged = [f"{name} {start} → {end}" for name, start, end in sorted(pairs - set(changed))]
+    return [f"Left out, because no neuron changed: {join(unchanged)}."] if unchanged else []
 
 
-def methods_of(results: Results) -> Table:
+def methods_table(results: Results) -> Table:
     """Return the table of the importance scores of an ablation study and their definitions."""
     rows = [
         {"method": name, "score on one image": about.get("description", ""),
@@ -70,7 +70,7 @@ def methods_of(results: Results) -> Table:
 
 @shelf.table("run", "method")
 def methods(run: Run) -> Table | None:
-    return methods_of(read_results(run.root, REVERSION)) if has_results(run, REVERSION) else None
+    return methods_table(read_results(run.root, REVERSION)) if has_results(run, REVERSION) else None
 
 
 #: Outcome -> its name in the title and in the caption of a table, and the format of a change.
@@ -93,13 +93,13 @@ _TESTS = {
 }
 
 
-def joint(run: Run, split: str = "heldout") -> pd.DataFrame:
+def joint_records(run: Run, split: str = "heldout") -> pd.DataFrame:
     """Return the records of sets that are reverted in all layers at once, on one split's images."""
     records = reversion_records(run)
     return records[(records["layer"] == JOINT) & (records["split"] == split)]
 
 
-def images_of(records: pd.DataFrame, kind: str = "") -> str:
+def count_images(records: pd.DataFrame, kind: str = "") -> str:
     """Return the number of images in words: "300 held-out images (25 per class)"."""
     per_class = records.groupby("class_id")["image_id"].nunique()
     least, most = per_class.min(), per_class.max()
@@ -107,37 +107,37 @@ def images_of(records: pd.DataFrame, kind: str = "") -> str:
     return f"{per_class.sum():,} {kind}images ({each} per class)"
 
 
-def arms_of(columns: pd.Index) -> list[str]:
+def arm_names(columns: pd.Index) -> list[str]:
     """Return the arms of a table in display order: quarters by importance, then controls."""
-    return [*reversion.quartiles(list(columns)), "random", "matched", "all"]
+    return [*reversion.find_bins(list(columns)), "random", "matched", "all"]
 
 
-def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
+def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
     """Return the table of changes of one outcome on the images of one split, for every score, with
     tests; None if the run lacks them or the outcome is not informative."""
     if not has_results(run, REVERSION):
         return None
-    records = joint(run, split)
+    records = joint_records(run, split)
     if f"{reversion.OUTCOMES[outcome]}_before" not in records:
         return None  # runs of older versions have no objectives
     if outcome == "top-5" and top5_chance(run) > MOST_CHANCE:
         return None
-    table = with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
+    table = merge_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
-    what, measure, form = _MEASURES[outcome]
-    of_importance = split == "importance"
-    seen = images_of(records, "" if of_importance else "held-out ")
-    seen += " that were also used to compute importance" * of_importance
-    arms = arms_of(table.columns)
+    title_name, measure, form = _MEASURES[outcome]
+    uses_importance_images = split == "importance"
+    images_text = count_images(records, "" if uses_importance_images else "held-out ")
+    images_text += " that were also used to compute importance" * uses_importance_images
+    arms = arm_names(table.columns)
     return Table(
         name,
-        f"Change in {what} when evolutions are reverted in all layers"
-        + ", on images used for importance" * of_importance,
-        f"Change in {measure} on {seen}: mean over classes, with unadjusted 95 % CIs over "
+        f"Change in {title_name} when evolutions are reverted in all layers"
+        + ", on images used for importance" * uses_importance_images,
+        f"Change in {measure} on {images_text}: mean over classes, with unadjusted 95 % CIs over "
         f"{table['classes'].max()} classes. Before: the value at the later checkpoint without "
         "reversion. Sets and tests are defined under Method; p-values are adjusted by Holm's "
         "method over the rows of the table. The adjusted p-value of q1 against other sets cannot "
-        f"be below {p_value(len(table) * 2.0 ** (1 - table['classes'].max()))}.",
+        f"be below {p_cell(len(table) * 2.0 ** (1 - table['classes'].max()))}.",
         table,
         {"before": form.replace("+", "")}
         | {f"{arm}{end}": form for arm in arms for end in ("", " low", " high")}
@@ -151,7 +151,7 @@ def top5_chance(run: Run) -> float:
     return min(1.0, 5 / float(run.tables("check")["outputs"].min()))
 
 
-def with_epochs(table: pd.DataFrame) -> pd.DataFrame:
+def merge_epochs(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with the two epochs of a pair as one column, after the series."""
     epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
     table = table.drop(columns=["epoch_from", "epoch_to"])
@@ -185,7 +185,7 @@ def matching(run: Run) -> Table | None:
         "and 1.1. Equal to q2: share of classes and layers in which the matched set is q2. The "
         "score “change” ranks neurons by size of change, so its matched set is usually q2 itself "
         "and no separate control.",
-        with_epochs(table),
+        merge_epochs(table),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
         headings={"ratio": "size, matched / q1", "sets": "classes × layers"},
     )
@@ -201,7 +201,7 @@ ALL_SCORES = {
 }
 for _name, (_section, _split, _outcome) in ALL_SCORES.items():
     shelf.table("run", _section, _name)(
-        partial(all_scores, name=_name, split=_split, outcome=_outcome)
+        partial(scores_table, name=_name, split=_split, outcome=_outcome)
     )
 
 
@@ -217,9 +217,9 @@ def reversion_layers(run: Run) -> Table | None:
         for (series, layer), group in held_out.groupby(["series", "layer"], observed=True)
     ]
     table = pd.concat(frames, ignore_index=True)
-    arms = arms_of(table.columns)
+    arms = arm_names(table.columns)
     table = table.sort_values(["epoch_from", "epoch_to", "method", "depth"])
-    table = with_epochs(in_order(run, table))
+    table = merge_epochs(sort_by_series(run, table))
     return Table(
         "reversion_layers",
         "Change in accuracy when evolutions of one layer are reverted",

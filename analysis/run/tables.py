@@ -13,7 +13,7 @@ from analysis.statistics.alignment import (
     NORMALISED,
     alignment_differences,
     alignment_table,
-    identity,
+    self_ranks,
     shared_concepts,
     trained_steps,
 )
@@ -35,11 +35,11 @@ def series_of(run: Run) -> list[str]:
     return [section["name"] for section in run.manifest()["configuration"]["series"]]
 
 
-def in_order(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+def sort_by_series(run: Run, table: pd.DataFrame) -> pd.DataFrame:
     """Sort the rows of a table by series, in the order of the configuration."""
-    places = {name: place for place, name in enumerate(series_of(run))}
+    positions = {name: position for position, name in enumerate(series_of(run))}
     return table.sort_values(
-        "series", key=lambda names: names.map(places), kind="stable", ignore_index=True
+        "series", key=lambda names: names.map(positions), kind="stable", ignore_index=True
     )
 
 
@@ -47,18 +47,18 @@ def base_checkpoint(run: Run) -> Checkpoint:
     return Checkpoint(**run.manifest()["base"])
 
 
-def concepts(run: Run) -> pd.DataFrame | None:
+def true_concepts(run: Run) -> pd.DataFrame | None:
     """Return the true concepts of all neurons; None for images without masks or attributes."""
     return run.tables("concepts") if run.holds("concepts") else None
 
 
 def named_concepts(run: Run) -> pd.DataFrame | None:
     """Return the neurons with a true concept: those with an overlap ≥ NAMED_OVERLAP."""
-    table = concepts(run)
+    table = true_concepts(run)
     return None if table is None else table[table["iou"] >= NAMED_OVERLAP]
 
 
-def test_images(run: Run) -> int:
+def count_test_images(run: Run) -> int:
     """Return the number of test images of the run."""
     return len(run.table(Artifact("image_index", ("test",))))
 
@@ -67,10 +67,10 @@ def test_images(run: Run) -> int:
 def neurons(run: Run) -> Table:
     layers = run.tables("layers").groupby("series")["channels"].sum()
     first = spaces(run)[0]
-    living = first.neurons.groupby(["series", "epoch"]).agg(
+    alive = first.neurons.groupby(["series", "epoch"]).agg(
         alive=("channel", "size"), coverage=("coverage", "mean")
     )
-    table = in_order(run, living.reset_index())
+    table = sort_by_series(run, alive.reset_index())
     table.insert(2, "neurons", table["series"].map(layers))
     table.insert(4, "dead", table["neurons"] - table["alive"])
     caption = (
@@ -86,24 +86,24 @@ def neurons(run: Run) -> Table:
         table = table.merge(log, on=["series", "epoch"], how="left")
         caption += (
             " Accuracy: on training images (augmented, averaged over the epoch) and on all "
-            f"{test_images(run):,} test images, which are not used for training."
+            f"{count_test_images(run):,} test images, which are not used for training."
         )
     formats = dict.fromkeys(["coverage", *accuracy], "{:.3f}")
     return Table("neurons", title, caption, table, formats)
 
 
 @lru_cache(maxsize=1)
-def _shared(run: Run) -> pd.DataFrame | None:
+def _shared_concepts(run: Run) -> pd.DataFrame | None:
     """Return `shared_concepts` of the run; None if no neuron has a true concept."""
-    if (named := named_concepts(run)) is None:
+    if (concepts := named_concepts(run)) is None:
         return None
-    shared = shared_concepts(spaces(run), named, base_checkpoint(run))
+    shared = shared_concepts(spaces(run), concepts, base_checkpoint(run))
     return None if shared.empty else shared
 
 
 @shelf.table("run", "space")
 def alignment(run: Run) -> Table | None:
-    if (shared := _shared(run)) is None:
+    if (shared := _shared_concepts(run)) is None:
         return None
     numbers = ["share", "low", "high", "chance", "ceiling", "coverage", *NORMALISED]
     return Table(
@@ -124,7 +124,7 @@ def alignment(run: Run) -> Table | None:
 
 @shelf.table("run", "space")
 def alignment_pairs(run: Run) -> Table | None:
-    if (shared := _shared(run)) is None:
+    if (shared := _shared_concepts(run)) is None:
         return None
     table = alignment_differences(shared)
     if table.empty:
@@ -148,7 +148,7 @@ def identities(run: Run) -> Table | None:
     rows = []
     for space in spaces(run):
         for series, start, end in trained_steps(space):
-            ranks = identity(space, series, start, end).set_index(["layer", "channel"])
+            ranks = self_ranks(space, series, start, end).set_index(["layer", "channel"])
             mean = clustered_by_layer(ranks).table(["mrr"]).iloc[0]
             rows.append(
                 {"method": space.method, "series": series, "epochs": f"{start} → {end}",
@@ -157,7 +157,7 @@ def identities(run: Run) -> Table | None:
             )  # fmt: skip
     if not rows:
         return None
-    table = in_order(run, pd.DataFrame(rows))
+    table = sort_by_series(run, pd.DataFrame(rows))
     return Table(
         "identity",
         "Retrieval of the same channel at the later epoch",
@@ -201,12 +201,12 @@ _STAGES = {
 @shelf.table("run", "supplement")
 def times(run: Run) -> Table | None:
     """Show run times: the only table that differs between runs of the same configuration."""
-    by_kind = run.seconds()
+    seconds_by_kind = run.seconds()
     rows = [
-        {"work": what, "pieces": len(by_kind[kind]), "total, s": sum(by_kind[kind]),
-         "longest, s": max(by_kind[kind])}
-        for kind, what in _STAGES.items()
-        if kind in by_kind
+        {"work": work, "pieces": len(seconds_by_kind[kind]), "total, s": sum(seconds_by_kind[kind]),
+         "longest, s": max(seconds_by_kind[kind])}
+        for kind, work in _STAGES.items()
+        if kind in seconds_by_kind
     ]  # fmt: skip
     if not rows:
         return None

@@ -36,8 +36,8 @@ def count_table(
     Returns:
         counts [units, values] and the sorted values [values].
     """
-    present = frame.dropna(subset=[value])
-    table = pd.crosstab(present[unit], present[value])
+    answered = frame.dropna(subset=[value])
+    table = pd.crosstab(answered[unit], answered[value])
     return table.to_numpy(dtype=float), table.columns.to_numpy()
 
 
@@ -90,8 +90,8 @@ class KrippendorffAlpha:
         units = (pairs * weight[:, None, None]).reshape(len(counts), -1)
         shape = (-1, len(domain), len(domain))
         rng = np.random.default_rng(self.seed)
-        drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), self.replicates)
-        replicates = _alpha((drawn @ units).reshape(shape), self.metric)
+        draws = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), self.replicates)
+        replicates = _alpha((draws @ units).reshape(shape), self.metric)
         alpha = float(_alpha(units.sum(axis=0).reshape(shape[1:]), self.metric))
         estimate = _with_interval(alpha, replicates, counts, self.level)
         return replace(estimate, left_out=left_out, clustered=(unit,))
@@ -134,9 +134,9 @@ class FleissKappa:
                 f"found {int(ratings.min())} to {int(ratings.max())}: use Krippendorff's alpha"
             )
         rng = np.random.default_rng(self.seed)
-        drawn = rng.integers(len(counts), size=(self.replicates, len(counts)))
+        draws = rng.integers(len(counts), size=(self.replicates, len(counts)))
         kappa = float(_fleiss(counts))
-        estimate = _with_interval(kappa, _fleiss(counts[drawn]), counts, self.level)
+        estimate = _with_interval(kappa, _fleiss(counts[draws]), counts, self.level)
         return replace(estimate, clustered=(unit,))
 
 
@@ -145,17 +145,17 @@ def _with_interval(
 ) -> Estimate:
     """Return an estimate with the interval value ± t · the standard deviation of the replicates,
     limited to [−1, 1]; t has units − 1 degrees of freedom."""
-    units, defined = len(counts), replicates[~np.isnan(replicates)]
+    units, defined_replicates = len(counts), replicates[~np.isnan(replicates)]
     estimate = Estimate(value, n=int(counts.sum()), level=level)
     if np.isnan(value):
-        why = "all ratings are alike, so that agreement by chance is certain"
-        return replace(estimate, reason=why)
+        reason = "all ratings are alike, so that agreement by chance is certain"
+        return replace(estimate, reason=reason)
     if units < FEWEST:
         return replace(estimate, reason=f"an interval needs {FEWEST} units (here: {units})")
-    if len(defined) < 2:
+    if len(defined_replicates) < 2:
         return estimate
-    reach = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined.std(ddof=1))
-    return replace(estimate, low=max(-1.0, value - reach), high=min(1.0, value + reach))
+    half_width = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined_replicates.std(ddof=1))
+    return replace(estimate, low=max(-1.0, value - half_width), high=min(1.0, value + half_width))
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,10 @@ class DawidSkeneFit:
     def quality(self) -> pd.DataFrame:
         """Return participant and accuracy: the expected share of correct responses, averaged over
         the prior of the classes that the participant saw."""
-        seen = np.diagonal(self.confusion, axis1=1, axis2=2)
-        weight = np.where(np.isnan(seen), 0.0, self.prior)
-        right = (weight * np.nan_to_num(seen)).sum(axis=1) / weight.sum(axis=1)
-        return pd.DataFrame({"participant": self.participants, "accuracy": right})
+        correct_rates = np.diagonal(self.confusion, axis1=1, axis2=2)
+        weight = np.where(np.isnan(correct_rates), 0.0, self.prior)
+        accuracy = (weight * np.nan_to_num(correct_rates)).sum(axis=1) / weight.sum(axis=1)
+        return pd.DataFrame({"participant": self.participants, "accuracy": accuracy})
 
     def answers(self) -> pd.DataFrame:
         """Return trial, label (the most probable class), its probability, and the majority."""
@@ -206,7 +206,7 @@ def dawid_skene(
     unit: str = "trial",
     value: str = "answer",
     tolerance: float = 1e-8,
-    most: int = 10_000,
+    max_iterations: int = 10_000,
 ) -> DawidSkeneFit:
     """Estimate the true classes and each participant's errors by EM.
 
@@ -218,28 +218,28 @@ def dawid_skene(
 
     Args:
         tolerance: EM stops when the log likelihood changes by less than this.
-        most: the maximum number of iterations.
+        max_iterations: the maximum number of iterations.
 
     Raises:
         ValueError: the table has no responses.
     """
-    present = frame.dropna(subset=[value])
-    if present.empty:
+    answered = frame.dropna(subset=[value])
+    if answered.empty:
         raise ValueError("Dawid-Skene needs at least one answer; the table has none")
-    items, units = pd.factorize(present[unit], sort=True)
-    people, participants = pd.factorize(present["participant"], sort=True)
-    answers, classes = pd.factorize(present[value], sort=True)
+    items, units = pd.factorize(answered[unit], sort=True)
+    people, participants = pd.factorize(answered["participant"], sort=True)
+    answers, classes = pd.factorize(answered[value], sort=True)
     c = len(classes)
 
     votes = np.zeros((len(units), c))
     np.add.at(votes, (items, answers), 1)
     posterior = votes / votes.sum(axis=1, keepdims=True)
-    best = np.asarray(classes, dtype=object)[votes.argmax(axis=1)]
+    most_frequent = np.asarray(classes, dtype=object)[votes.argmax(axis=1)]
     tied = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) > 1
-    majority = np.where(tied, "", best)
+    majority = np.where(tied, "", most_frequent)
 
     likelihood, converged, iterations = -np.inf, False, 0
-    while not converged and iterations < most:
+    while not converged and iterations < max_iterations:
         iterations += 1
         prior = posterior.mean(axis=0)
         confusion = np.zeros((len(participants), c, c))
@@ -249,12 +249,12 @@ def dawid_skene(
 
         joint = np.tile(xlogy(1.0, prior), (len(units), 1))
         np.add.at(joint, items, xlogy(1.0, confusion[people, :, answers]))
-        top = joint.max(axis=1, keepdims=True)
-        evidence = np.exp(joint - top)
-        posterior = evidence / evidence.sum(axis=1, keepdims=True)
-        new = float((top[:, 0] + np.log(evidence.sum(axis=1))).sum())
-        converged = abs(new - likelihood) < tolerance
-        likelihood = new
+        largest = joint.max(axis=1, keepdims=True)
+        scaled = np.exp(joint - largest)
+        posterior = scaled / scaled.sum(axis=1, keepdims=True)
+        new_likelihood = float((largest[:, 0] + np.log(scaled.sum(axis=1))).sum())
+        converged = abs(new_likelihood - likelihood) < tolerance
+        likelihood = new_likelihood
     confusion = np.where(total > 0, confusion, np.nan)
     return DawidSkeneFit(
         np.asarray(classes), prior, confusion, posterior, majority, converged, np.asarray(units),

@@ -19,7 +19,7 @@ NAMED_OVERLAP = 0.04
 NORMALISED = ["normalised", "normalised low", "normalised high"]
 
 
-def groups(
+def checkpoint_groups(
     checkpoints: list[Checkpoint], base: Checkpoint
 ) -> Iterator[tuple[str, list[Checkpoint]]]:
     """Yield the name and the checkpoints of each group: the base checkpoint, trained checkpoints of
@@ -45,9 +45,9 @@ def concept_sharing(
         that concept, without the neuron itself), ceiling (the largest possible share, reached if
         these are the nearest). Neurons without a vector or a concept are left out.
     """
-    named = space.neurons[NEURON].merge(concepts, on=NEURON, how="left")["concept"]
-    has_concept = named.notna().to_numpy() & space.has_vector
-    concept = named.to_numpy()
+    concepts_of_rows = space.neurons[NEURON].merge(concepts, on=NEURON, how="left")["concept"]
+    has_concept = concepts_of_rows.notna().to_numpy() & space.has_vector
+    concept = concepts_of_rows.to_numpy()
     base_rows = np.array(
         [row for row in space.rows(series=base.series, epoch=base.epoch) if has_concept[row]]
     )
@@ -55,24 +55,25 @@ def concept_sharing(
         {Checkpoint(*key) for key in space.neurons[["series", "epoch"]].itertuples(index=False)}
     )
     frames = []
-    for group, members in groups(checkpoints, base):
-        for member in members:
-            rows = space.rows(series=member.series, epoch=member.epoch)
+    for group, members in checkpoint_groups(checkpoints, base):
+        for checkpoint in members:
+            rows = space.rows(series=checkpoint.series, epoch=checkpoint.epoch)
             rows = rows[has_concept[rows]]
             if not len(rows) or len(base_rows) < 2:
                 continue
-            near, _ = space.nearest(rows, base_rows, k)
-            same = (concept[near] == concept[rows][:, None]) & (near >= 0)
-            among = (concept[base_rows][None, :] == concept[rows][:, None]) & (
+            nearest, _ = space.nearest(rows, base_rows, k)
+            has_same = (concept[nearest] == concept[rows][:, None]) & (nearest >= 0)
+            is_candidate = (concept[base_rows][None, :] == concept[rows][:, None]) & (
                 base_rows[None, :] != rows[:, None]
             )
-            alike, others = among.sum(axis=1), (base_rows[None, :] != rows[:, None]).sum(axis=1)
+            matches = is_candidate.sum(axis=1)
+            totals = (base_rows[None, :] != rows[:, None]).sum(axis=1)
             frames.append(
                 space.neurons.iloc[rows][NEURON].assign(
                     group=group,
-                    share=same.sum(axis=1) / (near >= 0).sum(axis=1),
-                    chance=alike / others,
-                    ceiling=(alike / np.minimum(others, k)).clip(max=1.0),
+                    share=has_same.sum(axis=1) / (nearest >= 0).sum(axis=1),
+                    chance=matches / totals,
+                    ceiling=(matches / np.minimum(totals, k)).clip(max=1.0),
                 )
             )
     if not frames:
@@ -88,7 +89,7 @@ def trained_steps(space: SemanticSpace) -> Iterator[tuple[str, int, int]]:
             yield str(series), start, end
 
 
-def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
+def self_ranks(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
     """Compute the reciprocal rank of each channel at the later epoch among all neurons of its
     series at that epoch, by their similarity to the same channel at the earlier epoch.
 
@@ -100,14 +101,14 @@ def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) 
     """
     keys = ["layer", "channel"]
     rows = [space.rows(series=series, epoch=epoch) for epoch in (epoch_from, epoch_to)]
-    early, late = (space.neurons.iloc[r][keys].assign(row=r, place=range(len(r))) for r in rows)
-    both = early.merge(late, on=keys, suffixes=("", "_later"))
-    if both.empty:
+    before, after = (space.neurons.iloc[r][keys].assign(row=r, place=range(len(r))) for r in rows)
+    neurons = before.merge(after, on=keys, suffixes=("", "_later"))
+    if neurons.empty:
         return pd.DataFrame(columns=[*keys, "reciprocal_rank"])
-    similarity = space.similarity(both["row"].to_numpy(), rows[1])
-    own = similarity[both.index, both["place_later"]][:, None]
-    above, level = (similarity > own).sum(axis=1), (similarity == own).sum(axis=1)
-    return both[keys].assign(reciprocal_rank=1.0 / (above + (level + 1) / 2))
+    similarity = space.similarity(neurons["row"].to_numpy(), rows[1])
+    own = similarity[neurons.index, neurons["place_later"]][:, None]
+    above, ties = (similarity > own).sum(axis=1), (similarity == own).sum(axis=1)
+    return neurons[keys].assign(reciprocal_rank=1.0 / (above + (ties + 1) / 2))
 
 
 def shared_concepts(
@@ -124,9 +125,9 @@ def shared_concepts(
         coverage = space.neurons[[*NEURON, "coverage"]]
         shares = concept_sharing(space, concepts, base).merge(coverage, on=NEURON)
         frames.append(shares.assign(method=space.method))
-    every = pd.concat(frames, ignore_index=True)
-    methods_with = every.groupby(["group", *NEURON])["method"].transform("nunique")
-    return every[methods_with == every["method"].nunique()]
+    all_shares = pd.concat(frames, ignore_index=True)
+    method_counts = all_shares.groupby(["group", *NEURON])["method"].transform("nunique")
+    return all_shares[method_counts == all_shares["method"].nunique()]
 
 
 def neurons_by_methods(shared: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -154,15 +155,15 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
     frames = []
     for group, values in neurons_by_methods(shared).items():
         frame = clustered_by_layer(values).table(values.columns).rename(columns={"value": "share"})
-        of_group = shared[shared["group"] == group]
-        frame = frame.join(of_group.groupby("method")[averages].mean())
-        frame = frame.join(normalised_share(of_group)).rename_axis("method").reset_index()
+        group_shares = shared[shared["group"] == group]
+        frame = frame.join(group_shares.groupby("method")[averages].mean())
+        frame = frame.join(normalised_share(group_shares)).rename_axis("method").reset_index()
         frames.append(frame.assign(group=group, neurons=len(values)))
     if not frames:
         return pd.DataFrame(columns=columns)
-    order = {name: place for place, name in enumerate(dict.fromkeys(shared["method"]))}
+    positions = {name: position for position, name in enumerate(dict.fromkeys(shared["method"]))}
     table = pd.concat(frames, ignore_index=True)
-    table = table.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    table = table.sort_values("method", key=lambda names: names.map(positions), kind="stable")
     return table[columns].reset_index(drop=True)
 
 

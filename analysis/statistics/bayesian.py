@@ -9,8 +9,8 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.clusters import Crossed, crossed
-from analysis.statistics.mixed_model import marginal
+from analysis.statistics.clusters import CrossedData, code_responses
+from analysis.statistics.mixed_model import marginal_share
 
 #: Adaptation steps and draws of each chain, and the number of chains.
 WARMUP, DRAWS, CHAINS = 500, 500, 2
@@ -56,7 +56,7 @@ class Posterior:
     def shares(self) -> np.ndarray:
         """Shares correct, averaged over participants and trials: [draws, conditions]."""
         total = np.linalg.norm(self.sd, axis=1)
-        return np.stack([marginal(b, sd) for b, sd in zip(self.beta, total, strict=True)])
+        return np.stack([marginal_share(b, sd) for b, sd in zip(self.beta, total, strict=True)])
 
 
 def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
@@ -80,7 +80,7 @@ def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
     from numpyro.diagnostics import summary
     from numpyro.infer import MCMC, NUTS
 
-    data = crossed(frame)
+    data = code_responses(frame)
     mcmc = MCMC(
         NUTS(_model, target_accept_prob=0.9), num_warmup=WARMUP, num_samples=DRAWS,
         num_chains=CHAINS, chain_method="sequential", progress_bar=False,
@@ -98,7 +98,7 @@ def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
     )
 
 
-def _model(data: Crossed, prior: Prior) -> None:
+def _model(data: CrossedData, prior: Prior) -> None:
     import numpyro
     from numpyro.distributions import Bernoulli, HalfNormal, Normal
 

@@ -13,16 +13,16 @@ from scipy import stats
 from scipy.special import expit
 
 from analysis.statistics.clusters import (
+    as_estimates,
+    code_responses,
     combine,
-    crossed,
-    estimates,
     t_interval,
     two_way_jackknife,
 )
-from analysis.statistics.contrasts import between, condition_pairs
+from analysis.statistics.contrasts import condition_pairs, contrast
 from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
-from analysis.statistics.statistic import STATISTICS, Estimates, answered
+from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
 
 #: Reason why d′ has no interval if all or no trials of a condition were judged as changed.
 UNBOUNDED = "a rate is 0 or 1: no interval and no test of d′, whose true value can be large"
@@ -42,9 +42,9 @@ def _participant_jackknife(
     value = top.sum() / total
     if (bottom > 0).sum() < FEWEST:
         return float(value), np.nan, np.nan, np.nan
-    rest = total - bottom
-    without = np.divide(top.sum() - top, rest, out=np.full(n, np.nan), where=rest > 0)
-    variance = (n - 1) / n * float(np.square(without - value).sum())
+    remaining = total - bottom
+    replicates = np.divide(top.sum() - top, remaining, out=np.full(n, np.nan), where=remaining > 0)
+    variance = (n - 1) / n * float(np.square(replicates - value).sum())
     freedom = total**2 / np.square(bottom).sum() - 1  # participants with bottom = 0 do not count
     return float(value), *t_interval(value, variance, max(freedom, 1.0), level, null)
 
@@ -67,29 +67,30 @@ class Learning:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, missing = answered(frame, "correct")
-        if kept.empty:
+        answered, left_out = select_answered(frame, "correct")
+        if answered.empty:
             return {}
-        cell = kept.groupby(["participant", "condition"])
-        correct = kept["correct"].astype(float)
-        position = kept["position"].astype(float) / 10
-        x = position - position.groupby([kept["participant"], kept["condition"]]).transform("mean")
-        y = correct - cell["correct"].transform(lambda c: c.astype(float).mean())
-        person = pd.factorize(kept["participant"], sort=True)[0]
+        correct = answered["correct"].astype(float)
+        position = answered["position"].astype(float) / 10
+        cell = [answered["participant"], answered["condition"]]
+        x = position - position.groupby(cell).transform("mean")
+        y = correct - correct.groupby(cell).transform("mean")
+        person = pd.factorize(answered["participant"], sort=True)[0]
         top = np.bincount(person, (x * y).to_numpy(dtype=float))
         bottom = np.bincount(person, (x * x).to_numpy(dtype=float))
         value, low, high, p = _participant_jackknife(top, bottom, self.level, 0.0)
         if bottom.sum() > 0:
             steepest = float(x.clip(lower=0).sum() / bottom.sum())
             low, high = np.clip([low, high], -steepest, steepest).tolist()
-        moved = int((bottom > 0).sum())
+        moving = int((bottom > 0).sum())
         reason = ALIKE if np.isnan(p) else ""
-        if moved < FEWEST:
-            reason = f"a slope needs {FEWEST} participants with several positions (here: {moved})"
+        if moving < FEWEST:
+            reason = f"a slope needs {FEWEST} participants with several positions (here: {moving})"
         return {
             ("all conditions",): Estimate(
-                value, low, high, n=len(kept), left_out=missing, test="t over participants", p=p,
-                level=self.level, clustered=("participant",), reason=reason,
+                value, low, high, n=len(answered), left_out=left_out,
+                test="t over participants", p=p, level=self.level, clustered=("participant",),
+                reason=reason,
             )
         }  # fmt: skip
 
@@ -99,22 +100,22 @@ class Learning:
 class Calibration:
     """Share of correct responses at each level of confidence, clustered by participants and items.
 
-    If confidence is informative, the shares increase with it. `TypeTwo` summarises this in one
+    If confidence is moving, the shares increase with it. `TypeTwo` summarises this in one
     number.
     """
 
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = answered(frame, "correct")
-        kept, _ = answered(kept, "confidence")
-        if kept.empty:
+        answered, _ = select_answered(frame, "correct")
+        answered, _ = select_answered(answered, "confidence")
+        if answered.empty:
             return {}
-        data = crossed(kept, group="confidence")
-        made = clustered_shares(data, None, self.level)
+        data = code_responses(answered, group="confidence")
+        results = clustered_shares(data, None, self.level)
         return {
-            (f"{float(name):g}",): replace(estimate, left_out=len(frame) - len(kept))
-            for name, estimate in zip(data.groups, made, strict=True)
+            (f"{float(name):g}",): replace(estimate, left_out=len(frame) - len(answered))
+            for name, estimate in zip(data.groups, results, strict=True)
         }
 
 
@@ -135,24 +136,24 @@ class TypeTwo:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = answered(frame, "correct")
-        kept, _ = answered(kept, "confidence")
+        answered, _ = select_answered(frame, "correct")
+        answered, _ = select_answered(answered, "confidence")
         if frame.empty:
             return {}
-        left_out, key = len(frame) - len(kept), ("all conditions",)
-        none = "no participant has a right and a wrong answer with a confidence in one condition"
+        left_out, key = len(frame) - len(answered), ("all conditions",)
+        reason = "no participant has a right and a wrong answer with a confidence in one condition"
         undefined: Estimates = {
-            key: Estimate(np.nan, left_out=left_out, level=self.level, reason=none)
+            key: Estimate(np.nan, left_out=left_out, level=self.level, reason=reason)
         }
-        if kept.empty:
+        if answered.empty:
             return undefined
-        kept = kept.reset_index(drop=True)
-        data = crossed(kept)
-        confidence = kept["confidence"].to_numpy(dtype=float)
-        wins, pairs = np.zeros(len(kept)), np.zeros(len(kept))
-        for rows in kept.groupby(["participant", "condition"]).indices.values():
-            right = data.values[rows] > 0
-            a, b = rows[right], rows[~right]
+        answered = answered.reset_index(drop=True)
+        data = code_responses(answered)
+        confidence = answered["confidence"].to_numpy(dtype=float)
+        wins, pairs = np.zeros(len(answered)), np.zeros(len(answered))
+        for rows in answered.groupby(["participant", "condition"]).indices.values():
+            is_correct = data.values[rows] > 0
+            a, b = rows[is_correct], rows[~is_correct]
             won = (np.sign(np.subtract.outer(confidence[a], confidence[b])) + 1) / 2
             wins[a] += won.sum(axis=1)
             wins[b] += won.sum(axis=0)
@@ -163,33 +164,33 @@ class TypeTwo:
         if not bottom:
             return undefined
 
-        def logit_of(won: np.ndarray, of: np.ndarray, more: float) -> np.ndarray:
+        def logit_of(won: np.ndarray, of: np.ndarray, extra: float) -> np.ndarray:
             with np.errstate(divide="ignore", invalid="ignore"):
-                return np.log(won + more) - np.log(of - won + more)
+                return np.log(won + extra) - np.log(of - won + extra)
 
-        def deviations(more: float) -> list[np.ndarray]:
+        def deviations(extra: float) -> list[np.ndarray]:
             """Return squared deviations of the logit without each participant, item, response."""
             squares = []
-            for cluster, share in ((data.participant, 0.5), (data.item, 1.0), (answers, 1.0)):
+            for cluster, share in ((data.participant, 0.5), (data.item, 1.0), (codes, 1.0)):
                 won = top - share * np.bincount(cluster, wins)
                 of = bottom - share * np.bincount(cluster, pairs)
                 with np.errstate(invalid="ignore"):
-                    difference = logit_of(won, of, more) - logit_of(top, bottom, more)
+                    difference = logit_of(won, of, extra) - logit_of(top, bottom, extra)
                 squares.append(np.square(difference))
             return squares
 
-        answers, more = np.arange(len(kept)), 0.0
-        if not all(np.isfinite(part).all() for part in deviations(more)):
-            more = 0.5  # half a pair more on each side (Hautus 1995): no logit is infinite
-        people, items, cells = deviations(more)
-        by_stratum = [items[data.stratum == s] for s in np.unique(data.stratum)]
-        parts = [people, *by_stratum, cells]
+        codes, extra = np.arange(len(answered)), 0.0
+        if not all(np.isfinite(part).all() for part in deviations(extra)):
+            extra = 0.5  # half a pair more on each side (Hautus 1995): no logit is infinite
+        by_participant, by_item, by_response = deviations(extra)
+        by_stratum = [by_item[data.stratum == s] for s in np.unique(data.stratum)]
+        parts = [by_participant, *by_stratum, by_response]
         variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
-        point = np.atleast_1d(logit_of(top, bottom, more))
-        whole = np.ones((1, 1))  # the pairs of all conditions are pooled as one group
+        value_logit = np.atleast_1d(logit_of(top, bottom, extra))
+        one_group = np.ones((1, 1))  # the pairs of all conditions are pooled as one group
         data = replace(data, group=np.zeros_like(data.group), groups=("all conditions",))
-        result = combine(data, point, variances[0], variances[1:-1], variances[-1], whole)
-        (estimate,) = estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)
+        result = combine(data, value_logit, variances[0], variances[1:-1], variances[-1], one_group)
+        (estimate,) = as_estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)
         value = float(top / bottom)
         low, high = float(np.minimum(estimate.low, value)), float(np.maximum(estimate.high, value))
         return {key: replace(estimate, value=value, low=low, high=high, left_out=left_out)}
@@ -219,12 +220,12 @@ class Detection:
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         """Raise ValueError if one of the two conditions has no responses."""
-        kept, missing = answered(frame, "changed")
-        kept = kept[kept["condition"].isin([self.signal, self.noise])]
-        have = set(kept["condition"])
-        if lacking := [name for name in (self.signal, self.noise) if name not in have]:
+        answered, left_out = select_answered(frame, "changed")
+        answered = answered[answered["condition"].isin([self.signal, self.noise])]
+        conditions = set(answered["condition"])
+        if lacking := [name for name in (self.signal, self.noise) if name not in conditions]:
             raise ValueError(f"no answers of condition {', '.join(lacking)}: d' is undefined")
-        data = crossed(kept, value="changed")
+        data = code_responses(answered, value="changed")
         s, f = map(data.groups.index, (self.signal, self.noise))
 
         def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -237,7 +238,7 @@ class Detection:
         result = two_way_jackknife(data, function, weights)
         counts = np.bincount(data.group)[[s, f]]
         n = np.array([*counts, counts.sum(), counts.sum()])
-        rates = estimates(result, stats.norm.cdf, None, n, self.level)[:2]
+        rates = as_estimates(result, stats.norm.cdf, None, n, self.level)[:2]
         shares = clustered_shares(data, None, self.level)
         hit, alarm = (  # if all responses are equal, the added half response gives no variance
             replace(rate, low=share.low, high=share.high, reason=share.reason)
@@ -245,16 +246,16 @@ class Detection:
             else rate
             for rate, share in zip(rates, (shares[s], shares[f]), strict=True)
         )
-        sensitivity = estimates(result, np.asarray, 0.0, n, self.level)[2]
-        criterion = estimates(result, np.asarray, None, n, self.level)[3]
+        sensitivity = as_estimates(result, np.asarray, 0.0, n, self.level)[2]
+        criterion = as_estimates(result, np.asarray, None, n, self.level)[3]
         if AS_TRIALS in (shares[s].reason, shares[f].reason):
             sensitivity, criterion = (
                 replace(e, low=np.nan, high=np.nan, p=np.nan, reason=UNBOUNDED)
                 for e in (sensitivity, criterion)
             )
-        made = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity,
+        results = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity,
                 "criterion": criterion}  # fmt: skip
-        return {(name,): replace(e, left_out=missing) for name, e in made.items()}
+        return {(name,): replace(e, left_out=left_out) for name, e in results.items()}
 
 
 @STATISTICS.add("changed")
@@ -266,10 +267,10 @@ class Changed:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = answered(frame, "changed")
-        if kept.empty:
+        answered, _ = select_answered(frame, "changed")
+        if answered.empty:
             return {}
-        data = crossed(kept, value="changed")
+        data = code_responses(answered, value="changed")
         return by_condition(frame, data.groups, clustered_shares(data, None, self.level))
 
 
@@ -294,22 +295,22 @@ class Ratings:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, missing = answered(frame, self.value)
-        if kept.empty:
+        answered, left_out = select_answered(frame, self.value)
+        if answered.empty:
             return {}
-        data = crossed(kept, value=self.value)
+        data = code_responses(answered, value=self.value)
         counts = np.bincount(data.group)
         low, high = self.scale or (float(data.values.min()), float(data.values.max()))
 
         result = two_way_jackknife(data, means)
         names = [(name, "") for name in data.groups]
-        made = estimates(result, lambda ends: ends.clip(low, high), None, counts, self.level)
+        results = as_estimates(result, lambda ends: ends.clip(low, high), None, counts, self.level)
         if pairs := condition_pairs(data.groups, self.reference):
             names += [(data.groups[a], data.groups[b]) for a, b in pairs]
-            both, most = counts[np.array(pairs)].sum(axis=1), high - low
-            apart = between(data, pairs, means)
-            made += estimates(apart, lambda d: d.clip(-most, most), 0.0, both, self.level)
-        return {k: replace(e, left_out=missing) for k, e in zip(names, made, strict=True)}
+            n_pairs, width = counts[np.array(pairs)].sum(axis=1), high - low
+            gaps = contrast(data, pairs, means)
+            results += as_estimates(gaps, lambda d: d.clip(-width, width), 0.0, n_pairs, self.level)
+        return {k: replace(e, left_out=left_out) for k, e in zip(names, results, strict=True)}
 
 
 @STATISTICS.add("time")
@@ -328,6 +329,7 @@ class AnswerTime:
         if usable.empty:
             return {}
         seconds = usable["milliseconds"].astype(float) / 1000
-        data = crossed(usable.assign(log_seconds=np.log(seconds)), value="log_seconds")
+        data = code_responses(usable.assign(log_seconds=np.log(seconds)), value="log_seconds")
         result, counts = two_way_jackknife(data, means), np.bincount(data.group)
-        return by_condition(frame, data.groups, estimates(result, np.exp, None, counts, self.level))
+        results = as_estimates(result, np.exp, None, counts, self.level)
+        return by_condition(frame, data.groups, results)

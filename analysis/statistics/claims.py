@@ -55,23 +55,23 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     """
     tested = (tests["question"] != "").to_numpy()
     is_primary = tested & (tests["question"] == primary).to_numpy()
-    rest = tested & ~is_primary
-    if primary and rest.any():  # the primary hypothesis keeps its share even if it has no tests
-        weight = np.where(is_primary, share / max(is_primary.sum(), 1), (1 - share) / rest.sum())
+    others = tested & ~is_primary
+    if primary and others.any():  # the primary hypothesis keeps its share even if it has no tests
+        weight = np.where(is_primary, share / max(is_primary.sum(), 1), (1 - share) / others.sum())
     else:
         weight = np.full(len(tests), 1 / max(tested.sum(), 1))
     unadjusted = np.where(tested, tests["p"].to_numpy(dtype=float), np.nan)
-    kept = share if primary and rest.any() and not is_primary.any() else 0.0
-    corrected = holm(unadjusted, np.where(tested, weight, 0.0), kept)
+    reserved = share if primary and others.any() and not is_primary.any() else 0.0
+    adjusted = holm(unadjusted, np.where(tested, weight, 0.0), reserved)
     # If there is no interval, for example because all labels are equal, the exact p decides alone.
-    inside = (tests["low"] <= tests["null"]) & (tests["high"] >= tests["null"])
+    contains_null = (tests["low"] <= tests["null"]) & (tests["high"] >= tests["null"])
     reason = tests.get("reason", pd.Series("", tests.index)).fillna("")
     unexplained = tested & np.isnan(unadjusted) & (reason == "").to_numpy()
     return tests.assign(
         weight=np.where(tested, weight, np.nan),
         p_alone=unadjusted,
-        p=corrected,
-        claimed=(corrected < ALPHA) & ~inside.to_numpy(),
+        p=adjusted,
+        claimed=(adjusted < ALPHA) & ~contains_null.to_numpy(),
         p_error=tests.get("p_error", pd.Series(np.nan, tests.index)),
         reason=reason.mask(unexplained, "the answers do not suffice"),
     )

@@ -25,7 +25,7 @@ OUTCOMES = {
 }
 
 
-def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+def class_changes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
     """Compute the mean change of an outcome (after minus before) of every class.
 
     Args:
@@ -47,12 +47,12 @@ def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
     return means.assign(change=means["after"] - means["before"])
 
 
-def wide(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
-    """Return `by_class` of one pair, layer, method and split as classes x arms."""
+def pivot_arms(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
+    """Return `class_changes` of one pair, layer, method and split as classes x arms."""
     return classes.pivot(index="class_id", columns="arm", values=value)
 
 
-def quartiles(arms: list[str]) -> list[str]:
+def find_bins(arms: list[str]) -> list[str]:
     """Return the quarters (or other bins q1, q2 …) among the arms, most important first."""
     bins = [arm for arm in arms if re.fullmatch(r"q\d+", arm)]
     return sorted(bins, key=lambda arm: int(arm[1:]))
@@ -67,7 +67,7 @@ def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
     Returns:
         the p-value (NaN with fewer than two classes or three bins) and the number of classes.
     """
-    bins = changes[quartiles(list(changes.columns))].dropna()
+    bins = changes[find_bins(list(changes.columns))].dropna()
     if len(bins) < 2 or bins.shape[1] < 3:
         return float("nan"), len(bins)
     return page_p(np.apply_along_axis(stats.rankdata, 1, bins.to_numpy().round(12))), len(bins)
@@ -81,12 +81,12 @@ def page_p(ranks: np.ndarray) -> float:
     ranks of ties (scipy's exact p assumes that there are no ties). The distributions of the rows
     are convolved. p is 1 if all values of every row are tied.
     """
-    places = np.arange(1, ranks.shape[1] + 1)
-    twice = np.rint(2 * ranks).astype(int)  # mean ranks of ties are multiples of one half
-    total = np.ones(1)
-    for row in twice:
-        total = np.convolve(total, _row_distribution(tuple(sorted(row))))
-    return float(total[int((twice @ places).sum()) :].sum().clip(0, 1))
+    positions = np.arange(1, ranks.shape[1] + 1)
+    doubled_ranks = np.rint(2 * ranks).astype(int)  # mean ranks of ties are multiples of one half
+    distribution = np.ones(1)
+    for row in doubled_ranks:
+        distribution = np.convolve(distribution, _row_distribution(tuple(sorted(row))))
+    return float(distribution[int((doubled_ranks @ positions).sum()) :].sum().clip(0, 1))
 
 
 @lru_cache(maxsize=4096)
@@ -94,14 +94,14 @@ def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
     """Return the probability of each sum Σ j·r over all orders of ranks: [largest sum + 1]."""
 
     @cache
-    def orders(left: tuple[int, ...]) -> np.ndarray:
+    def orders(remaining: tuple[int, ...]) -> np.ndarray:
         """Count the orders by their sum, by recursion over the rank in the last position."""
-        place = len(left)
-        counts = np.zeros(place * sum(left) + 1)
-        for k in range(place):
-            rest = orders(left[:k] + left[k + 1 :])
-            counts[place * left[k] :][: len(rest)] += rest
-        return np.trim_zeros(counts, "b") if place else np.ones(1)
+        position = len(remaining)
+        counts = np.zeros(position * sum(remaining) + 1)
+        for k in range(position):
+            sums = orders(remaining[:k] + remaining[k + 1 :])
+            counts[position * remaining[k] :][: len(sums)] += sums
+        return np.trim_zeros(counts, "b") if position else np.ones(1)
 
     counts = orders(ranks)
     return counts / counts.sum()
@@ -124,33 +124,33 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     if not len(difference):
         return 1.0
     ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)  # twice, to be integers
-    ways = np.zeros(ranks.sum() + 1)  # number of sign assignments per sum of positive ranks
-    ways[0] = 1.0
+    counts = np.zeros(ranks.sum() + 1)  # number of sign assignments per sum of positive ranks
+    counts[0] = 1.0
     for rank in ranks:
-        ways[rank:] += ways[:-rank].copy()
+        counts[rank:] += counts[:-rank].copy()
     centre = ranks.sum() / 2
     observed = abs(ranks[difference > 0].sum() - centre)
-    extreme = np.abs(np.arange(len(ways)) - centre) >= observed - 1e-9
-    return float(ways[extreme].sum() / ways.sum())
+    extreme = np.abs(np.arange(len(counts)) - centre) >= observed - 1e-9
+    return float(counts[extreme].sum() / counts.sum())
 
 
-def class_interval(
+def class_intervals(
     changes: pd.DataFrame, level: float = 0.95, largest: float = 1.0
 ) -> pd.DataFrame:
     """Average the change of each arm over classes, with Student's interval.
 
     Args:
-        changes: classes x arms, see `wide`.
+        changes: classes x arms, see `pivot_arms`.
         largest: the largest possible change (1 for shares), which limits the interval.
 
     Returns:
         one row per arm: mean, low, high. The interval is NaN with fewer than two classes, and if
         all classes change equally, because their standard deviation is then unknown, not 0.
     """
-    number = changes.count()
-    reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem().where(lambda e: e > 1e-12)
+    n = changes.count()
+    half = stats.t.ppf(0.5 + level / 2, n - 1) * changes.sem().where(lambda e: e > 1e-12)
     mean = changes.mean()
-    ends = {"low": mean - reach, "high": mean + reach}
+    ends = {"low": mean - half, "high": mean + half}
     ends = {name: end.clip(-largest, largest) for name, end in ends.items()}
     return pd.DataFrame({"mean": mean, **ends})
 
@@ -163,20 +163,20 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
     Returns:
         series, epoch_from, epoch_to, method, split, classes, before, three columns per arm (mean
-        change over classes, low, high: `class_interval`), and the p-values page, wilcoxon (q1
+        change over classes, low, high: `class_intervals`), and the p-values page, wilcoxon (q1
         against random) and matched_test (q1 against matched), each Holm-adjusted over the rows of
         a split.
     """
     rows = []
-    classes = by_class(records, outcome)
+    classes = class_changes(records, outcome)
     for key, group in classes.groupby([*PAIR, "method", "split"], observed=True, sort=False):
-        changes = wide(group)
-        arms = [*quartiles(list(changes.columns)), "random", "matched", "all"]
+        changes = pivot_arms(group)
+        arms = [*find_bins(list(changes.columns)), "random", "matched", "all"]
         p_page, count = page_trend(changes)
-        ends = class_interval(changes, largest=np.inf if outcome == "objective" else 1.0)
+        ends = class_intervals(changes, largest=np.inf if outcome == "objective" else 1.0)
         rows.append(
             dict(zip([*PAIR, "method", "split"], key, strict=True))
-            | {"classes": count, "before": wide(group, "before")["none"].mean()}
+            | {"classes": count, "before": pivot_arms(group, "before")["none"].mean()}
             | {
                 f"{arm}{end}": ends.loc[arm, column]
                 for arm in arms
@@ -196,11 +196,11 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
     return table
 
 
-def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def mean_over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """Average changes of accuracy by pair, split and arm over layers, then over classes.
 
     Args:
-        classes: the result of `by_class` for one method, where one layer is reverted at a time.
+        classes: the result of `class_changes` for one method, with one layer reverted at a time.
 
     Returns:
         series, epoch_from, epoch_to, split, arm, classes (their number), before, change, low, high
@@ -211,7 +211,7 @@ def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     frames = []
     for key, rows in means.groupby(keys[:-2], observed=True):
         changes = rows["change"].unstack("arm")
-        table = class_interval(changes, level).rename(columns={"mean": "change"})
+        table = class_intervals(changes, level).rename(columns={"mean": "change"})
         table.insert(0, "classes", changes.count())
         table.insert(1, "before", rows["before"].unstack("arm").mean())
         names = dict(zip(keys[:-2], key, strict=True))

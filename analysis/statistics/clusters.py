@@ -11,7 +11,7 @@ both would count the residual three times):
 Each part is computed by leaving out one cluster at a time (delete-one jackknife, "CV3" in
 MacKinnon, Nielsen & Webb 2023), which needs no random numbers. Student's t with Satterthwaite's
 degrees of freedom replaces the normal distribution, because designs have ten to twenty items per
-condition. They count the clusters that inform *this* estimate (`informing`): if 4 of 60
+condition. They count the clusters that inform *this* estimate (`count_clusters`): if 4 of 60
 participants respond to a condition, its difference from another condition has about three degrees
 of freedom, not 59. With fewer than `FEWEST` participants or items in a group there is no interval
 and no test, and a reason is given.
@@ -34,7 +34,7 @@ Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Crossed:
+class CrossedData:
     """Responses with integer codes for their group, participant and item.
 
     Attributes:
@@ -70,13 +70,13 @@ class Crossed:
         return total, count
 
 
-def crossed(
+def code_responses(
     frame: pd.DataFrame,
     value: str = "correct",
     group: str = "condition",
     participant: str = "participant",
     item: str = "trial",
-) -> Crossed:
+) -> CrossedData:
     """Return the responses of a table as codes; there must be no missing values.
 
     Raises:
@@ -90,11 +90,11 @@ def crossed(
     group_codes, groups = pd.factorize(frame[group], sort=True)
     participants, _ = pd.factorize(frame[participant], sort=True)
     items, item_names = pd.factorize(frame[item], sort=True)
-    owner = np.zeros(len(item_names), dtype=int)
-    owner[items] = group_codes
-    nested = (owner[items] == group_codes).all()
-    stratum = owner if nested else np.zeros(len(item_names), dtype=int)
-    return Crossed(values, group_codes, participants, items, tuple(map(str, groups)), stratum)
+    item_group = np.zeros(len(item_names), dtype=int)
+    item_group[items] = group_codes
+    is_nested = (item_group[items] == group_codes).all()
+    stratum = item_group if is_nested else np.zeros(len(item_names), dtype=int)
+    return CrossedData(values, group_codes, participants, items, tuple(map(str, groups)), stratum)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Variance:
 
 
 @dataclass(frozen=True)
-class Informing:
+class ClusterCounts:
     """The number of clusters of one kind that inform each value of a statistic.
 
     Attributes:
@@ -135,7 +135,7 @@ class Informing:
     df: np.ndarray
 
 
-def informing(cluster: np.ndarray, group: np.ndarray, weights: np.ndarray) -> Informing:
+def count_clusters(cluster: np.ndarray, group: np.ndarray, weights: np.ndarray) -> ClusterCounts:
     """Count the clusters that inform each value of a statistic.
 
     A group g with m_g effective clusters contributes v_g = w_g²/m_g to the variance, with m_g − 1
@@ -149,23 +149,23 @@ def informing(cluster: np.ndarray, group: np.ndarray, weights: np.ndarray) -> In
     clusters, groups = int(cluster.max()) + 1, weights.shape[1]
     size = np.bincount(cluster * groups + group, minlength=clusters * groups)
     size = size.reshape(clusters, groups).astype(float)
-    distinct = (size > 0).sum(axis=0)
+    cluster_counts = (size > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         kish = size.sum(axis=0) ** 2 / np.square(size).sum(axis=0)
-        used = (weights != 0) & (distinct > 0)
-        v = np.where(used, weights**2 / kish, 0.0)
-        df = v.sum(axis=1) ** 2 / np.where(used, v**2 / (kish - 1), 0.0).sum(axis=1)
-    together = (size @ used.T > 0).sum(axis=0)
+        informs = (weights != 0) & (cluster_counts > 0)
+        v = np.where(informs, weights**2 / kish, 0.0)
+        df = v.sum(axis=1) ** 2 / np.where(informs, v**2 / (kish - 1), 0.0).sum(axis=1)
+    value_clusters = (size @ informs.T > 0).sum(axis=0)
     df = np.nan_to_num(df, nan=1.0, posinf=1.0)  # no group of the value has clusters here
-    return Informing(
-        np.where(used, distinct, np.inf).min(axis=1),
-        np.where(used, kish, np.inf).min(axis=1),
-        np.clip(df, 1.0, np.maximum(together - 1.0, 1.0)),
+    return ClusterCounts(
+        np.where(informs, cluster_counts, np.inf).min(axis=1),
+        np.where(informs, kish, np.inf).min(axis=1),
+        np.clip(df, 1.0, np.maximum(value_clusters - 1.0, 1.0)),
     )
 
 
 def two_way_jackknife(
-    data: Crossed, function: Function, weights: np.ndarray | None = None
+    data: CrossedData, function: Function, weights: np.ndarray | None = None
 ) -> Variance:
     """Estimate the variance by leaving out one participant, one item and one response at a time.
 
@@ -173,8 +173,9 @@ def two_way_jackknife(
     factor n/(n−1) for each kind of cluster.
 
     Args:
-        weights: the weight of each group in each value [k, groups], see `informing`. By default
-            value k is that of group k; if their numbers differ, every group enters every value.
+        weights: the weight of each group in each value [k, groups], see `count_clusters`. By
+            default value k is that of group k; if their numbers differ, every group enters every
+            value.
     """
     total, count = data.sums(np.zeros_like(data.participant), 1)
     point = function(total[0], count[0])
@@ -188,16 +189,16 @@ def two_way_jackknife(
     people_total, people_count = data.sums(data.participant, data.participants)
     people = left_out(total - people_total, count - people_count)
     item_total, item_count = data.sums(data.item, data.items)
-    width = np.eye(len(data.groups))
+    identity = np.eye(len(data.groups))
     cells = np.zeros_like(point)
     for g in range(len(data.groups)):
         values = data.values[data.group == g]
         # Responses of equal value leave equal sums: one evaluation per distinct value suffices.
-        distinct, times = np.unique(values, return_counts=True)
+        distinct, repeats = np.unique(values, return_counts=True)
         with np.errstate(invalid="ignore"):
-            without = function(total - distinct[:, None] * width[g], count - width[g]) - point
+            changes = function(total - distinct[:, None] * identity[g], count - identity[g]) - point
         n = len(values)
-        cells = cells + (n - 1) / n * (times[:, None] * np.square(without)).sum(axis=0)
+        cells = cells + (n - 1) / n * (repeats[:, None] * np.square(changes)).sum(axis=0)
     strata = [
         left_out(total - item_total[data.stratum == s], count - item_count[data.stratum == s])
         for s in np.unique(data.stratum)
@@ -205,7 +206,7 @@ def two_way_jackknife(
     return combine(data, point, people, strata, cells, weights)
 
 
-def _weights(data: Crossed, point: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def _weights(data: CrossedData, point: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     if weights is not None:
         return weights
     groups = len(data.groups)
@@ -213,7 +214,7 @@ def _weights(data: Crossed, point: np.ndarray, weights: np.ndarray | None) -> np
 
 
 def combine(
-    data: Crossed,
+    data: CrossedData,
     point: np.ndarray,
     people: np.ndarray,
     strata: list[np.ndarray],
@@ -229,28 +230,29 @@ def combine(
     guessing participants would contain the true value in 98 to 99 % of studies.
     """
     weights = _weights(data, point, weights)
-    person = informing(data.participant, data.group, weights)
-    item = informing(data.item, data.group, weights)
+    person = count_clusters(data.participant, data.group, weights)
+    item = count_clusters(data.item, data.group, weights)
     items = np.sum(strata, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):  # infinite parts: the variance is NaN
         variance = np.maximum(people + items - cells, cells / 2)
-        spent = people**2 / person.df
+        terms = people**2 / person.df
         for stratum, part in zip(np.unique(data.stratum), strata, strict=True):
-            own = data.stratum[data.item] == stratum
-            spent = spent + part**2 / informing(data.item[own], data.group[own], weights).df
-        df = np.maximum(np.maximum(variance, cells) ** 2 / spent, 1.0)
-    reasons = tuple(too_few(p, i) for p, i in zip(person.fewest, item.fewest, strict=True))
-    enough = np.array([not reason for reason in reasons])
-    variance, independent = (np.where(enough, part, np.nan) for part in (variance, cells))
+            inside = data.stratum[data.item] == stratum
+            clusters = count_clusters(data.item[inside], data.group[inside], weights)
+            terms = terms + part**2 / clusters.df
+        df = np.maximum(np.maximum(variance, cells) ** 2 / terms, 1.0)
+    reasons = tuple(why_too_few(p, i) for p, i in zip(person.fewest, item.fewest, strict=True))
+    estimable = np.array([not reason for reason in reasons])
+    variance, independent = (np.where(estimable, part, np.nan) for part in (variance, cells))
     return Variance(point, variance, df, independent, reasons)
 
 
-def too_few(participants: float, items: float) -> str:
+def why_too_few(participants: float, items: float) -> str:
     """Return why the smallest group has too few clusters for an interval; "" if it has enough."""
-    for count, what in ((participants, "participants"), (items, "trials")):
+    for count, plural_noun in ((participants, "participants"), (items, "trials")):
         if count < FEWEST:
-            one = what if count != 1 else what[:-1]
-            return f"only {count:.0f} {one} in a condition; at least {FEWEST} are needed"
+            noun = plural_noun if count != 1 else plural_noun[:-1]
+            return f"only {count:.0f} {noun} in a condition; at least {FEWEST} are needed"
     return ""
 
 
@@ -269,21 +271,21 @@ def t_interval(
             Student's interval and the normal interval with this variance, and the larger of the two
             p-values, so that the interval excludes `null` exactly if p is below 1 − level.
     """
-    error, least = float(np.sqrt(variance)), float(np.sqrt(independent))
+    error, independent_error = float(np.sqrt(variance)), float(np.sqrt(independent))
     if not (np.isfinite(point) and error > 0):
         return np.nan, np.nan, np.nan
-    reach = float(max(stats.t.ppf(0.5 + level / 2, df) * error,
-                      stats.norm.ppf(0.5 + level / 2) * least))  # fmt: skip
+    half_width = float(max(stats.t.ppf(0.5 + level / 2, df) * error,
+                      stats.norm.ppf(0.5 + level / 2) * independent_error))  # fmt: skip
     if null is None:
-        return point - reach, point + reach, np.nan
-    away = abs(point - null)
-    p = 2 * stats.t.sf(away / error, df)
-    if least > 0:
-        p = max(p, 2 * stats.norm.sf(away / least))
-    return point - reach, point + reach, float(p)
+        return point - half_width, point + half_width, np.nan
+    distance = abs(point - null)
+    p = 2 * stats.t.sf(distance / error, df)
+    if independent_error > 0:
+        p = max(p, 2 * stats.norm.sf(distance / independent_error))
+    return point - half_width, point + half_width, float(p)
 
 
-def holm(p: np.ndarray, weights: np.ndarray | None = None, kept: float = 0.0) -> np.ndarray:
+def holm(p: np.ndarray, weights: np.ndarray | None = None, reserved: float = 0.0) -> np.ndarray:
     """Adjust p-values [m] by Holm's (1979) procedure, with optional weights [m].
 
     In ascending order of p/w, p̃₍ᵢ₎ = max over j ≤ i of min(1, p₍ⱼ₎ · Σ_{k ≥ j} w₍ₖ₎ / w₍ⱼ₎), which
@@ -293,16 +295,16 @@ def holm(p: np.ndarray, weights: np.ndarray | None = None, kept: float = 0.0) ->
     planner, because it runs the garbage collector in each call.)
 
     Args:
-        kept: weight that is never redistributed, like that of tests that are never rejected.
+        reserved: weight that is never redistributed, like that of tests that are never rejected.
     """
     weights = np.ones(len(p)) if weights is None else weights
     corrected = np.full(len(p), np.nan)
     defined = np.flatnonzero(~np.isnan(p))
-    kept = kept + float(weights[np.isnan(p)].sum())
+    reserved = reserved + float(weights[np.isnan(p)].sum())
     order = defined[np.argsort(p[defined] / weights[defined], kind="stable")]
-    left = np.cumsum(weights[order][::-1])[::-1] + kept
-    steps = p[order] * (left / weights[order])
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    remaining = np.cumsum(weights[order][::-1])[::-1] + reserved
+    adjusted = p[order] * (remaining / weights[order])
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(adjusted))
     return corrected
 
 
@@ -310,29 +312,29 @@ CLUSTERED = ("participant", "item")
 TEST = "t, participants and items clustered"
 
 
-def estimates(
+def as_estimates(
     result: Variance,
-    back: Callable[[np.ndarray], np.ndarray],
+    inverse: Callable[[np.ndarray], np.ndarray],
     null: float | np.ndarray | None,
     counts: np.ndarray,
     level: float = 0.95,
 ) -> list[Estimate]:
-    """Return the k values of a result as Estimates, transformed to the reported scale by `back`.
+    """Return the k values of a result as Estimates, transformed to the reported scale by `inverse`.
 
     Args:
         result: values on the scale on which the interval is symmetric.
-        back: increasing function from that scale to the reported one.
+        inverse: increasing function from that scale to the reported one.
         null: tested value, or values [k], on the symmetric scale; None if nothing is tested.
         counts: number of responses on which each value is based: [k].
     """
     nulls = [None] * len(counts) if null is None else np.broadcast_to(null, len(counts)).tolist()
-    made = []
+    results = []
     for k, value in enumerate(result.point):
         low, high, p = result.interval(k, level, nulls[k])
-        value, low, high = back(np.array([value, low, high])).tolist()
+        value, low, high = inverse(np.array([value, low, high])).tolist()
         reason = result.reasons[k] or (ALIKE if np.isnan(low) else "")
-        made.append(
+        results.append(
             Estimate(value, low, high, n=int(counts[k]), test=TEST * (null is not None), p=p,
                      level=level, clustered=CLUSTERED, reason=reason)
         )  # fmt: skip
-    return made
+    return results

@@ -111,8 +111,8 @@ def clustered_by_class(values: pd.DataFrame) -> Clustered:
             undefined.
     """
     means = values.groupby(level="class_id").mean().to_numpy(float)
-    known = np.isfinite(means)
-    return Clustered(np.where(known, means, 0.0), known.astype(float), (-1.0, 1.0))
+    is_defined = np.isfinite(means)
+    return Clustered(np.where(is_defined, means, 0.0), is_defined.astype(float), (-1.0, 1.0))
 
 
 def clustered_by_layer(values: pd.DataFrame) -> Clustered:
@@ -144,17 +144,17 @@ def differences(clustered: Clustered, names: Sequence[str]) -> pd.DataFrame:
     if not pairs:
         return pd.DataFrame(columns=columns)
     a, b = np.array(pairs).T
-    both = (clustered.counts[:, a] > 0) & (clustered.counts[:, b] > 0)
-    counts = np.where(both, clustered.counts[:, a], 0.0)
-    totals = np.where(both, clustered.totals[:, a] - clustered.totals[:, b], 0.0)
-    value, classes = _ratio(totals, counts), both.sum(axis=0)
+    has_both = (clustered.counts[:, a] > 0) & (clustered.counts[:, b] > 0)
+    counts = np.where(has_both, clustered.counts[:, a], 0.0)
+    totals = np.where(has_both, clustered.totals[:, a] - clustered.totals[:, b], 0.0)
+    value, classes = _ratio(totals, counts), has_both.sum(axis=0)
     low, high, p = t_test(value, ratio_error(totals, counts), classes)
     largest = clustered.scale[1] - clustered.scale[0]
-    same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
+    reason_equal = np.where(np.isnan(p), "the difference is the same in every cluster", "")
     # If the two are equal in every cluster, exchanging them changes nothing: p is 1.
-    equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) < 1e-12)
-    p = np.where(equal, 1.0, p)
-    reason = np.where(classes < 2, "fewer than two clusters have both", same)
+    is_equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) < 1e-12)
+    p = np.where(is_equal, 1.0, p)
+    reason = np.where(classes < 2, "fewer than two clusters have both", reason_equal)
     first, second = ([names[i] for i in side] for side in (a, b))
     low, high = low.clip(-largest, largest), high.clip(-largest, largest)
     adjusted = holm(p)  # a comparison that could not be computed keeps its weight
@@ -172,8 +172,8 @@ def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
         pairs: the result of `differences`.
     """
     groups = [list(names)]
-    apart = pairs["p"].isna() | (pairs["p"] < ALPHA)
-    for first, second in pairs.loc[apart, ["first", "second"]].to_numpy():
+    is_different = pairs["p"].isna() | (pairs["p"] < ALPHA)
+    for first, second in pairs.loc[is_different, ["first", "second"]].to_numpy():
         for group in [g for g in groups if first in g and second in g]:  # insert …
             groups.remove(group)
             groups += [[n for n in group if n != first], [n for n in group if n != second]]
@@ -188,8 +188,8 @@ def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
         ]
     position = {name: index for index, name in enumerate(names)}
     groups.sort(key=lambda group: [position[name] for name in group])
-    known = pairs.loc[pairs["p"].notna(), ["first", "second"]]
-    compared = set(known.to_numpy().ravel()) if len(pairs) else set(names)
+    compared_pairs = pairs.loc[pairs["p"].notna(), ["first", "second"]]
+    compared = set(compared_pairs.to_numpy().ravel()) if len(pairs) else set(names)
     return {
         name: "".join(_letter(i) for i, group in enumerate(groups) if name in group)
         * (name in compared)
@@ -215,12 +215,12 @@ def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
     Returns:
         name -> "first–last"; it never contradicts the letters, which follow from the same tests.
     """
-    apart = pairs[pairs["p"] < ALPHA]
-    better, worse = apart["second"].value_counts(), apart["first"].value_counts()
+    significant = pairs[pairs["p"] < ALPHA]
+    better, worse = significant["second"].value_counts(), significant["first"].value_counts()
     return {n: f"{1 + better.get(n, 0)}–{len(names) - worse.get(n, 0)}" for n in names}
 
 
-def agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:
+def rank_agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:
     """Return Kendall's tau-b between the values of methods in two evaluations (NaN with fewer than
     two methods in common), and the number of methods in both."""
     common = [

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.clusters import Crossed, crossed, too_few
+from analysis.statistics.clusters import CrossedData, code_responses, why_too_few
 from analysis.statistics.crossed_effects import fit_conditions
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.statistic import STATISTICS, Estimates, answered
+from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
 
 #: Residual variance on the logit scale: that of the standard logistic distribution.
 LOGISTIC = np.pi**2 / 3
@@ -42,11 +42,11 @@ class VarianceComponents:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = answered(frame, self.value)
-        if kept.empty:
+        answered, _ = select_answered(frame, self.value)
+        if answered.empty:
             return {}
-        data = crossed(kept, value=self.value)
-        n, few = len(kept), too_few(data.participants, data.items)
+        data = code_responses(answered, value=self.value)
+        n, shortage = len(answered), why_too_few(data.participants, data.items)
         if self.value == "correct":
             model = fit_conditions(frame)
             if model is None:
@@ -55,11 +55,11 @@ class VarianceComponents:
             n = int(model.counts.sum())  # without conditions that are all right or all wrong
         else:
             raw = minque(data)
-            absent = [name for name, v in zip(COMPONENTS, raw, strict=True) if v < 0]
-            note = f"estimated below 0, set to 0: {', '.join(absent)}" if absent else ""
+            negative = [name for name, v in zip(COMPONENTS, raw, strict=True) if v < 0]
+            note = f"estimated below 0, set to 0: {', '.join(negative)}" if negative else ""
             variances = np.maximum(raw, 0.0)
-        if few:
-            variances, note = np.full(len(COMPONENTS), np.nan), few
+        if shortage:
+            variances, note = np.full(len(COMPONENTS), np.nan), shortage
         total = variances.sum()
         shares = variances / total if total > 0 else np.full(len(variances), np.nan)
         note = note if total > 0 or note else "the answers of a condition do not vary"
@@ -72,7 +72,7 @@ class VarianceComponents:
         }  # fmt: skip
 
 
-def minque(data: Crossed) -> np.ndarray:
+def minque(data: CrossedData) -> np.ndarray:
     """Estimate the variances of COMPONENTS by MINQUE(0).
 
     The quadratic forms |Zₖ′My|² and y′My (M centres within conditions) are set equal to their
@@ -81,24 +81,24 @@ def minque(data: Crossed) -> np.ndarray:
     there is one condition or no participant responds twice in a condition.
     """
     groups = len(data.groups)
-    own = np.unique(data.participant * groups + data.group, return_inverse=True)[1]
-    codes = [data.participant, own, data.item]
-    centred = [_centred(np.eye(int(c.max()) + 1)[c], data.group) for c in codes]
-    y = _centred(data.values[:, None], data.group)
-    answers = len(data.values)
+    participant_cells = np.unique(data.participant * groups + data.group, return_inverse=True)[1]
+    codes = [data.participant, participant_cells, data.item]
+    centred = [_centre(np.eye(int(c.max()) + 1)[c], data.group) for c in codes]
+    y = _centre(data.values[:, None], data.group)
+    n = len(data.values)
     products = np.array([[np.square(a.T @ b).sum() for b in centred] for a in centred])
     traces = np.array([np.square(a).sum() for a in centred])
-    left = np.block([[products, traces[:, None]], [traces[None], np.array([[answers - groups]])]])
-    right = np.array(
+    matrix = np.block([[products, traces[:, None]], [traces[None], np.array([[n - groups]])]])
+    vector = np.array(
         [*(float(np.square(z.T @ y).sum()) for z in centred), float(np.square(y).sum())]
     )
-    free = np.array([True, groups > 1 and own.max() + 1 < answers, True, True])
+    free = np.array([True, groups > 1 and participant_cells.max() + 1 < n, True, True])
     variances = np.zeros(len(COMPONENTS))
-    variances[free] = np.linalg.lstsq(left[np.ix_(free, free)], right[free], rcond=None)[0]
+    variances[free] = np.linalg.lstsq(matrix[np.ix_(free, free)], vector[free], rcond=None)[0]
     return variances
 
 
-def _centred(columns: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _centre(columns: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Subtract from columns [n, k] their means within each group [n]."""
     count = np.bincount(group)
     total = np.zeros((len(count), columns.shape[1]))

@@ -23,14 +23,14 @@ from scipy import optimize, special
 
 from analysis.statistics.clusters import (
     CLUSTERED,
-    Crossed,
+    CrossedData,
     Function,
     Variance,
-    crossed,
-    estimates,
+    as_estimates,
+    code_responses,
     two_way_jackknife,
 )
-from analysis.statistics.estimate import Estimate, size
+from analysis.statistics.estimate import Estimate, alpha_of
 from analysis.statistics.shares import (
     AS_TRIALS,
     clopper_pearson,
@@ -38,7 +38,7 @@ from analysis.statistics.shares import (
     log_odds,
     means,
 )
-from analysis.statistics.statistic import STATISTICS, Estimates, answered
+from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
 
 #: Lower limit of the p-values that are computed.
 SMALLEST = 1e-12
@@ -54,7 +54,7 @@ def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple
     return [(g, base) for g in range(len(names)) if g != base]
 
 
-def between(data: Crossed, pairs: Sequence[tuple[int, int]], scale: Function) -> Variance:
+def contrast(data: CrossedData, pairs: Sequence[tuple[int, int]], scale: Function) -> Variance:
     """Return differences of pairs of groups on a scale such as `means`, with their variance."""
     first, second = np.array(pairs).T
     weights = np.eye(len(data.groups))[first] - np.eye(len(data.groups))[second]
@@ -116,10 +116,10 @@ class Difference:
 
     def ends(self, alpha: float) -> tuple[float, float]:
         """Return the ends of the interval of level 1 − alpha."""
-        one, two = self.first.ends(alpha, self.df), self.second.ends(alpha, self.df)
-        down = (self.first.value - one[0], two[1] - self.second.value)
-        up = (one[1] - self.first.value, self.second.value - two[0])
-        return self.value - self._joined(*down), self.value + self._joined(*up)
+        first_ends, second_ends = self.first.ends(alpha, self.df), self.second.ends(alpha, self.df)
+        lower_parts = (self.first.value - first_ends[0], second_ends[1] - self.second.value)
+        upper_parts = (first_ends[1] - self.first.value, self.second.value - second_ends[0])
+        return self.value - self._joined(*lower_parts), self.value + self._joined(*upper_parts)
 
     def _joined(self, a: float, b: float) -> float:
         return float(np.sqrt(max(a**2 + b**2 - 2 * self.correlation * a * b, 0.0)))
@@ -129,17 +129,17 @@ class Difference:
         interval equals it. All are NaN if there is no interval."""
         if not self.given:
             return np.nan, np.nan, np.nan
-        low, high = self.ends(size(level))
+        low, high = self.ends(alpha_of(level))
         p = self._p(null)
         # If the ends are not monotonic in alpha, the interval decides.
-        return low, high, max(p, size(level)) if low <= null <= high else p
+        return low, high, max(p, alpha_of(level)) if low <= null <= high else p
 
     def _p(self, null: float) -> float:
-        above = self.value > null
+        is_above = self.value > null
 
         def gap(log_alpha: float) -> float:
             low, high = self.ends(float(np.exp(log_alpha)))
-            return low - null if above else null - high
+            return low - null if is_above else null - high
 
         bounds = float(np.log(SMALLEST)), float(np.log(0.999))
         if np.isclose(self.value, null, rtol=0, atol=1e-12) or gap(bounds[1]) <= 0:
@@ -149,12 +149,12 @@ class Difference:
         return float(np.exp(optimize.brentq(gap, *bounds, xtol=1e-9)))
 
 
-def differences(data: Crossed, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+def differences(data: CrossedData, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
     """Compute the difference of the shares of each pair of groups."""
     first, second = np.array(pairs).T
     odds, shares = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
-    both = between(data, pairs, means)
-    sides = [
+    result = contrast(data, pairs, means)
+    group_shares = [
         _Share(
             float(shares.point[g]), float(odds.variance[g]), float(odds.independent[g]),
             clusters_as_trials(data, g),
@@ -162,21 +162,21 @@ def differences(data: Crossed, pairs: Sequence[tuple[int, int]]) -> list[Differe
         for g in range(len(data.groups))
     ]  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
-        shared = shares.variance[first] + shares.variance[second] - both.variance
+        shared = shares.variance[first] + shares.variance[second] - result.variance
         correlation = shared / (2 * np.sqrt(shares.variance[first] * shares.variance[second]))
     correlation = np.nan_to_num(correlation, nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)
-    made = []
+    results = []
     for k, (a, b) in enumerate(pairs):
-        reason = both.reasons[k]
-        if not reason and not (sides[a].estimable and sides[b].estimable):
+        reason = result.reasons[k]
+        if not reason and not (group_shares[a].estimable and group_shares[b].estimable):
             reason = AS_TRIALS
-        made.append(
+        results.append(
             Difference(
-                sides[a], sides[b], float(both.df[k]), float(correlation[k]), reason,
-                given=not both.reasons[k],
+                group_shares[a], group_shares[b], float(result.df[k]), float(correlation[k]),
+                reason, given=not result.reasons[k],
             )
         )  # fmt: skip
-    return made
+    return results
 
 
 @STATISTICS.add("cluster_contrasts")
@@ -201,22 +201,22 @@ class ClusterContrasts:
     seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, missing = answered(frame, "correct")
-        data = crossed(kept)
+        answered, left_out = select_answered(frame, "correct")
+        data = code_responses(answered)
         pairs = condition_pairs(data.groups, self.reference)
         if not pairs:
             return {}
         counts = np.bincount(data.group)[np.array(pairs)].sum(axis=1)
-        ratios = estimates(between(data, pairs, log_odds), np.exp, None, counts, self.level)
+        ratios = as_estimates(contrast(data, pairs, log_odds), np.exp, None, counts, self.level)
         names = [(data.groups[a], data.groups[b]) for a, b in pairs]
         results: Estimates = {}
         for name, d, n in zip(names, differences(data, pairs), counts, strict=True):
             low, high, p = d.interval(self.level, 0.0)
             results[*name, "risk difference"] = Estimate(
-                d.value, low, high, n=int(n), left_out=missing,
+                d.value, low, high, n=int(n), left_out=left_out,
                 test="difference of two clustered shares", p=p, level=self.level,
                 clustered=CLUSTERED, reason=d.reason,
             )  # fmt: skip
         for name, ratio in zip(names, ratios, strict=True):
-            results[*name, "odds ratio"] = replace(ratio, left_out=missing)
+            results[*name, "odds ratio"] = replace(ratio, left_out=left_out)
         return results

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics import mixed_model
-from analysis.statistics.clusters import CLUSTERED, crossed, t_interval, too_few
+from analysis.statistics.clusters import CLUSTERED, code_responses, t_interval, why_too_few
 from analysis.statistics.contrasts import condition_pairs
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.shares import chance_of
-from analysis.statistics.statistic import STATISTICS, Estimates, answered
+from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
 
 
 @dataclass(frozen=True)
@@ -45,39 +45,40 @@ class FittedConditions:
         variance = float(weights @ self.fit.covariance @ weights)
         sums = (self.people @ weights, self.people * weights, self.items @ weights)
         parts = self.fit.sd**2 * np.array([np.square(s).sum() for s in sums])
-        spent = float((parts**2 / self.fit.df).sum())
-        df = variance**2 / spent if spent > 0 else np.inf
+        df_terms = float((parts**2 / self.fit.df).sum())
+        df = variance**2 / df_terms if df_terms > 0 else np.inf
         return float(weights @ self.fit.beta), variance, max(df, 1.0)
 
     def estimate(
         self,
         weights: np.ndarray,
-        back: Callable[[np.ndarray], np.ndarray],
+        inverse: Callable[[np.ndarray], np.ndarray],
         null: float,
         level: float,
     ) -> Estimate:
-        """Estimate weights·β with its interval, transformed from the logit scale by `back`, and
+        """Estimate weights·β with its interval, transformed from the logit scale by `inverse`, and
         test `null`. Interval and p are NaN if a condition has too few participants or items."""
-        used = weights != 0
+        has_weight = weights != 0
         value, variance, df = self.combination(weights)
-        shares = (self.people[:, used], self.items[:, used])
-        few = too_few(*((part > 0).sum(axis=0).min() for part in shares))
-        ends = (np.nan,) * 3 if few else t_interval(value, variance, df, level, null)
-        value, low, high = back(np.array([value, *ends[:2]])).tolist()
+        shares = (self.people[:, has_weight], self.items[:, has_weight])
+        shortage = why_too_few(*((part > 0).sum(axis=0).min() for part in shares))
+        ends = (np.nan,) * 3 if shortage else t_interval(value, variance, df, level, null)
+        value, low, high = inverse(np.array([value, *ends[:2]])).tolist()
         return Estimate(
-            value, low, high, n=int(self.counts[used].sum()), test="t, crossed random effects",
-            p=ends[2], level=level, clustered=CLUSTERED, reason=few or self.fit.note,
+            value, low, high, n=int(self.counts[has_weight].sum()), p=ends[2],
+            test="t, crossed random effects", level=level, clustered=CLUSTERED,
+            reason=shortage or self.fit.note,
         )  # fmt: skip
 
 
 def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
     """Fit conditions with both correct and incorrect responses; return None if there are none."""
-    kept, _ = answered(frame, "correct")
-    share = kept.groupby("condition")["correct"].transform("mean")
-    kept = kept[(share > 0) & (share < 1)]
-    if kept.empty:
+    answered, _ = select_answered(frame, "correct")
+    share = answered.groupby("condition")["correct"].transform("mean")
+    answered = answered[(share > 0) & (share < 1)]
+    if answered.empty:
         return None
-    data = crossed(kept)
+    data = code_responses(answered)
     x = np.eye(len(data.groups))[data.group]
     fit = mixed_model.fit(data.values, x, data.participant, data.item, data.group)
     counts = np.bincount(data.group)
@@ -105,15 +106,15 @@ class CrossedEffects:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        return self.of(fit_conditions(frame), frame)
+        return self.apply(fit_conditions(frame), frame)
 
-    def of(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
+    def apply(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
         """Return the estimates of a fitted model."""
-        every = frame["condition"].astype(str).value_counts().sort_index()
-        none = "all answers are right, or all wrong: the model has no finite effect"
+        counts = frame["condition"].astype(str).value_counts().sort_index()
+        reason = "all answers are right, or all wrong: the model has no finite effect"
         results: Estimates = {
-            (str(name),): Estimate(np.nan, left_out=int(n), level=self.level, reason=none)
-            for name, n in every.items()
+            (str(name),): Estimate(np.nan, left_out=int(n), level=self.level, reason=reason)
+            for name, n in counts.items()
         }
         if model is None:
             return results
@@ -121,12 +122,12 @@ class CrossedEffects:
         for name, beta, weights in zip(
             model.names, model.fit.beta, np.eye(len(model.names)), strict=True
         ):
-            null = mixed_model.conditional(chance_of(self.chance, name), sd)
+            null = mixed_model.mean_logit(chance_of(self.chance, name), sd)
             estimate = model.estimate(
-                weights, lambda ends: mixed_model.marginal(ends, sd), null, self.level
+                weights, lambda ends: mixed_model.marginal_share(ends, sd), null, self.level
             )
             results[(name,)] = replace(
-                estimate, left_out=int(every[name] - estimate.n),
+                estimate, left_out=int(counts[name] - estimate.n),
                 effect=float(np.exp(beta - null)), effect_name="odds ratio to chance",
             )  # fmt: skip
         return results
@@ -147,9 +148,9 @@ class CrossedContrasts:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        return self.of(fit_conditions(frame), frame)
+        return self.apply(fit_conditions(frame), frame)
 
-    def of(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
+    def apply(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
         """Return the estimates of a fitted model."""
         if model is None or (self.reference is not None and self.reference not in model.names):
             return {}

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.clusters import CLUSTERED, Crossed, crossed
-from analysis.statistics.contrasts import between, condition_pairs, differences
+from analysis.statistics.clusters import CLUSTERED, CrossedData, code_responses
+from analysis.statistics.contrasts import condition_pairs, contrast, differences
 from analysis.statistics.estimate import ALIKE, Estimate
 from analysis.statistics.shares import means
-from analysis.statistics.statistic import STATISTICS, Estimates, answered
+from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
 
 
-def two_one_sided(value: float, margin: float, p_low: float, p_high: float) -> float:
+def two_one_sided_p(value: float, margin: float, p_low: float, p_high: float) -> float:
     """Return the p-value of two one-sided tests (Schuirmann 1987): the larger of their p-values.
 
     Args:
@@ -65,19 +65,19 @@ class Equivalence:
         return self.scale[1] - self.scale[0]
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, missing = answered(frame, self.value)
-        if kept.empty:
+        answered, left_out = select_answered(frame, self.value)
+        if answered.empty:
             return {}
-        data = crossed(kept, value=self.value)
+        data = code_responses(answered, value=self.value)
         pairs = condition_pairs(data.groups, self.reference)
         if not pairs:
             return {}
         counts, level = np.bincount(data.group), 2 * self.level - 1
         results: Estimates = {}
-        for (a, b), tested in zip(pairs, self._tested(data, pairs, level), strict=True):
-            low, high, p, value, reason = tested
+        for (a, b), pair_test in zip(pairs, self._tested(data, pairs, level), strict=True):
+            low, high, p, value, reason = pair_test
             results[data.groups[a], data.groups[b]] = Estimate(
-                value, low, high, n=int(counts[[a, b]].sum()), left_out=missing,
+                value, low, high, n=int(counts[[a, b]].sum()), left_out=left_out,
                 test="two one-sided tests, participants and items clustered", p=p,
                 effect=self.margin, effect_name="smallest effect of interest",
                 level=level, clustered=CLUSTERED, reason=reason,
@@ -85,20 +85,20 @@ class Equivalence:
         return results
 
     def _tested(
-        self, data: Crossed, pairs: list[tuple[int, int]], level: float
+        self, data: CrossedData, pairs: list[tuple[int, int]], level: float
     ) -> Iterator[tuple[float, float, float, float, str]]:
         """Yield the ends of the interval, p, value and reason of each pair."""
         if self.scale == (0, 1):
             for d in differences(data, pairs):
                 low, high, p_low = d.interval(level, -self.margin)
                 *_, p_high = d.interval(level, self.margin)
-                p = two_one_sided(d.value, self.margin, p_low, p_high)
+                p = two_one_sided_p(d.value, self.margin, p_low, p_high)
                 yield low, high, p, d.value, d.reason
             return
-        result = between(data, pairs, means)
+        result = contrast(data, pairs, means)
         for k, value in enumerate(map(float, result.point)):
             low, high, p_low = result.interval(k, level, -self.margin)
             *_, p_high = result.interval(k, level, self.margin)
             low, high = np.clip([low, high], -self.largest, self.largest).tolist()
             reason = result.reasons[k] or (ALIKE if np.isnan(low) else "")
-            yield low, high, two_one_sided(value, self.margin, p_low, p_high), value, reason
+            yield low, high, two_one_sided_p(value, self.margin, p_low, p_high), value, reason

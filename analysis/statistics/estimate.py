@@ -60,13 +60,13 @@ class Estimate:
             object.__setattr__(self, "reason", self.reason or ALIKE)
 
 
-def size(level: float) -> float:
+def alpha_of(level: float) -> float:
     """Return the size α of a test at a confidence level, rounded: the float 1 − .95 exceeds .05."""
     return round(1 - level, 12)
 
 
-def permuted(
-    estimate: Estimate, reached: int, permutations: int, null: float, resampled: np.ndarray
+def add_permutation_test(
+    estimate: Estimate, extreme: int, permutations: int, null: float, resampled: np.ndarray
 ) -> Estimate:
     """Add a permutation test of `null` and a percentile interval that agree with each other.
 
@@ -76,25 +76,25 @@ def permuted(
     only the interval excludes it, the interval is extended to it. `reason` says so.
 
     Args:
-        reached: number of permutations that are at least as extreme as the observed value; p =
+        extreme: number of permutations that are at least as extreme as the observed value; p =
             (reached + 1) / (permutations + 1) (Phipson & Smyth 2010).
         resampled: the estimate in each bootstrap replicate [replicates], NaN if undefined; empty if
             there are too few units for an interval.
     """
-    p = (reached + 1) / (permutations + 1)
+    p = (extreme + 1) / (permutations + 1)
     estimate = replace(estimate, p=p, p_error=sqrt(p * (1 - p) / permutations))
     resampled = resampled[~np.isnan(resampled)]
     if not len(resampled):
         return estimate
-    limit = size(estimate.level)
+    limit = alpha_of(estimate.level)
     low, high = map(float, np.quantile(resampled, [limit / 2, 1 - limit / 2]))
-    inside = low <= null <= high
-    if inside and p < limit:
-        sides = min((resampled <= null).mean(), (resampled >= null).mean())
-        shared = "the interval holds the tested value: p is that of the interval"
-        return replace(estimate, low=low, high=high, p=max(2 * float(sides), limit), reason=shared)
-    if not inside and p >= limit:
+    contains_null = low <= null <= high
+    if contains_null and p < limit:
+        tail = min((resampled <= null).mean(), (resampled >= null).mean())
+        reason = "the interval holds the tested value: p is that of the interval"
+        return replace(estimate, low=low, high=high, p=max(2 * float(tail), limit), reason=reason)
+    if not contains_null and p >= limit:
         low, high = min(low, null), max(high, null)
-        wider = "interval widened to the tested value, which the permutations do not exclude"
-        return replace(estimate, low=low, high=high, reason=wider)
+        reason = "interval widened to the tested value, which the permutations do not exclude"
+        return replace(estimate, low=low, high=high, reason=reason)
     return replace(estimate, low=low, high=high)

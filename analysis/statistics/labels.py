@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.estimate import FEWEST, Estimate, permuted
+from analysis.statistics.estimate import FEWEST, Estimate, add_permutation_test
 from harness.registry import Registry, call_user_code
 
 #: A similarity of texts: distinct normalised labels [n] -> symmetric matrix in [0, 1]: [n, n].
@@ -36,10 +36,10 @@ def normalise(label: str) -> str:
     invisible joiners and variants of emoji.
     """
     text = unicodedata.normalize("NFKC", label).casefold()
-    return " ".join("".join(map(_kept, unicodedata.normalize("NFKC", text))).split())
+    return " ".join("".join(map(_replace_character, unicodedata.normalize("NFKC", text))).split())
 
 
-def _kept(character: str) -> str:
+def _replace_character(character: str) -> str:
     """Return what replaces a character of a label: itself, a space for a separator, or ""."""
     kind = unicodedata.category(character)
     if kind == "Cf" or "\ufe00" <= character <= "\ufe0f":
@@ -102,7 +102,7 @@ class LabelAgreement:
     (groups with one label are left out and counted); p = (b + 1) / (n + 1), where b of n
     permutations reach the value (Phipson & Smyth 2010). The effect is the value minus the mean over
     permutations: the agreement beyond habits of naming. The interval is the percentile interval
-    over resampled trials; see `permuted`.
+    over resampled trials; see `add_permutation_test`.
 
     Attributes:
         similarity: a name in SIMILARITIES, or "package.module:attribute" of your own function.
@@ -123,52 +123,56 @@ class LabelAgreement:
             ValueError: the similarity is not a symmetric matrix over the labels.
         """
         text = frame["label"].fillna("").map(normalise)
-        wide = (
+        responses = (
             frame.assign(text=text, stage=frame.get("stage", 0))
             .pivot(index=["participant", "trial"], columns="stage", values="text")
             .fillna("")
             .sort_index()
         )
-        wide = wide.iloc[_by_labels(wide)]
-        texts = sorted(set(wide.to_numpy().ravel()) - {""})
+        responses = responses.iloc[_order_by_labels(responses)]
+        texts = sorted(set(responses.to_numpy().ravel()) - {""})
         similar = self._similarity(texts)
         # Empty labels have the last code, whose similarities are NaN.
         code = {label: k for k, label in enumerate([*texts, ""])}
-        codes = wide.map(code.__getitem__).to_numpy()
-        people, trials = (wide.index.get_level_values(k) for k in ("participant", "trial"))
+        codes = responses.map(code.__getitem__).to_numpy()
+        people, trials = (responses.index.get_level_values(k) for k in ("participant", "trial"))
         trial, names = pd.factorize(trials, sort=True)
-        pairs = _Pairs.of(trial, len(names))
+        pairs = _Pairs.by_trial(trial, len(names))
         scores = pairs.scores(codes[None], similar)[0]
-        used = int(((codes < len(texts)) & ~np.isnan(scores[trial])).sum())
-        left_out = len(frame) - used
-        if not used:
+        used_labels = int(((codes < len(texts)) & ~np.isnan(scores[trial])).sum())
+        left_out = len(frame) - used_labels
+        if not used_labels:
             return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",),
                             reason="no trial has labels of two participants")  # fmt: skip
         value = float(np.nanmean(scores))
         shuffled = self._shuffled(pd.factorize(people)[0], codes, pairs, similar)
-        inside = scores[~np.isnan(scores).all(axis=1)]
+        paired = scores[~np.isnan(scores).all(axis=1)]
         rng = np.random.default_rng(self.seed)
-        drawn = rng.integers(len(inside), size=(self.replicates, len(inside)))
-        resampled = np.nanmean(inside[drawn].reshape(self.replicates, -1), axis=1)
-        few = len(inside) < FEWEST
-        null = float(shuffled.mean())
+        draws = rng.integers(len(paired), size=(self.replicates, len(paired)))
+        resampled = np.nanmean(paired[draws].reshape(self.replicates, -1), axis=1)
+        is_small = len(paired) < FEWEST
+        null_mean = float(shuffled.mean())
         estimate = Estimate(
-            value, n=used, left_out=left_out, test="answers moved to other trials",
-            effect=value - null, effect_name="beyond shuffled answers",
+            value, n=used_labels, left_out=left_out, test="answers moved to other trials",
+            effect=value - null_mean, effect_name="beyond shuffled answers",
             level=self.level, clustered=("trial",),
-            reason=f"an interval needs {FEWEST} trials (here: {len(inside)})" if few else "",
+            reason=f"an interval needs {FEWEST} trials (here: {len(paired)})" if is_small else "",
         )  # fmt: skip
-        reached = int((shuffled >= value - 1e-9).sum())
-        return permuted(estimate, reached, self.shuffles, null, resampled[: 0 if few else None])
+        extreme = int((shuffled >= value - 1e-9).sum())
+        return add_permutation_test(
+            estimate, extreme, self.shuffles, null_mean, resampled[: 0 if is_small else None]
+        )
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
         """Return the similarities of labels, with a last row and column of NaN for empty ones."""
         similar, n = SIMILARITIES.get(self.similarity), len(texts)
-        what = f"similarity {self.similarity!r}"
-        matrix = call_user_code(what, lambda: np.asarray(similar(texts), dtype=float))
+        subject = f"similarity {self.similarity!r}"
+        matrix = call_user_code(subject, lambda: np.asarray(similar(texts), dtype=float))
         if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
-            got = "one with NaN" if np.isnan(matrix).any() else f"one of shape {matrix.shape}"
-            raise ValueError(f"{what} must give a symmetric matrix of {n} × {n} numbers, got {got}")
+            form = "one with NaN" if np.isnan(matrix).any() else f"one of shape {matrix.shape}"
+            raise ValueError(
+                f"{subject} must give a symmetric matrix of {n} × {n} numbers, got {form}"
+            )
         return np.pad(matrix, (0, 1), constant_values=np.nan)
 
     def _shuffled(
@@ -190,13 +194,13 @@ class LabelAgreement:
         return values
 
 
-def _by_labels(wide: pd.DataFrame) -> np.ndarray:
+def _order_by_labels(wide: pd.DataFrame) -> np.ndarray:
     """Return the rows in the order of the participants' trials and labels, so that the draws do not
     depend on their ids, which are pseudonyms from a random salt."""
     rows = wide.reset_index("trial")
-    given = {person: own.to_numpy().tolist() for person, own in rows.groupby(level="participant")}
-    place = {person: k for k, person in enumerate(sorted(given, key=given.__getitem__))}
-    return np.argsort([place[person] for person in rows.index], kind="stable")
+    labels = {person: own.to_numpy().tolist() for person, own in rows.groupby(level=0)}
+    order = {person: k for k, person in enumerate(sorted(labels, key=labels.__getitem__))}
+    return np.argsort([order[person] for person in rows.index], kind="stable")
 
 
 def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -237,7 +241,7 @@ class _Pairs:
     trials: int
 
     @classmethod
-    def of(cls, trial: np.ndarray, trials: int) -> _Pairs:
+    def by_trial(cls, trial: np.ndarray, trials: int) -> _Pairs:
         rows = [np.flatnonzero(trial == t) for t in range(trials)]
         upper = [r[np.array(np.triu_indices(len(r), 1))] for r in rows]
         sizes = np.array([pairs.shape[1] for pairs in upper])

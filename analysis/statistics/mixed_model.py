@@ -189,8 +189,8 @@ class _Problem:
             for j, h in enumerate(width):
                 shift = np.zeros_like(beta)
                 shift[j] = h
-                up, down = self.laplace(sd, beta + shift), self.laplace(sd, beta - shift)
-                slope[j] = (up - down) / (2 * h)
+                above, below = self.laplace(sd, beta + shift), self.laplace(sd, beta - shift)
+                slope[j] = (above - below) / (2 * h)
             step = covariance @ slope
             beta = beta + step
             if np.abs(step / np.sqrt(np.diag(covariance))).max() < 1e-3:
@@ -216,7 +216,7 @@ def fit(
         y: responses, 0 or 1: [n]. x: design matrix of the fixed effects, full column rank: [n, k].
         participant, item: codes from 0, without gaps: int [n].
         condition: codes of the conditions whose effects differ between participants: int [n]. σ_v
-            is left out if it is None, or if σ_v cannot be estimated (`_separable`).
+            is left out if it is None, or if σ_v cannot be estimated (`_is_separable`).
         reml: integrate the fixed effects too; otherwise they are maximised jointly with the random
             effects, and only these are integrated (as by lme4's glmer with nAGQ = 0).
 
@@ -227,18 +227,18 @@ def fit(
     if np.linalg.matrix_rank(x) < x.shape[1]:
         raise ValueError("the fixed effects depend linearly on one another; drop a column")
     for column in x.T:
-        chosen = y[column == 1]
-        if set(np.unique(column)) <= {0.0, 1.0} and len(chosen) and len(set(chosen)) == 1:
+        level = y[column == 1]
+        if set(np.unique(column)) <= {0.0, 1.0} and len(level) and len(set(level)) == 1:
             raise ValueError(
                 "a condition has only right or only wrong answers; the model has no estimate there"
             )
-    within = np.zeros_like(participant) if condition is None else condition
-    problem = _Problem(y.astype(float), x.astype(float), participant, item, within)
-    free = np.array([True, _separable(participant, within), True])
+    conditions = np.zeros_like(participant) if condition is None else condition
+    problem = _Problem(y.astype(float), x.astype(float), participant, item, conditions)
+    estimated = np.array([True, _is_separable(participant, conditions), True])
 
     def sds(variances: np.ndarray) -> np.ndarray:
         sd = np.zeros(3)
-        sd[free] = np.sqrt(variances)
+        sd[estimated] = np.sqrt(variances)
         return sd
 
     def deviance(variances: np.ndarray) -> float:
@@ -248,13 +248,13 @@ def fit(
 
     optimum = optimize.minimize(
         deviance,
-        np.array([0.3, 0.1, 0.3])[free],
+        np.array([0.3, 0.1, 0.3])[estimated],
         method="L-BFGS-B",
-        bounds=[(SMALLEST, LARGEST)] * int(free.sum()),
+        bounds=[(SMALLEST, LARGEST)] * int(estimated.sum()),
         options={"ftol": 1e-9, "gtol": 1e-4, "eps": 1e-4},
     )
     df = np.full(3, np.inf)
-    df[free] = _degrees_of_freedom(deviance, optimum.x)
+    df[estimated] = _degrees_of_freedom(deviance, optimum.x)
     sd = sds(optimum.x)
     _, _, schur = problem.solve(sd)
     covariance = linalg.inv(schur)[problem.I :, problem.I :]
@@ -266,15 +266,15 @@ def fit(
         df=df,
         log_likelihood=-float(optimum.fun),
         converged=bool(optimum.success),
-        estimated=(True, bool(free[1]), True),
+        estimated=(True, bool(estimated[1]), True),
     )
 
 
-def _separable(participant: np.ndarray, condition: np.ndarray) -> bool:
+def _is_separable(participant: np.ndarray, condition: np.ndarray) -> bool:
     """Return whether σ_v can be separated from σ_u and from the residual: some participant responds
     in several conditions, and some participant more than once in a condition."""
-    several = pd.DataFrame({"p": participant, "c": condition}).value_counts()
-    return bool((several.groupby("p").size() > 1).any() and (several > 1).any())
+    cell_counts = pd.DataFrame({"p": participant, "c": condition}).value_counts()
+    return bool((cell_counts.groupby("p").size() > 1).any() and (cell_counts > 1).any())
 
 
 def _degrees_of_freedom(
@@ -282,9 +282,9 @@ def _degrees_of_freedom(
 ) -> np.ndarray:
     """Return 1 / (2 Var log σ) of each variance, from second differences at the optimum; infinite
     for a variance at the lower bound, or if the curvature is not positive."""
-    free = np.flatnonzero(variances > 2 * SMALLEST)
-    steps = 2 * step * np.eye(len(variances))[free]  # of log σ², twice those of log σ
-    curvature = np.empty((len(free), len(free)))
+    inner = np.flatnonzero(variances > 2 * SMALLEST)
+    steps = 2 * step * np.eye(len(variances))[inner]  # of log σ², twice those of log σ
+    curvature = np.empty((len(inner), len(inner)))
     for a, first in enumerate(steps):
         for b, second in enumerate(steps[: a + 1]):
             shifts = (first + second, first - second, second - first, -first - second)
@@ -292,8 +292,8 @@ def _degrees_of_freedom(
             curvature[a, b] = (corners[0] - corners[1] - corners[2] + corners[3]) / (4 * step**2)
             curvature[b, a] = curvature[a, b]
     df = np.full(len(variances), np.inf)
-    if len(free) and np.linalg.eigvalsh(curvature)[0] > 0:
-        df[free] = 1 / (2 * np.diag(np.linalg.inv(curvature)))
+    if len(inner) and np.linalg.eigvalsh(curvature)[0] > 0:
+        df[inner] = 1 / (2 * np.diag(np.linalg.inv(curvature)))
     return df
 
 
@@ -301,11 +301,11 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-def marginal(beta: np.ndarray | float, sd: float) -> np.ndarray:
+def marginal_share(beta: np.ndarray | float, sd: float) -> np.ndarray:
     """Return E expit(β + sd·z), z standard normal, by Gauss–Hermite quadrature (41 nodes)."""
     return expit(np.asarray(beta)[..., None] + sd * _NODES) @ _WEIGHTS
 
 
-def conditional(probability: float, sd: float) -> float:
-    """Return the β whose `marginal` probability equals `probability`."""
-    return float(optimize.brentq(lambda b: float(marginal(b, sd)) - probability, -60.0, 60.0))
+def mean_logit(probability: float, sd: float) -> float:
+    """Return the β whose `marginal_share` probability equals `probability`."""
+    return float(optimize.brentq(lambda b: float(marginal_share(b, sd)) - probability, -60.0, 60.0))

@@ -13,14 +13,14 @@ from scipy.special import expit, logit
 
 from analysis.statistics.clusters import (
     CLUSTERED,
-    Crossed,
-    crossed,
-    estimates,
-    informing,
+    CrossedData,
+    as_estimates,
+    code_responses,
+    count_clusters,
     two_way_jackknife,
 )
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.statistic import STATISTICS, Estimates, answered
+from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
 
 #: Reason given with an interval for which the variance cannot be estimated.
 AS_TRIALS = "variance not estimable: Clopper–Pearson interval with clusters as trials"
@@ -47,12 +47,12 @@ def means(total: np.ndarray, count: np.ndarray) -> np.ndarray:
         return total / count
 
 
-def by_condition(frame: pd.DataFrame, names: Sequence[str], made: list[Estimate]) -> Estimates:
+def by_condition(frame: pd.DataFrame, names: Sequence[str], results: list[Estimate]) -> Estimates:
     """Return estimates by condition, with `left_out` set to the responses that were not used."""
-    every = frame["condition"].astype(str).value_counts()
+    counts = frame["condition"].astype(str).value_counts()
     return {
-        (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
-        for name, estimate in zip(names, made, strict=True)
+        (name,): replace(estimate, left_out=int(counts[name]) - estimate.n)
+        for name, estimate in zip(names, results, strict=True)
     }
 
 
@@ -71,19 +71,19 @@ class ExactBinomial:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = answered(frame, "correct")
-        groups = {str(name): group["correct"] for name, group in kept.groupby("condition")}
-        made = []
+        answered, _ = select_answered(frame, "correct")
+        groups = {str(name): group["correct"] for name, group in answered.groupby("condition")}
+        results = []
         for name, correct in groups.items():
-            right, n = int(correct.sum()), len(correct)
-            test = stats.binomtest(right, n, chance_of(self.chance, name))
+            hits, n = int(correct.sum()), len(correct)
+            test = stats.binomtest(hits, n, chance_of(self.chance, name))
             interval = test.proportion_ci(self.level)
-            made.append(
-                Estimate(right / n, interval.low, interval.high, n=n,
+            results.append(
+                Estimate(hits / n, interval.low, interval.high, n=n,
                          test="exact binomial, answers as if independent", p=float(test.pvalue),
                          level=self.level)
             )  # fmt: skip
-        return by_condition(frame, list(groups), made)
+        return by_condition(frame, list(groups), results)
 
 
 @STATISTICS.add("cluster_bootstrap")
@@ -113,36 +113,38 @@ class ClusteredShares:
     seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = answered(frame, "correct")
-        data = crossed(kept)
+        answered, _ = select_answered(frame, "correct")
+        data = code_responses(answered)
         chances = np.array([chance_of(self.chance, name) for name in data.groups])
-        made = [
+        results = [
             replace(estimate, effect=estimate.value - chance, effect_name="above chance")
             for estimate, chance in zip(
                 clustered_shares(data, chances, self.level), chances, strict=True
             )
         ]
-        return by_condition(frame, data.groups, made)
+        return by_condition(frame, data.groups, results)
 
 
-def clustered_shares(data: Crossed, chances: np.ndarray | None, level: float) -> list[Estimate]:
+def clustered_shares(data: CrossedData, chances: np.ndarray | None, level: float) -> list[Estimate]:
     """Estimate the share of each group, with its interval from log odds and their variance.
 
     Args:
         chances: chance level of each group [groups]; None if nothing is tested.
     """
     result, counts = two_way_jackknife(data, log_odds), np.bincount(data.group)
-    made = estimates(result, expit, None if chances is None else logit(chances), counts, level)
-    unknown = ~(np.isfinite(result.variance) & (result.variance > 0))
+    results = as_estimates(
+        result, expit, None if chances is None else logit(chances), counts, level
+    )
+    not_estimable = ~(np.isfinite(result.variance) & (result.variance > 0))
     for g, share in enumerate(np.bincount(data.group, data.values) / counts):
-        if unknown[g] and not result.reasons[g]:
+        if not_estimable[g] and not result.reasons[g]:
             chance = None if chances is None else float(chances[g])
-            made[g] = _clusters_as_trials(data, g, float(share), chance, level)
-    return made
+            results[g] = _clusters_as_trials(data, g, float(share), chance, level)
+    return results
 
 
 def _clusters_as_trials(
-    data: Crossed, g: int, share: float, chance: float | None, level: float
+    data: CrossedData, g: int, share: float, chance: float | None, level: float
 ) -> Estimate:
     """Compute Clopper and Pearson's interval with `clusters_as_trials` as the number of trials.
 
@@ -155,9 +157,13 @@ def _clusters_as_trials(
     p = np.nan
     if chance is not None:
         k = share * n
-        over = float(stats.beta.cdf(chance, k, n - k + 1)) if k > 0 else 1.0
-        under = float(stats.beta.sf(chance, k + 1, n - k)) if k < n else 1.0
-        p = 1.0 if np.isclose(share, chance, rtol=0, atol=1e-12) else min(1.0, 2 * min(over, under))
+        upper = float(stats.beta.cdf(chance, k, n - k + 1)) if k > 0 else 1.0
+        lower = float(stats.beta.sf(chance, k + 1, n - k)) if k < n else 1.0
+        p = (
+            1.0
+            if np.isclose(share, chance, rtol=0, atol=1e-12)
+            else min(1.0, 2 * min(upper, lower))
+        )
     return Estimate(
         share, low, high, n=int((data.group == g).sum()),
         test=f"exact binomial, {n:.3g} clusters as trials", p=p, level=level, clustered=CLUSTERED,
@@ -165,12 +171,12 @@ def _clusters_as_trials(
     )  # fmt: skip
 
 
-def clusters_as_trials(data: Crossed, g: int) -> float:
+def clusters_as_trials(data: CrossedData, g: int) -> float:
     """Return the effective number of participants or items of a group, whichever is smaller."""
-    inside = data.group == g
-    one = np.zeros(int(inside.sum()), dtype=int)
+    in_group = data.group == g
+    single_group = np.zeros(int(in_group.sum()), dtype=int)
     return min(
-        float(informing(codes[inside], one, np.ones((1, 1))).effective[0])
+        float(count_clusters(codes[in_group], single_group, np.ones((1, 1))).effective[0])
         for codes in (data.participant, data.item)
     )
 

@@ -38,7 +38,7 @@ def tabulate(estimates: Estimates, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def answered(frame: pd.DataFrame, value: str) -> tuple[pd.DataFrame, int]:
+def select_answered(frame: pd.DataFrame, value: str) -> tuple[pd.DataFrame, int]:
     """Return the rows that have the value, and the number of rows that do not."""
-    kept = frame[frame[value].notna()]
-    return kept, len(frame) - len(kept)
+    answered_rows = frame[frame[value].notna()]
+    return answered_rows, len(frame) - len(answered_rows)

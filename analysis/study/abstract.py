@@ -6,11 +6,19 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
+from analysis.exhibits.phrases import (
+    as_words,
+    ci_text,
+    join,
+    p_text,
+    percent,
+    rows_of,
+    with_sign,
+)
 from analysis.study.controls import failed_controls
-from analysis.study.responses import WHO
+from analysis.study.responses import NOUNS
 from analysis.study.results import Results, observed_trials
-from analysis.study.sentences import all_tests, division, hypothesis, shares
+from analysis.study.sentences import division, hypothesis, share_ci_text, summarise_tests
 from analysis.study.thresholds import NO_RULE
 from harness.text import pluralise
 
@@ -18,7 +26,7 @@ from harness.text import pluralise
 UNITS = {"contrasts": " percentage points", "learning": " percentage points per ten trials"}
 
 
-def of_study(results: Results) -> Iterator[str]:
+def abstract_of_study(results: Results) -> Iterator[str]:
     """Yield question, design, sample, main result, robustness and limits, one or two sentences
     each.
 
@@ -31,27 +39,27 @@ def of_study(results: Results) -> Iterator[str]:
     steps = {row.step: row.participants for row in rows_of(responses.flow)}
     yield (
         "Question. Do people recognise the concepts that neurons of "
-        f"{_networks(results)} detect, and do they see how these change during training?"
+        f"{_series_names(results)} detect, and do they see how these change during training?"
     )
     tasks = [
         f"{results.name(task)} ({pluralise(len(study.conditions(task)), 'condition')})"
         for task in results.planned_tasks
     ]
     yield (
-        f"Design. The {'task was' if len(tasks) == 1 else 'tasks were'} {joined(tasks)}. All "
+        f"Design. The {'task was' if len(tasks) == 1 else 'tasks were'} {join(tasks)}. All "
         f"conditions vary within participants, and {division(study)}. "
         "Trials, exclusion rules and tests were frozen before data collection."
     )
     yield (
         f"Sample. The analysis includes {steps['analysed']} of "
-        f"{pluralise(steps['arrived'], WHO[responses.source])} "
+        f"{pluralise(steps['arrived'], NOUNS[responses.source])} "
         f"({pluralise(len(answers), 'response')})."
     )
-    yield f"Main result. {_main(results)}{_machine(results)}"
+    yield f"Main result. {_primary_result(results)}{_observer_result(results)}"
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if len(tests):
-        yield f"All tests. {all_tests(tests)}."
+        yield f"All tests. {summarise_tests(tests)}."
     smallest = int(results.trials_answered.min())
     yield (
         f"Limits. The smallest condition has {pluralise(smallest, 'trial')} with responses."
@@ -64,43 +72,43 @@ def of_study(results: Results) -> Iterator[str]:
     )
 
 
-def _networks(results: Results) -> str:
+def _series_names(results: Results) -> str:
     neurons = results.responses.study.trials["neurons"].explode().dropna()
     series = sorted({neuron.series for neuron in neurons})
     return " and ".join(series) if series else "the networks studied"
 
 
-def _main(results: Results) -> str:
+def _primary_result(results: Results) -> str:
     """Return the primary hypothesis: every test of it with effect, interval and adjusted p."""
     tests = results.claims
     primary = results.plan.primary
     if not primary or tests.empty:
         return "No primary hypothesis was frozen with the study."
     kind = primary.rpartition(".")[2]
-    main = tests[tests["question"] == primary]
+    primary_tests = tests[tests["question"] == primary]
     measure = hypothesis(results)
-    if main["p"].isna().all():
+    if primary_tests["p"].isna().all():
         return f"The primary hypothesis, {measure}, could not be tested."
     parts = []
-    for row in rows_of(main):
-        name = spaced(row.what)
+    for row in rows_of(primary_tests):
+        name = as_words(row.what)
         if pd.isna(row.p):
             parts.append(f"{name} not testable")
             continue
         if kind == "chance":
             value = f"{percent(row.value)} (chance {percent(row.null)}),"
-            ends = shares(results, row)
+            interval = share_ci_text(results, row)
         else:
-            times, form = (100, ".1f") if kind in UNITS else (1, ".2f")
-            value = f"{signed(times * row.value, form)}{UNITS.get(kind, '')},"
-            ends = f"unadjusted {results.level} CI {span(row, form, times)}"
-        parts.append(f"{name} {value} {ends}, adjusted {p_text(row.p)}")
+            factor, number_format = (100, ".1f") if kind in UNITS else (1, ".2f")
+            value = f"{with_sign(factor * row.value, number_format)}{UNITS.get(kind, '')},"
+            interval = f"unadjusted {results.level} CI {ci_text(row, number_format, factor)}"
+        parts.append(f"{name} {value} {interval}, adjusted {p_text(row.p)}")
     measure = f"{measure[:1].upper()}{measure[1:]} (conditions are defined under Method)"
-    robust = _robustness(results, bool(main["claimed"].all()))
-    return f"{measure}: {'; '.join(parts)}. {robust}".strip()
+    robustness = _robustness(results, bool(primary_tests["claimed"].all()))
+    return f"{measure}: {'; '.join(parts)}. {robustness}".strip()
 
 
-def _machine(results: Results) -> str:
+def _observer_result(results: Results) -> str:
     """Return what colours and edges alone achieve in the conditions of the primary hypothesis."""
     task, _, kind = results.plan.primary.rpartition(".")
     if kind != "chance":
@@ -108,13 +116,13 @@ def _machine(results: Results) -> str:
     trials = observed_trials(results)
     trials = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
     shares = [
-        f"{percent(rows.mean())} of the trials in {spaced(str(condition))}"
+        f"{percent(rows.mean())} of the trials in {as_words(str(condition))}"
         for condition, rows in trials.groupby("condition")["observer_correct"]
     ]
     if not shares:
         return ""
     return (
-        f" A machine observer that uses only colours and edges solved {joined(shares)}. In "
+        f" A machine observer that uses only colours and edges solved {join(shares)}. In "
         "conditions in which it is above chance, participants, too, can be above chance without "
         "recognising concepts."
     )

@@ -23,9 +23,9 @@ def agreement(results: Results) -> Table | None:
     parameters = (results.settings.replicates, results.settings.seed, results.settings.level)
     rows: Estimates = {}
     for task in results.tasks:
-        answers = results.of(task)
-        asked = {"choice": "nominal"} if task in results.choice_tasks else METRICS
-        for question, metric in asked.items():
+        answers = results.answers_of(task)
+        metrics = {"choice": "nominal"} if task in results.choice_tasks else METRICS
+        for question, metric in metrics.items():
             column = "answer" if question == "choice" else question
             if answers[column].isna().all():
                 continue
@@ -58,21 +58,22 @@ def annotators(results: Results) -> Table | None:
     """Return Dawid and Skene's estimates and the raw majority, for tasks with common categories."""
     rows = []
     for task in results.tasks:
-        answers = results.of(task)
+        answers = results.answers_of(task)
         for question in ("changed", "rating"):
             if answers[question].isna().all():
                 continue
             fit = dawid_skene(answers, value=question)
             table, quality = fit.answers(), fit.quality()["accuracy"]
-            decided = table["majority"].astype(str) != ""
-            differ = table["label"].astype(str) != table["majority"].astype(str)
+            has_majority = table["majority"].astype(str) != ""
+            differs = table["label"].astype(str) != table["majority"].astype(str)
             rows.append(
                 {
                     "task": results.name(task), "question": question,
                     "participants": len(quality), "trials": len(table),
                     "mean accuracy": quality.mean(), "lowest": quality.min(),
-                    "differs from majority": (differ & decided).sum() / max(decided.sum(), 1),
-                    "ties": int((~decided).sum()), "converged": fit.converged,
+                    "differs from majority":
+                        differs[has_majority].sum() / max(has_majority.sum(), 1),
+                    "ties": int((~has_majority).sum()), "converged": fit.converged,
                 }
             )  # fmt: skip
     if not rows:
@@ -96,9 +97,9 @@ def annotators(results: Results) -> Table | None:
 def variance_components(results: Results) -> Table | None:
     rows = []
     for task in results.tasks:
-        answers = results.of(task, controls=False)
-        choice = ("correct",) if task in results.choice_tasks else ()
-        for value in (*choice, *SCALES):
+        answers = results.answers_of(task, controls=False)
+        outcome = ("correct",) if task in results.choice_tasks else ()
+        for value in (*outcome, *SCALES):
             if answers[value].isna().all():
                 continue
             table = results.by_task(
@@ -106,10 +107,10 @@ def variance_components(results: Results) -> Table | None:
             ).set_index("component")
             if table.empty:
                 continue
-            used = answers[answers[value].notna()]
+            rated = answers[answers[value].notna()]
             rows.append(
-                {"task": results.name(task), "what": "accuracy" if choice else value,
-                 "participants": used["participant"].nunique(), "trials": used["trial"].nunique(),
+                {"task": results.name(task), "what": "accuracy" if outcome else value,
+                 "participants": rated["participant"].nunique(), "trials": rated["trial"].nunique(),
                  "answers": table["n"].iloc[0], **table["value"].add_prefix("ICC "),
                  **table["effect"].add_prefix("variance, "), "note": table["reason"].iloc[0]}
             )  # fmt: skip

@@ -16,7 +16,7 @@ EPOCH = pd.Timestamp("1970-01-01T00:00:00Z")
 TELLING = ("code", "viewport_width", "viewport_height", "pixel_ratio", "touch", "browser")
 
 
-def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def anonymise(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return both tables without what could identify a person, in an order that reveals nothing.
 
     Participants are numbered in the order of their pseudonyms, so that an analysis that sorts by
@@ -28,11 +28,11 @@ def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFr
     names = {name: f"p{number:0{width}d}" for number, name in enumerate(order, 1)}
     start = people.set_index("participant")["consented_at"]
 
-    def unnamed(table: pd.DataFrame, times: list[str], order: list[str]) -> pd.DataFrame:
-        who = table["participant"]
-        shifted = {name: EPOCH + (table[name] - who.map(start)) for name in times}
-        table = table.assign(**shifted, participant=who.map(names))
-        return table.sort_values(order, kind="stable", ignore_index=True)
+    def unnamed(table: pd.DataFrame, times: list[str], columns: list[str]) -> pd.DataFrame:
+        participants = table["participant"]
+        shifted = {name: EPOCH + (table[name] - participants.map(start)) for name in times}
+        table = table.assign(**shifted, participant=participants.map(names))
+        return table.sort_values(columns, kind="stable", ignore_index=True)
 
     blank = {name: people[name].mask(people[name].notna()) for name in TELLING}
     people = people.assign(questionnaire="{}", platform="", **blank)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.statistics.estimate import FEWEST, Estimate, permuted
+from analysis.statistics.estimate import FEWEST, Estimate, add_permutation_test
 from analysis.statistics.statistic import Estimates
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
@@ -47,10 +47,10 @@ def people_by_trial(responses: Responses) -> pd.DataFrame:
         evolution labelling (where most trials have no key).
     """
     answers = responses.answers
-    changed = answers["value"].map(lambda v: v.get("changed") if isinstance(v, dict) else None)
+    values = answers["value"].map(lambda v: v.get("changed") if isinstance(v, dict) else None)
     outcome = answers["correct"].astype("Float64").to_numpy(float, na_value=np.nan)
-    labelled = (answers["task"] == "evolution_labelling").to_numpy()
-    outcome = np.where(labelled, changed.astype(float), outcome)
+    is_labelling = (answers["task"] == "evolution_labelling").to_numpy()
+    outcome = np.where(is_labelling, values.astype(float), outcome)
     table = answers[["trial", "task", "condition"]].assign(outcome=outcome).dropna()
     return (
         table.groupby(["trial", "task", "condition"])["outcome"]
@@ -66,12 +66,12 @@ def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
         series, epoch_from, epoch_to, layer, channel, class_id, importance.
     """
     table = read_results(run.root, REVERSION).importance(method=method).dropna(subset=["score"])
-    best = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
-    best = best.drop_duplicates(CHANNEL)
-    return best[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
+    ordered = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
+    ordered = ordered.drop_duplicates(CHANNEL)
+    return ordered[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
 
 
-def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> pd.DataFrame:
+def change_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> pd.DataFrame:
     """Return the signed change of accuracy when the bins that contain a neuron are reverted, mean
     over classes.
 
@@ -94,9 +94,9 @@ def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> 
 def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -> pd.DataFrame:
     """Return the displacement of each neuron of the pairs (series, epoch_from, epoch_to) in the
     space."""
-    semantic = SemanticSpace.load(run, space)
+    vectors = SemanticSpace.load(run, space)
     frames = [
-        semantic.displacement(series, start, end).assign(
+        vectors.displacement(series, start, end).assign(
             series=series, epoch_from=start, epoch_to=end
         )
         for series, start, end in pairs.drop_duplicates().itertuples(index=False)
@@ -104,7 +104,7 @@ def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -
     return pd.concat(frames, ignore_index=True)[[*CHANNEL, "displacement"]]
 
 
-def observe(study: FrozenStudy, folder: Path) -> pd.DataFrame:
+def observe_trials(study: FrozenStudy, folder: Path) -> pd.DataFrame:
     """Return the machine observer's response to every data trial, from the pictures alone.
 
     Args:
@@ -113,14 +113,14 @@ def observe(study: FrozenStudy, folder: Path) -> pd.DataFrame:
     Returns:
         trial, observer_correct (1, 0, or NaN where there is no key), observer_clarity.
     """
-    seen = answers_of_observer(study.study, study.keys, folder)
-    rows = [(trial, right, margin) for trial, (_, margin, right) in seen.items()]
+    observations = answers_of_observer(study.study, study.keys, folder)
+    rows = [(trial, is_correct, margin) for trial, (_, margin, is_correct) in observations.items()]
     table = pd.DataFrame(rows, columns=["trial", "observer_correct", "observer_clarity"])
     table = table[table["trial"].isin(study.data["trial"])]
     return table.astype({"observer_correct": float}).reset_index(drop=True)
 
 
-def evidence(
+def network_measures(
     study: FrozenStudy,
     run: Run,
     observer: pd.DataFrame,
@@ -130,7 +130,7 @@ def evidence(
     """Return all network measures of every neuron of every data trial.
 
     Args:
-        observer: as `observe` gives it. method: of importance. space: of displacement.
+        observer: as `observe_trials` gives it. method: of importance. space: of displacement.
 
     Returns:
         trial, series, epoch, layer, channel, epoch_from, epoch_to, class_id, importance, drop,
@@ -140,31 +140,31 @@ def evidence(
     Raises:
         ValueError: the study names no neurons.
     """
-    shown = study.data[["trial", "neurons"]].explode("neurons").dropna().reset_index(drop=True)
-    if shown.empty:
+    pairs = study.data[["trial", "neurons"]].explode("neurons").dropna().reset_index(drop=True)
+    if pairs.empty:
         raise ValueError("the study names no neurons, so that no network can be joined")
-    neurons = pd.DataFrame([asdict(neuron) for neuron in shown["neurons"]])[NEURON]
-    seen = pd.concat([shown[["trial"]], neurons], axis=1)
+    neurons = pd.DataFrame([asdict(neuron) for neuron in pairs["neurons"]])[NEURON]
+    keys = pd.concat([pairs[["trial"]], neurons], axis=1)
 
-    known = importance_by_neuron(run, method)
-    moved = displacement_by_neuron(run, known[PAIR], space)
-    known = known.merge(moved, on=CHANNEL, how="left")
+    evolutions = importance_by_neuron(run, method)
+    displacements = displacement_by_neuron(run, evolutions[PAIR], space)
+    evolutions = evolutions.merge(displacements, on=CHANNEL, how="left")
     if has_results(run, REVERSION):
-        known = known.merge(drop_by_neuron(run, method), on=CHANNEL, how="left")
+        evolutions = evolutions.merge(change_by_neuron(run, method), on=CHANNEL, how="left")
     else:
-        known = known.assign(drop=np.nan)
-    ends = known.assign(epoch=known["epoch_to"], rank=0)
-    starts = known.assign(epoch=known["epoch_from"], rank=1)
+        evolutions = evolutions.assign(drop=np.nan)
+    ends = evolutions.assign(epoch=evolutions["epoch_to"], rank=0)
+    starts = evolutions.assign(epoch=evolutions["epoch_from"], rank=1)
     by_epoch = pd.concat([ends, starts]).sort_values(
         [*NEURON, "rank", "epoch_from", "epoch_to"], kind="stable"
     )
     by_epoch = by_epoch.drop_duplicates(NEURON).drop(columns="rank")
-    table = seen.merge(by_epoch, on=NEURON, how="left").merge(observer, on="trial", how="left")
+    table = keys.merge(by_epoch, on=NEURON, how="left").merge(observer, on="trial", how="left")
     return table.sort_values(["trial", *NEURON], kind="stable").reset_index(drop=True)
 
 
-def join(responses: Responses, network: pd.DataFrame) -> pd.DataFrame:
-    """Join `people_by_trial` and `evidence`: one row per trial and neuron."""
+def join_measures(responses: Responses, network: pd.DataFrame) -> pd.DataFrame:
+    """Join `people_by_trial` and `network_measures`: one row per trial and neuron."""
     return people_by_trial(responses).merge(network, on="trial")
 
 
@@ -187,44 +187,44 @@ class Associations:
     def __call__(self, table: pd.DataFrame) -> Estimates:
         """Return estimates by (task, evidence); evidence without variation is NaN, and its
         trials are left out."""
-        found: Estimates = {}
-        for task, group in table.groupby("task"):
-            means = group.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean()
+        results: Estimates = {}
+        for task, task_rows in table.groupby("task"):
+            means = task_rows.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean()
             trials = means.round(12).reset_index()  # means that are equal have equal ranks
             for name in EVIDENCE:
-                found[(str(task), name)] = self._one(trials, name)
-        return found
+                results[(str(task), name)] = self._one(trials, name)
+        return results
 
     def _one(self, trials: pd.DataFrame, name: str) -> Estimate:
         usable = trials.dropna(subset=["rate", name])
         left_out = len(trials) - len(usable)
         strata = pd.factorize(usable["condition"], sort=True)[0]
         rate, evidence = usable["rate"].to_numpy(float), usable[name].to_numpy(float)
-        few = len(usable) < FEWEST
-        value = np.nan if few else float(partial_ranks(rate, evidence, strata))
+        too_few = len(usable) < FEWEST
+        value = np.nan if too_few else float(partial_ranks(rate, evidence, strata))
         if np.isnan(value):
-            why = "the rates or the evidence do not vary within conditions"
-            if few:
-                why = f"a correlation needs {FEWEST} trials (here: {len(usable)})"
+            reason = "the rates or the evidence do not vary within conditions"
+            if too_few:
+                reason = f"a correlation needs {FEWEST} trials (here: {len(usable)})"
             return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",),
-                            reason=why)  # fmt: skip
+                            reason=reason)  # fmt: skip
         rng = np.random.default_rng(self.seed)
         # Ranks move with the rates, and a stratum keeps its mean: residuals are what is permuted.
-        first, second = rank_residuals(rate, strata), rank_residuals(evidence, strata)
+        rates, scores = rank_residuals(rate, strata), rank_residuals(evidence, strata)
         by_stratum = np.argsort(strata, kind="stable")
         keys = rng.random((self.permutations, len(rate)))
-        shuffled = np.lexsort((keys, np.broadcast_to(strata, keys.shape)), axis=1)
-        moved = np.empty_like(keys)
-        moved[:, by_stratum] = first[shuffled]
-        null = moved @ second / np.sqrt((first @ first) * (second @ second))
-        reached = int((np.abs(null) >= abs(value) - 1e-12).sum())
-        drawn = rng.integers(len(rate), size=(self.replicates, len(rate)))
-        resampled = partial_ranks(rate[drawn], evidence[drawn], strata[drawn])
+        permutations_drawn = np.lexsort((keys, np.broadcast_to(strata, keys.shape)), axis=1)
+        permuted_residuals = np.empty_like(keys)
+        permuted_residuals[:, by_stratum] = rates[permutations_drawn]
+        null_values = permuted_residuals @ scores / np.sqrt((rates @ rates) * (scores @ scores))
+        extreme = int((np.abs(null_values) >= abs(value) - 1e-12).sum())
+        draws = rng.integers(len(rate), size=(self.replicates, len(rate)))
+        resampled = partial_ranks(rate[draws], evidence[draws], strata[draws])
         estimate = Estimate(
             value, n=len(usable), left_out=left_out, test="rates permuted within conditions",
             level=self.level, clustered=("trial",),
         )  # fmt: skip
-        return permuted(estimate, reached, self.permutations, 0.0, resampled)
+        return add_permutation_test(estimate, extreme, self.permutations, 0.0, resampled)
 
 
 def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
@@ -232,10 +232,10 @@ def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
     [..., n]."""
     ranks = stats.rankdata(values, axis=-1)
     for code in np.unique(strata):
-        inside = strata == code
-        size = np.maximum(inside.sum(axis=-1, keepdims=True), 1)
-        mean = np.where(inside, ranks, 0).sum(axis=-1, keepdims=True) / size
-        ranks = np.where(inside, ranks - mean, ranks)
+        in_stratum = strata == code
+        size = np.maximum(in_stratum.sum(axis=-1, keepdims=True), 1)
+        mean = np.where(in_stratum, ranks, 0).sum(axis=-1, keepdims=True) / size
+        ranks = np.where(in_stratum, ranks - mean, ranks)
     return ranks
 
 

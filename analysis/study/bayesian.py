@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import as_words
 from analysis.exhibits.tables import Table
 from analysis.statistics.bayesian import Posterior, Prior, can_sample, sample
 from analysis.study.results import Results
@@ -28,7 +28,7 @@ def bayesian(results: Results) -> Table | None:
     prior = Prior(plan.prior_effect, plan.prior_spread)
     rows = []
     for task in results.choice_tasks:
-        answers = results.of(task).dropna(subset=["correct"])
+        answers = results.answers_of(task).dropna(subset=["correct"])
         posterior = sample(answers, prior, results.settings.seed)
         levels = results.responses.study.chance(task)
         rows += [
@@ -56,7 +56,7 @@ def bayesian(results: Results) -> Table | None:
         "nothing.",
         frame,
         {**dict.fromkeys(["value", "low", "high", *frame.filter(like="P("), "R̂"], "{:.3f}"),
-         "ESS": "{:.0f}", "what": spaced},
+         "ESS": "{:.0f}", "what": as_words},
     )  # fmt: skip
 
 
@@ -88,24 +88,24 @@ def bayesian_findings(results: Results, tables: Mapping[str, Table]) -> list[str
     if not results.plan.bayesian:
         return []
     if "bayesian" not in tables:
-        why = "no task has responses with a key"
+        reason = "no task has responses with a key"
         if not can_sample():
-            why = "numpyro is not installed (extra `bayes`)"
+            reason = "numpyro is not installed (extra `bayes`)"
         return [
             "The frozen plan asks for the Bayesian hierarchical model, which was not computed: "
-            f"{why}."
+            f"{reason}."
         ]
     frame = tables["bayesian"].frame
-    bad = frame[(frame["R̂"] >= RHAT) | (frame["ESS"] < ESS)]
-    if len(bad):
+    unconverged = frame[(frame["R̂"] >= RHAT) | (frame["ESS"] < ESS)]
+    if len(unconverged):
         return [
-            f"The Bayesian model did not converge in {', '.join(dict.fromkeys(bad['task']))} (R̂ up "
-            f"to {frame['R̂'].max():.2f}, ESS down to {frame['ESS'].min():.0f}): do not use its "
-            "numbers."
+            "The Bayesian model did not converge in "
+            f"{', '.join(dict.fromkeys(unconverged['task']))} (R̂ up to {frame['R̂'].max():.2f}, "
+            f"ESS down to {frame['ESS'].min():.0f}): do not use its numbers."
         ]
     return [
         f"In the Bayesian hierarchical model of {row.task}, the posterior mean of "
-        f"{spaced(row.what)} is {row.value:.3f} "
+        f"{as_words(row.what)} is {row.value:.3f} "
         f"({results.level} credible interval [{row.low:.3f}, {row.high:.3f}])."
         for row in frame.itertuples()
         if " − " not in row.what

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced
+from analysis.exhibits.phrases import as_words, p_text, percent, rows_of, with_sign
 from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
 from analysis.study.results import Results
 
@@ -20,38 +20,38 @@ from analysis.study.results import Results
 NEGATIVE_CONTROLS = ("random",)
 
 
-def outcome(kind: str, row: Any, claimed: Mapping[str, float]) -> str:
+def control_outcome(kind: str, row: Any, lowest: Mapping[str, float]) -> str:
     """Return the outcome of a control test: passed, failed, inconclusive, not tested, or "" if it
     has no criterion.
 
     Args:
         kind: kind of question, e.g. "chance".
-        row: the test in `Results.claims` or `Results.tested`.
-        claimed: lowest accuracy claimed in each task, see `lowest_claimed`. The test of random
-            neurons is inconclusive if its interval reaches this accuracy.
+        row: the test in `Results.claims` or `Results.tests_of`.
+        lowest: lowest accuracy claimed in each task, see `lowest_claimed_accuracy`. The test of
+            random neurons is inconclusive if its interval reaches this accuracy.
     """
     if pd.isna(row.p):
         return "not tested"
     if kind not in ("chance", "detection"):
         return ""
-    above = row.value > row.null and row.p_alone < ALPHA
-    if above == (negative := row.what in NEGATIVE_CONTROLS):
+    is_above = row.value > row.null and row.p_alone < ALPHA
+    if is_above == (negative := row.what in NEGATIVE_CONTROLS):
         return "failed"
-    return "inconclusive" if negative and row.high >= claimed.get(row.task, inf) else "passed"
+    return "inconclusive" if negative and row.high >= lowest.get(row.task, inf) else "passed"
 
 
-def lowest_claimed(tests: pd.DataFrame) -> dict[str, float]:
+def lowest_claimed_accuracy(tests: pd.DataFrame) -> dict[str, float]:
     """Return the lowest accuracy that is claimed to be above chance, by task."""
     chance = tests["question"].str.endswith(".chance") & tests["claimed"]
     above = tests[chance & (tests["value"] > tests["null"])]
     return above.groupby("task")["value"].min().to_dict()
 
 
-def outcomes(tests: pd.DataFrame) -> dict[str, int]:
+def count_outcomes(tests: pd.DataFrame) -> dict[str, int]:
     """Count the control tests by outcome."""
-    claimed = lowest_claimed(tests)
+    lowest = lowest_claimed_accuracy(tests)
     rows: Iterator[Any] = tests[is_control(tests)].itertuples()
-    return Counter(outcome(row.Index[0], row, claimed) for row in rows)
+    return Counter(control_outcome(row.Index[0], row, lowest) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -73,75 +73,75 @@ def failed_controls(results: Results) -> list[FailedControl]:
 
     Otherwise leaving out the responses to a control would hide its failure.
     """
-    return [*_detection(results), *_accuracy(results), *_untested(results)]
+    return [*_failed_detection(results), *_failed_accuracy(results), *_untested_controls(results)]
 
 
-def _untested(results: Results) -> Iterator[FailedControl]:
+def _untested_controls(results: Results) -> Iterator[FailedControl]:
     """Yield planned controls without a test, in tasks in which something is claimed."""
     tests = results.claims
     if tests.empty:
         return
     control = is_control(tests)
-    claimed = set(tests.loc[tests["claimed"] & ~control, "task"])
-    missing = tests[control & tests["p"].isna() & tests["task"].isin(claimed)]
-    expected = np.array([_without_a_label(results, row) for row in missing.itertuples()], bool)
+    claimed_tasks = set(tests.loc[tests["claimed"] & ~control, "task"])
+    missing = tests[control & tests["p"].isna() & tests["task"].isin(claimed_tasks)]
+    expected = np.array([_lacks_labels(results, row) for row in missing.itertuples()], bool)
     missing = missing[~expected]
     for task, rows in missing.groupby("task", sort=False):
-        named = "; ".join(
-            f"{QUESTIONS.get(row.Index[0], row.Index[0])}, {spaced(row.what)} "
-            f"({spaced(str(row.reason))})"
+        texts = "; ".join(
+            f"{QUESTIONS.get(row.Index[0], row.Index[0])}, {as_words(row.what)} "
+            f"({as_words(str(row.reason))})"
             for row in rows.itertuples()
         )
         yield FailedControl(
             str(task),
-            f"Caution: controls of {task} could not be tested: {named}. The claims about this task "
+            f"Caution: controls of {task} could not be tested: {texts}. The claims about this task "
             "assume that it works, which these controls would show.",
             "a control condition of this task could not be tested",
         )
 
 
-def _without_a_label(results: Results, row: Any) -> bool:
+def _lacks_labels(results: Results, row: Any) -> bool:
     """Return whether participants saw pictures that have nothing in common and gave no labels,
     as they should."""
     answers = results.responses.answers
-    seen = (answers["task"].map(results.name) == row.task) & (answers["condition"] == row.what)
-    return row.Index[0] == "labels" and row.what in NEGATIVE_CONTROLS and bool(seen.any())
+    rows = (answers["task"].map(results.name) == row.task) & (answers["condition"] == row.what)
+    return row.Index[0] == "labels" and row.what in NEGATIVE_CONTROLS and bool(rows.any())
 
 
-def _controls(results: Results, kind: str) -> pd.DataFrame:
+def _control_tests(results: Results, kind: str) -> pd.DataFrame:
     """Return the computed tests of control conditions."""
-    if (table := results.tested(kind)).empty:
+    if (table := results.tests_of(kind)).empty:
         return table
     return table[is_control(table) & table["p_alone"].notna()]
 
 
-def _detection(results: Results) -> Iterator[FailedControl]:
+def _failed_detection(results: Results) -> Iterator[FailedControl]:
     """Yield tasks in which stages of two neurons were not distinguished from unchanged stages."""
-    for row in rows_of(_controls(results, "detection")):
-        if outcome("detection", row, {}) != "failed":
+    for row in rows_of(_control_tests(results, "detection")):
+        if control_outcome("detection", row, {}) != "failed":
             continue
         yield FailedControl(
             row.task,
             f"Caution: the control condition false evolution of {row.task} failed. It combines "
             "stages of two neurons, but participants did not judge it changed significantly more "
-            f"often than unchanged stages (d′ = {signed(row.value, '.2f')}, unadjusted "
+            f"often than unchanged stages (d′ = {with_sign(row.value, '.2f')}, unadjusted "
             f"{p_text(row.p_alone)}). They may not have understood the task; no claim about this "
             "task can be trusted.",
         )
 
 
-def _accuracy(results: Results) -> Iterator[FailedControl]:
+def _failed_accuracy(results: Results) -> Iterator[FailedControl]:
     """Yield tasks in which random trials were solved or may have been, or obvious ones were not."""
-    claimed = lowest_claimed(results.claims) if len(results.claims) else {}
-    for row in rows_of(_controls(results, "chance")):
+    lowest = lowest_claimed_accuracy(results.claims) if len(results.claims) else {}
+    for row in rows_of(_control_tests(results, "chance")):
         shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
-        name = f"control condition {spaced(str(row.what))} of {row.task}"
-        negative, result = row.what in NEGATIVE_CONTROLS, outcome("chance", row, claimed)
-        failed = f"Caution: the {name} failed. "
-        if negative and result == "failed":
+        name = f"control condition {as_words(str(row.what))} of {row.task}"
+        is_negative, result = row.what in NEGATIVE_CONTROLS, control_outcome("chance", row, lowest)
+        warning = f"Caution: the {name} failed. "
+        if is_negative and result == "failed":
             yield FailedControl(
                 row.task,
-                f"{failed}It has no correct answer to be found, but {shares}. The key may be "
+                f"{warning}It has no correct answer to be found, but {shares}. The key may be "
                 "visible in the pictures or known to participants; no claim about this task can be "
                 "trusted.",
             )
@@ -150,14 +150,14 @@ def _accuracy(results: Results) -> Iterator[FailedControl]:
                 row.task,
                 f"Caution: the {name} is inconclusive: {shares}, unadjusted {results.level} CI "
                 f"[{percent(row.low)}, {percent(row.high)}]. It may be as high as the lowest "
-                f"accuracy claimed in this task ({percent(claimed[row.task])}): the key may be "
+                f"accuracy claimed in this task ({percent(lowest[row.task])}): the key may be "
                 "visible in the pictures or known to participants.",
                 "a control condition of this task is inconclusive",
             )
         elif result == "failed":
             yield FailedControl(
                 row.task,
-                f"{failed}Its concepts were chosen to be obvious, but {shares}, not significantly "
+                f"{warning}Its concepts were chosen to be obvious, but {shares}, not significantly "
                 "above chance. Participants may not have understood the task; no claim about this "
                 "task can be trusted.",
             )

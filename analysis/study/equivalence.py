@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import p_text, percent, signed, spaced, span
+from analysis.exhibits.phrases import as_words, ci_text, p_text, percent, with_sign
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.study.results import Results
 from analysis.study.tables import CORRECTED
@@ -16,17 +16,17 @@ from analysis.study.tables import CORRECTED
 
 @shelf.table("study", "contrasts", "equivalence")
 def equivalence_table(results: Results) -> Table | None:
-    if (table := results.tested("equivalence")).empty:
+    if (table := results.tests_of("equivalence")).empty:
         return None
-    shown = table[
+    columns = table[
         ["task", "measured", "what", "margin", "value", "low", "high", "n", "participants",
          "trials", "p_alone", "p"]
     ].rename(columns={
         "what": "pair", "margin": "smallest effect", "value": "difference", "n": "responses",
         "p_alone": "unadjusted p", "p": "adjusted p",
     })  # fmt: skip
-    shown["equivalent"] = table["claimed"].map({True: "yes", False: "not shown"})
-    shown["measured"] = shown["measured"].replace("correct", "accuracy")
+    columns["equivalent"] = table["claimed"].map({True: "yes", False: "not shown"})
+    columns["measured"] = columns["measured"].replace("correct", "accuracy")
     return Table(
         "equivalence",
         "Equivalence of conditions",
@@ -35,34 +35,34 @@ def equivalence_table(results: Results) -> Table | None:
         f"{100 * table['level'].iloc[0]:g} % CI, clustered by participants and trials. Equivalence "
         "is claimed if the interval lies between minus and plus the smallest effect and the "
         f"{CORRECTED} is below .05. “Not shown” is no evidence of a difference.",
-        shown,
+        columns,
         {**dict.fromkeys(["difference", "low", "high"], "{:+.3f}"), "smallest effect": "{:.3g}",
-         "pair": spaced, "unadjusted p": P_VALUE, "adjusted p": P_VALUE},
+         "pair": as_words, "unadjusted p": P_VALUE, "adjusted p": P_VALUE},
     )  # fmt: skip
 
 
 @shelf.sentences("study", "contrasts", "equivalence")
 def equivalence_findings(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return [_sentence(row) for row in results.tested("equivalence").itertuples()]
+    return [_describe_test(row) for row in results.tests_of("equivalence").itertuples()]
 
 
-def _sentence(row: Any) -> str:
-    pair = spaced(row.what).replace(" − ", " and ")
+def _describe_test(row: Any) -> str:
+    pair = as_words(row.what).replace(" − ", " and ")
     if pd.isna(row.p):
         return f"Equivalence of {pair} in {row.task} could not be tested: {row.reason}."
-    times, unit = (100, "percentage points") if row.measured == "correct" else (1, "points")
-    what = "accuracy" if row.measured == "correct" else row.measured
-    form = ".1f" if times > 1 else ".2f"
+    factor, unit = (100, "percentage points") if row.measured == "correct" else (1, "points")
+    measure = "accuracy" if row.measured == "correct" else row.measured
+    number_format = ".1f" if factor > 1 else ".2f"
     difference = (
-        f"difference {signed(times * row.value, form)} {unit}, {percent(row.level)} CI "
-        f"{span(row, form, times)}; adjusted {p_text(row.p)}"
+        f"difference {with_sign(factor * row.value, number_format)} {unit}, {percent(row.level)} "
+        f"CI {ci_text(row, number_format, factor)}; adjusted {p_text(row.p)}"
     )
     finding = (
-        f"{pair} are equivalent in {what}: they differ"
+        f"{pair} are equivalent in {measure}: they differ"
         if row.claimed
-        else f"it is not shown that {pair} differ in {what}"
+        else f"it is not shown that {pair} differ in {measure}"
     )
     return (
         f"In {row.task}, {finding} by less than the smallest effect of interest, "
-        f"{times * row.margin:g} {unit} ({difference})."
+        f"{factor * row.margin:g} {unit} ({difference})."
     )

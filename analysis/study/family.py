@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.statistics.claims import CONTROL
 from analysis.statistics.contrasts import condition_pairs
 from analysis.statistics.estimate import FEWEST
-from analysis.study.analysed import Analysed
+from analysis.study.analysed_study import AnalysedStudy
 from harness.registry import Registry
 
 #: Beginning of the reason why the frozen design rules out a test, before anybody responds.
@@ -26,7 +26,7 @@ RULED_OUT = "ruled out by the design: "
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTest:
     """A planned test.
 
     Attributes:
@@ -51,7 +51,7 @@ class Planned:
 class TaskDesign:
     """A frozen task: everything on which a plan of tests may depend."""
 
-    results: Analysed
+    results: AnalysedStudy
     task: str
 
     @cached_property
@@ -75,7 +75,7 @@ class TaskDesign:
     @cached_property
     def trials(self) -> Counter[str]:
         """Return the number of trials of each condition in the whole study."""
-        return Counter(self.results.responses.study.of(self.task)["condition"])
+        return Counter(self.results.responses.study.trials_of(self.task)["condition"])
 
     @property
     def choice(self) -> bool:
@@ -88,18 +88,18 @@ class TaskDesign:
 
     def too_few(self, conditions: Iterable[str], fewest: int = FEWEST) -> str:
         """Explain why the study has too few trials for a test; "" if it has enough."""
-        few = min(self.trials[condition] for condition in conditions) < fewest
-        return f"{RULED_OUT}fewer than {fewest} trials of a condition" if few else ""
+        is_small = min(self.trials[condition] for condition in conditions) < fewest
+        return f"{RULED_OUT}fewer than {fewest} trials of a condition" if is_small else ""
 
-    def each(self, fewest: int = FEWEST) -> Iterator[Planned]:
+    def each(self, fewest: int = FEWEST) -> Iterator[PlannedTest]:
         """Yield one test per condition."""
         for condition in self.conditions:
-            yield Planned(
+            yield PlannedTest(
                 condition, (condition,), control=condition in self.controls,
                 ruled_out=self.too_few([condition], fewest),
             )  # fmt: skip
 
-    def pairs(self, asked: str = "") -> Iterator[Planned]:
+    def pairs(self, asked: str = "") -> Iterator[PlannedTest]:
         """Yield one test per pair of conditions, or per pair with the reference; a control is
         the second."""
         reference = self.results.reference
@@ -109,31 +109,31 @@ class TaskDesign:
             first, second = self.conditions[a], self.conditions[b]
             if first in self.controls and second not in self.controls:
                 first, second = second, first
-            both = {first, second} <= self.controls
-            yield Planned(
-                f"{first} − {second}", (first, second), asked, both,
+            both_controls = {first, second} <= self.controls
+            yield PlannedTest(
+                f"{first} − {second}", (first, second), asked, both_controls,
                 ruled_out=self.too_few([first, second]),
             )  # fmt: skip
 
-    def pooled(self) -> Iterator[Planned]:
+    def pooled(self) -> Iterator[PlannedTest]:
         """Yield one test over all conditions of interest, within each participant's trials per
         condition."""
         study = self.results.responses.study
-        trials = study.of(self.task)
+        trials = study.trials_of(self.task)
         trials = trials[trials["condition"].isin(self.of_interest)]
         condition = dict(zip(trials["trial"], trials["condition"], strict=True))
         forms = [Counter(map(condition.get, chain(*form))) for form in study.study.forms]
-        most = max((form[c] for form in forms for c in self.of_interest), default=0)
-        few = "" if most > 1 else f"{RULED_OUT}no participant answers two trials of a condition"
+        largest = max((form[c] for form in forms for c in self.of_interest), default=0)
+        why = "" if largest > 1 else f"{RULED_OUT}no participant answers two trials of a condition"
         if self.of_interest:
-            yield Planned("all conditions", self.of_interest, any_of_them=True, ruled_out=few)
+            yield PlannedTest("all conditions", self.of_interest, any_of_them=True, ruled_out=why)
 
 
 #: Kind of question -> function(a task's design) -> the tests that it plans.
-PLANNED: Registry[Callable[[TaskDesign], Iterable[Planned]]] = Registry("planned tests")
+PLANNED: Registry[Callable[[TaskDesign], Iterable[PlannedTest]]] = Registry("planned tests")
 
 
-def planned(results: Analysed, kind: str) -> Iterator[tuple[str, Planned]]:
+def planned_tests(results: AnalysedStudy, kind: str) -> Iterator[tuple[str, PlannedTest]]:
     """Yield tasks and the tests of a kind that their frozen designs plan."""
     if kind in PLANNED:
         for task in results.planned_tasks:
@@ -141,24 +141,24 @@ def planned(results: Analysed, kind: str) -> Iterator[tuple[str, Planned]]:
                 yield task, test
 
 
-def complete(results: Analysed, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def add_missing(results: AnalysedStudy, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Add the planned tests that could not be computed, each with a reason, to tables of tests
     by kind.
 
     The rows that are added come last; their value, interval and p are NaN.
     """
-    whole = {}
+    complete = {}
     for kind in dict.fromkeys([*tables, *PLANNED]):
         table = tables.get(kind, pd.DataFrame())
-        present = {_key(row) for row in table.to_dict("records")}
-        missing = pd.DataFrame(r for r in _rows(results, kind) if _key(r) not in present)
+        computed = {_key(row) for row in table.to_dict("records")}
+        missing = pd.DataFrame(r for r in _planned_rows(results, kind) if _key(r) not in computed)
         if len(missing):
             numbers = dict.fromkeys(["value", "low", "high", "null", "p"], float("nan"))
             missing = missing.assign(n=0, left_out=0, **numbers)
             table = pd.concat([table, missing], ignore_index=True) if len(table) else missing
         if len(table):
-            whole[kind] = table
-    return whole
+            complete[kind] = table
+    return complete
 
 
 def _key(row: dict) -> tuple[str, ...]:
@@ -166,21 +166,21 @@ def _key(row: dict) -> tuple[str, ...]:
     return tuple(str(row.get(key, "")) for key in ("question", "what", "asked"))
 
 
-def _rows(results: Analysed, kind: str) -> Iterator[dict]:
+def _planned_rows(results: AnalysedStudy, kind: str) -> Iterator[dict]:
     """Yield rows of question, task, what, asked and the reason why the test would be missing."""
-    for task, test in planned(results, kind):
+    for task, test in planned_tests(results, kind):
         question = f"{task}.{CONTROL if test.control else kind}"
         yield {
             "question": question, "task": results.name(task), "what": test.what,
-            "asked": test.asked, "reason": _reason(results, task, test),
+            "asked": test.asked, "reason": _missing_reason(results, task, test),
         }  # fmt: skip
 
 
-def _reason(results: Analysed, task: str, test: Planned) -> str:
+def _missing_reason(results: AnalysedStudy, task: str, test: PlannedTest) -> str:
     if test.ruled_out:
         return test.ruled_out
-    answered = results.answered(task)
-    lacking = [c for c in test.needs if c not in answered]
-    if lacking and (len(lacking) == len(test.needs) or not test.any_of_them):
-        return f"no analysed responses of {', '.join(lacking)}"
+    answered_conditions = results.answered_conditions(task)
+    missing = [c for c in test.needs if c not in answered_conditions]
+    if missing and (len(missing) == len(test.needs) or not test.any_of_them):
+        return f"no analysed responses of {', '.join(missing)}"
     return f"no analysed responses with a {test.asked}" if test.asked else "the responses lack it"

@@ -14,13 +14,13 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, Figure, look, reach, styled
-from analysis.exhibits.phrases import rows_of, spaced
+from analysis.exhibits.figures import COLOURS, Figure, error_bars, style_of, styled
+from analysis.exhibits.phrases import as_words, rows_of
 from analysis.study.association import EVIDENCE
 from analysis.study.published import PUBLISHED, REVERSION
 from analysis.study.responses import rules_in_words
-from analysis.study.results import Results, held_out
-from analysis.study.tables import ESTIMATE, FROM_NETWORKS, scales, source_note
+from analysis.study.results import Results, held_out_changes
+from analysis.study.tables import ESTIMATE, FROM_NETWORKS, describe_scales, source_note
 from harness.records import PAIR
 
 #: The line at no difference: solid, because dashes over the grid's own line look like two lines.
@@ -43,25 +43,25 @@ def study_figures(results: Results) -> dict[str, Figure]:
     return figures
 
 
-def _forest(
+def _draw_forest(
     table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
 ) -> tuple[Canvas, Axes]:
-    """Draw `_rows` as a separate figure."""
+    """Draw `_draw_rows` as a separate figure."""
     canvas, axes = plt.subplots(figsize=(5.6, 0.36 * len(table) + 1.0), layout="constrained")
-    _rows(axes, table, labels, filled)
+    _draw_rows(axes, table, labels, filled)
     return canvas, axes
 
 
-def _rows(
+def _draw_rows(
     axes: Axes, table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
 ) -> None:
     """Draw one row per estimate, first row on top: a dot with its interval, hollow if not
     `filled`, grey if nothing is tested (`filled` is None)."""
     y = np.arange(len(table))[::-1]
     value = table["value"].to_numpy(float)
-    axes.errorbar(value, y, xerr=reach(table), fmt="none", ecolor=COLOURS[0], capsize=2.5)
-    inside = [UNTESTED] * len(y) if filled is None else np.where(filled, COLOURS[0], "white")
-    axes.scatter(value, y, s=20, c=inside, edgecolors=COLOURS[0], zorder=3)
+    axes.errorbar(value, y, xerr=error_bars(table), fmt="none", ecolor=COLOURS[0], capsize=2.5)
+    face_colours = [UNTESTED] * len(y) if filled is None else np.where(filled, COLOURS[0], "white")
+    axes.scatter(value, y, s=20, c=face_colours, edgecolors=COLOURS[0], zorder=3)
     axes.set_yticks(y, labels)
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.grid(axis="y", visible=False)
@@ -74,36 +74,36 @@ def flow(results: Results) -> Figure:
     steps = {row.step: row for row in rows_of(results.responses.flow)}
     left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     names = ["arrived", *left]
-    words = rules_in_words(results.responses.study)
+    rule_words = rules_in_words(results.responses.study)
     rules = {
-        words.get(rule, rule).split(" (")[0]: row.participants
+        rule_words.get(rule, rule).split(" (")[0]: row.participants
         for step, row in steps.items()
         if row.participants and (rule := step.removeprefix("excluded: ")) != step
     }
-    beside = [
+    side_texts = [
         f"{steps[before].participants - steps[after].participants} {left[after]}"
         for before, after in pairwise(names)
     ]
-    beside[-1] += "".join(
+    side_texts[-1] += "".join(
         f"\n{n}: {rule}" if len(rules) > 1 else f"\n{rule}" for rule, n in rules.items()
     )
-    gap = [0.75 + 0.17 * text.count("\n") for text in beside]
-    y = -np.concatenate([[0.0], np.cumsum(gap)])
+    gaps = [0.75 + 0.17 * text.count("\n") for text in side_texts]
+    y = -np.concatenate([[0.0], np.cumsum(gaps)])
     canvas, axis = plt.subplots(figsize=(5.6, 0.6 - y[-1]), layout="constrained")
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(y[-1] - 0.3, 0.3))
-    arrow = {"arrowstyle": "->"}
-    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": COLOURS[0]}
-    for name, place in zip(names, y, strict=True):
-        what = f"{steps[name].participants} {name}"
+    arrow_style = {"arrowstyle": "->"}
+    box_style = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": COLOURS[0]}
+    for name, height in zip(names, y, strict=True):
+        box_text = f"{steps[name].participants} {name}"
         if name == "analysed":
-            what += f", {steps[name].answers:,} responses"
-        axis.text(0.27, place, what, ha="center", va="center", bbox=box)
-    for text, (top, bottom) in zip(beside, pairwise(y), strict=True):
+            box_text += f", {steps[name].answers:,} responses"
+        axis.text(0.27, height, box_text, ha="center", va="center", bbox=box_style)
+    for text, (top, bottom) in zip(side_texts, pairwise(y), strict=True):
         middle = (top + bottom) / 2
-        axis.annotate("", (0.27, bottom + 0.15), (0.27, top - 0.15), arrowprops=arrow)
-        axis.annotate("", (0.56, middle), (0.27, middle), arrowprops=arrow)
-        axis.text(0.58, middle, text, ha="left", va="center", fontsize=8, bbox=box)
+        axis.annotate("", (0.27, bottom + 0.15), (0.27, top - 0.15), arrowprops=arrow_style)
+        axis.annotate("", (0.56, middle), (0.27, middle), arrowprops=arrow_style)
+        axis.text(0.58, middle, text, ha="left", va="center", fontsize=8, bbox=box_style)
     return Figure(
         "study_flow",
         "Flow of participants",
@@ -115,19 +115,19 @@ def flow(results: Results) -> Figure:
 
 @shelf.figure("study", "accuracy")
 def accuracy(results: Results) -> Figure | None:
-    if (table := results.tested("chance")).empty:
+    if (table := results.tests_of("chance")).empty:
         return None
-    parts = dict(list(table.groupby("task", sort=False)))
+    tasks = dict(list(table.groupby("task", sort=False)))
     canvas, axes = plt.subplots(
-        len(parts), 1, figsize=(5.6, 0.75 * len(parts) + 0.36 * len(table) + 0.3), sharex=True,
-        squeeze=False, height_ratios=[*map(len, parts.values())], layout="constrained",
+        len(tasks), 1, figsize=(5.6, 0.75 * len(tasks) + 0.36 * len(table) + 0.3), sharex=True,
+        squeeze=False, height_ratios=[*map(len, tasks.values())], layout="constrained",
     )  # fmt: skip
-    for axis, (task, part) in zip(axes[:, 0], parts.items(), strict=True):
-        labels = [f"{spaced(row.condition)} (n = {row.n})" for row in rows_of(part)]
-        _rows(axis, part, labels, filled=part["claimed"])
-        places = np.arange(len(part))[::-1]
+    for axis, (task, task_rows) in zip(axes[:, 0], tasks.items(), strict=True):
+        labels = [f"{as_words(row.condition)} (n = {row.n})" for row in rows_of(task_rows)]
+        _draw_rows(axis, task_rows, labels, filled=task_rows["claimed"])
+        places = np.arange(len(task_rows))[::-1]
         axis.vlines(
-            part["null"], places - 0.5, places + 0.5, color="#777777", linestyle="--", zorder=0
+            task_rows["null"], places - 0.5, places + 0.5, color="#777777", linestyle="--", zorder=0
         )
         axis.set_title(task, loc="left")
     xlabel = "accuracy (share of correct responses); dashed: chance"
@@ -145,13 +145,13 @@ def accuracy(results: Results) -> Figure | None:
 
 @shelf.figure("study", "contrasts")
 def contrasts(results: Results) -> Figure | None:
-    if (table := results.tested("contrasts")).empty:
+    if (table := results.tests_of("contrasts")).empty:
         return None
     table = table[table["measure"] == "risk difference"]
     table = table.assign(**100 * table[ESTIMATE])
-    several = table["task"].nunique() > 1
-    labels = [f"{row.task}: " * several + spaced(row.what) for row in rows_of(table)]
-    canvas, axis = _forest(table, labels, filled=table["claimed"])
+    has_tasks = table["task"].nunique() > 1
+    labels = [f"{row.task}: " * has_tasks + as_words(row.what) for row in rows_of(table)]
+    canvas, axis = _draw_forest(table, labels, filled=table["claimed"])
     axis.axvline(0, **ZERO)
     axis.set_xlabel("difference in accuracy,\nfirst minus second (percentage points)")
     return Figure(
@@ -168,24 +168,24 @@ def contrasts(results: Results) -> Figure | None:
 def trials(results: Results) -> Figure | None:
     if not results.choice_tasks:
         return None
-    answers = pd.concat([results.of(task) for task in results.choice_tasks])
+    answers = pd.concat([results.answers_of(task) for task in results.choice_tasks])
     keys = ["task", "condition"]
     groups = list(answers[keys].drop_duplicates().sort_values(keys).itertuples(index=False))[::-1]
     canvas, axes = plt.subplots(
         1, 2, figsize=(7.2, 0.4 * len(groups) + 1.2), sharey=True, layout="constrained"
     )
     rng = np.random.default_rng(0)
-    for axis, what in zip(axes, ("trial", "participant"), strict=True):
-        rates = answers.groupby([*keys, what])["correct"].mean().astype(float)
+    for axis, unit in zip(axes, ("trial", "participant"), strict=True):
+        rates = answers.groupby([*keys, unit])["correct"].mean().astype(float)
         for y, group in enumerate(groups):
             values = rates[group].dropna().sort_values().to_numpy()  # whatever people are called
             axis.plot(values, y + rng.uniform(-0.18, 0.18, len(values)), "o", markersize=2.6,
                       alpha=0.55, color=COLOURS[0], markeredgewidth=0)  # fmt: skip
             axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)
-        axis.set(xlabel=f"accuracy, one dot per {what}", xlim=(-0.03, 1.03))
+        axis.set(xlabel=f"accuracy, one dot per {unit}", xlim=(-0.03, 1.03))
         axis.grid(axis="y", visible=False)
-    several = len({task for task, _ in groups}) > 1
-    names = [f"{results.name(t)}: " * several + spaced(c) for t, c in groups]
+    has_tasks = len({task for task, _ in groups}) > 1
+    names = [f"{results.name(t)}: " * has_tasks + as_words(c) for t, c in groups]
     axes[0].set_yticks(range(len(groups)), names)
     return Figure(
         "study_trials",
@@ -199,22 +199,23 @@ def trials(results: Results) -> Figure | None:
 
 @shelf.figure("study", "behaviour")
 def learning(results: Results) -> Figure | None:
-    every = {task: results.of(task, controls=False) for task in results.choice_tasks}
-    every = {task: answers for task, answers in every.items() if len(answers)}
-    if not every:
+    task_answers = {task: results.answers_of(task, controls=False) for task in results.choice_tasks}
+    task_answers = {task: answers for task, answers in task_answers.items() if len(answers)}
+    if not task_answers:
         return None
     canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
-    for k, (task, answers) in enumerate(every.items()):
-        right, position = (answers[name].astype(float) for name in ("correct", "position"))
-        part = pd.qcut(position, 6, labels=False, duplicates="drop")
+    for k, (task, answers) in enumerate(task_answers.items()):
+        correct, position = (answers[name].astype(float) for name in ("correct", "position"))
+        sixth = pd.qcut(position, 6, labels=False, duplicates="drop")
         # Within people and conditions, as the test is: neither looks like learning.
         cell = [answers["participant"], answers["condition"]]
-        excess = right - right.groupby(cell).transform("mean")
-        people = excess.groupby([part, answers["participant"]]).mean().groupby(level=0)
-        half = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
+        deviations = correct - correct.groupby(cell).transform("mean")
+        person_means = deviations.groupby([sixth, answers["participant"]]).mean().groupby(level=0)
+        t = stats.t.ppf(0.5 + results.settings.level / 2, person_means.size() - 1)
         axis.errorbar(
-            position.groupby(part).mean() + 1 + 0.4 * k, 100 * people.mean(), yerr=100 * half,
-            capsize=2.5, label=results.name(task), linestyle="none", **look(k),
+            position.groupby(sixth).mean() + 1 + 0.4 * k, 100 * person_means.mean(),
+            yerr=100 * t * person_means.sem(),
+            capsize=2.5, label=results.name(task), linestyle="none", **style_of(k),
         )  # fmt: skip
     axis.axhline(0, **ZERO)
     ylabel = "accuracy minus participant's\nmean (percentage points)"
@@ -237,10 +238,10 @@ def calibration(results: Results) -> Figure | None:
     if table.empty:
         return None
     canvas, axis = plt.subplots(figsize=(5.0, 2.8), layout="constrained")
-    for k, (task, part) in enumerate(table.groupby("task", sort=False)):
-        x = part["confidence"].astype(float) + 0.05 * k
-        style = {"label": str(task), "capsize": 2.5, **look(k)}
-        axis.errorbar(x, part["value"], yerr=reach(part), **style)
+    for k, (task, task_rows) in enumerate(table.groupby("task", sort=False)):
+        x = task_rows["confidence"].astype(float) + 0.05 * k
+        style = {"label": str(task), "capsize": 2.5, **style_of(k)}
+        axis.errorbar(x, task_rows["value"], yerr=error_bars(task_rows), **style)
     axis.set(
         xticks=sorted(set(table["confidence"].astype(float))), ylim=(-0.04, 1.04),
         xlabel="confidence (1: guessed, 4: very sure)", ylabel="accuracy (share correct)",
@@ -257,10 +258,11 @@ def calibration(results: Results) -> Figure | None:
 
 @shelf.figure("study", "evolution")
 def evolution(results: Results) -> Figure | None:
-    if (table := results.tested("detection")).empty:
+    if (table := results.tests_of("detection")).empty:
         return None
     shares = table[table["signal"] == ""]
-    canvas, axis = _forest(shares, [f"{spaced(row.what)} (n = {row.n})" for row in rows_of(shares)])
+    labels = [f"{as_words(row.what)} (n = {row.n})" for row in rows_of(shares)]
+    canvas, axis = _draw_forest(shares, labels)
     axis.set(xlim=(0, 1), xlabel="share judged changed")
     return Figure(
         "study_evolution",
@@ -275,11 +277,11 @@ def evolution(results: Results) -> Figure | None:
 
 @shelf.figure("study", "naming")
 def ratings(results: Results) -> Figure | None:
-    if (table := results.tested("ratings")).empty:
+    if (table := results.tests_of("ratings")).empty:
         return None
     table = table[table["second"] == ""]
-    labels = [f"{row.task}, {row.asked}: {spaced(row.first)}" for row in rows_of(table)]
-    canvas, axis = _forest(table, labels)
+    labels = [f"{row.task}, {row.asked}: {as_words(row.first)}" for row in rows_of(table)]
+    canvas, axis = _draw_forest(table, labels)
     ends = [
         end
         for task in results.tasks
@@ -287,13 +289,13 @@ def ratings(results: Results) -> Figure | None:
         for end in results.responses.study.scale(task, asked) or ()
     ]
     if ends:
-        least, most = min(ends), max(ends)
-        axis.set(xlim=(least, most), xticks=np.arange(least, most + 1))
-        axis.set_xlabel(f"mean rating ({least:g} to {most:g})")
+        lowest, highest = min(ends), max(ends)
+        axis.set(xlim=(lowest, highest), xticks=np.arange(lowest, highest + 1))
+        axis.set_xlabel(f"mean rating ({lowest:g} to {highest:g})")
     return Figure(
         "study_ratings",
         "Ratings by condition",
-        f"Mean ratings{scales(results)}, with unadjusted {results.level} CIs clustered by "
+        f"Mean ratings{describe_scales(results)}, with unadjusted {results.level} CIs clustered by "
         "participants and trials. Grey: means are not tested; the table has tests of differences.",
         canvas,
     )
@@ -301,23 +303,23 @@ def ratings(results: Results) -> Figure | None:
 
 @shelf.figure("study", "networks")
 def reversion(results: Results) -> Figure | None:
-    ours = held_out(results)
-    if ours is None:
+    changes = held_out_changes(results)
+    if changes is None:
         return None
-    arms = [a for a in ("q1", "q2", "q3", "q4", "random", "matched") if a in set(ours["arm"])]
+    arms = [a for a in ("q1", "q2", "q3", "q4", "random", "matched") if a in set(changes["arm"])]
     canvas, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True, layout="constrained")
-    for k, (pair, rows) in enumerate(ours.groupby(PAIR)):
+    for k, (pair, rows) in enumerate(changes.groupby(PAIR)):
         rows = rows.set_index("arm").reindex(arms)
         axes[0].errorbar(
             np.arange(len(arms)) + 0.12 * k, 100 * rows["change"],
-            yerr=100 * reach(rows, "change"), capsize=2, linestyle="none",
-            label="{}, {} → {}".format(*pair), **look(k),
+            yerr=100 * error_bars(rows, "change"), capsize=2, linestyle="none",
+            label="{}, {} → {}".format(*pair), **style_of(k),
         )  # fmt: skip
     bins = [arm for arm in arms if arm in REVERSION]
     for k, row in REVERSION.iterrows():
         axes[1].plot(
             np.arange(len(bins)) + 0.12 * k, 100 * row[bins].astype(float),
-            linestyle="none", **look(k),
+            linestyle="none", **style_of(k),
             label="{}, {} → {}".format(*row[PAIR]) + (" (suspect)" if row["suspect"] else ""),
         )  # fmt: skip
     for axis, names, title in ((axes[0], arms, "this run"), (axes[1], bins, PUBLISHED)):
@@ -351,23 +353,23 @@ AXES = {
 
 @shelf.figure("study", "association")
 def associations(results: Results) -> Figure | None:
-    if (table := results.meeting) is None:
+    if (table := results.joined_trials) is None:
         return None
     table = table[table["task"] == "odd_one_out"]
     table = table[~table["condition"].isin(results.controls("odd_one_out"))]
     evidence = [name for name in EVIDENCE if table[name].notna().any()]
     if not evidence:
         return None
-    trials_ = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
+    trials_shown = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
     canvas, axes = plt.subplots(
         1, len(evidence), figsize=(2.3 * len(evidence) + 0.4, 2.6), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for axis, name in zip(axes[0], evidence, strict=True):
-        for k, (condition, part) in enumerate(trials_.groupby("condition")):
-            x = part[name] * (100 if name == "drop" else 1)
-            axis.plot(x, part["rate"], markersize=3.5, alpha=0.7, linestyle="none",
-                      label=spaced(str(condition)), **look(k))  # fmt: skip
+        for k, (condition, condition_rows) in enumerate(trials_shown.groupby("condition")):
+            x = condition_rows[name] * (100 if name == "drop" else 1)
+            axis.plot(x, condition_rows["rate"], markersize=3.5, alpha=0.7, linestyle="none",
+                      label=as_words(str(condition)), **style_of(k))  # fmt: skip
         axis.set_xlabel(AXES[name])
     axes[0, 0].set_ylabel("accuracy of participants")
     canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")

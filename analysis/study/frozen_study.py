@@ -70,7 +70,7 @@ class FrozenStudy:
         """Return the trials that are neither practice nor attention trials."""
         return self.trials[self.trials["role"] == "trial"]
 
-    def of(self, task: str) -> pd.DataFrame:
+    def trials_of(self, task: str) -> pd.DataFrame:
         """Return the trials of a task."""
         return self.data[self.data["task"] == task]
 
@@ -80,20 +80,20 @@ class FrozenStudy:
         Raises:
             ValueError: trials of one condition differ in their number of options.
         """
-        found = {}
-        for condition, group in self.of(task).groupby("condition"):
+        levels = {}
+        for condition, group in self.trials_of(task).groupby("condition"):
             sizes = {len(options) for options in group["options"]}
             if len(sizes) > 1:
                 raise ValueError(
                     f"trials of {task}, condition {condition!r}, have {sorted(sizes)} options; one "
                     f"number is needed for a chance level"
                 )
-            found[str(condition)] = 1 / sizes.pop()
-        return found
+            levels[str(condition)] = 1 / sizes.pop()
+        return levels
 
     def conditions(self, task: str) -> tuple[str, ...]:
         """Return the conditions of the task's trials, sorted."""
-        return tuple(sorted(set(map(str, self.of(task)["condition"]))))
+        return tuple(sorted(set(map(str, self.trials_of(task)["condition"]))))
 
     def fields(self, task: str) -> dict[str, Field]:
         """Return the fields of a task by name; none for a user-defined task that cannot be
@@ -106,8 +106,8 @@ class FrozenStudy:
 
     def scale(self, task: str, field: str) -> tuple[float, float] | None:
         """Return the lowest and highest step of a rating; None if the task cannot be imported."""
-        asked = self.fields(task).get(field)
-        steps = [float(value) for value, _ in asked.choices] if asked is not None else []
+        rating = self.fields(task).get(field)
+        steps = [float(value) for value, _ in rating.choices] if rating is not None else []
         return (min(steps), max(steps)) if steps else None
 
     def controls(self, task: str) -> tuple[str, ...]:
@@ -119,23 +119,23 @@ class FrozenStudy:
         """Return the name of a task for readers: its label, or for user-defined tasks the title,
         with the id if titles are equal."""
         text = self.study.task_texts.get(task)
-        title = _label(task) or (task if text is None else text.title)
-        others = [_label(t.name) or t.title for t in self.study.tasks if t.name != task]
-        return f"{title} ({task})" if title in others else title
+        title = _task_label(task) or (task if text is None else text.title)
+        other_names = [_task_label(t.name) or t.title for t in self.study.tasks if t.name != task]
+        return f"{title} ({task})" if title in other_names else title
 
 
-def _label(task: str) -> str:
+def _task_label(task: str) -> str:
     """Return the label of a task in tables, figures and sentences; "" if it has none."""
     return getattr(task_of(task), "label", "")
 
 
 def read_study(folder: Path) -> FrozenStudy:
     """Read a frozen study. Raises ValueError if it is missing or was changed."""
-    frozen = as_frozen(*load_study(folder))
+    frozen = to_frozen_study(*load_study(folder))
     return replace(frozen, pictures=folder / "images", recruitment=load_recruitment(folder))
 
 
-def as_frozen(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
+def to_frozen_study(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
     """Return a study in the form that the analysis uses."""
     columns = ["trial", "task", "condition", "role", "options", "neurons"]
     rows = [

@@ -25,11 +25,11 @@ def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
         first, second (in the order of their names), agreeing (trials), common (trials).
     """
     consent = table["participant"].map(people.set_index("participant")["consented_at"])
-    taken = table["milliseconds"].where(table["milliseconds"] > 0)
-    passed = (table["answered_at"] - consent).dt.total_seconds()
+    browser_times = table["milliseconds"].where(table["milliseconds"] > 0)
+    seconds = (table["answered_at"] - consent).dt.total_seconds()
     # Moments that several responses of a participant share are those of a session, not of each.
-    shared = table.assign(passed=passed).duplicated(["participant", "passed"], keep=False)
-    times = taken, passed.mask(shared)
+    is_shared = table.assign(passed=seconds).duplicated(["participant", "passed"], keep=False)
+    times = browser_times, seconds.mask(is_shared)
     agreeing: dict[tuple[str, str], set[str]] = {}
     for time in times:
         rows = table.assign(time=time).dropna(subset=["time", "answer"])
@@ -37,10 +37,10 @@ def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
         for key, names in rows.groupby(["trial", "answer", "time"])["participant"]:
             for pair in combinations(sorted(set(names)), 2):
                 agreeing.setdefault(pair, set()).add(str(key[0]))
-    answered = {name: set(trials) for name, trials in table.groupby("participant")["trial"]}
+    answered_trials = {name: set(trials) for name, trials in table.groupby("participant")["trial"]}
     pairs = []
     for (first, second), trials in sorted(agreeing.items()):
-        common = len(answered[first] & answered[second])
+        common = len(answered_trials[first] & answered_trials[second])
         if len(trials) >= TRIALS and len(trials) > SHARE * common:
             pairs.append((first, second, len(trials), common))
     return pd.DataFrame(pairs, columns=["first", "second", "agreeing", "common"])

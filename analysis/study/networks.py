@@ -9,21 +9,21 @@ import pandas as pd
 from scipy import stats
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced
+from analysis.exhibits.phrases import as_words, join, p_text, percent, rows_of, with_sign
 from analysis.exhibits.tables import Table
 from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
 from analysis.study.published import PUBLISHED, REVERSION
-from analysis.study.results import Results, held_out, observed_trials
-from analysis.study.sentences import effect
+from analysis.study.results import Results, held_out_changes, observed_trials
+from analysis.study.sentences import effect_text
 from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
 from harness.records import PAIR
 
 
 @shelf.table("study", "association")
 def associations(results: Results) -> Table | None:
-    if (table := results.tested("associations")).empty or results.meeting is None:
+    if (table := results.tests_of("associations")).empty or results.joined_trials is None:
         return None
     table = table[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
     return Table(
@@ -49,9 +49,9 @@ def observer(results: Results) -> Table | None:
     if (trials := observed_trials(results)).empty:
         return None
     answers = results.responses.answers
-    people = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
+    accuracies = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
     trials = trials.assign(
-        task=trials["task"].map(results.name), accuracy=trials["trial"].map(people)
+        task=trials["task"].map(results.name), accuracy=trials["trial"].map(accuracies)
     )
     keys = ["task", "condition"]
     table = trials.groupby(keys).agg(
@@ -59,8 +59,8 @@ def observer(results: Results) -> Table | None:
         participants=("accuracy", "mean"),
         observer=("observer_correct", "mean"),
     )
-    seen = trials["observer_correct"] == 1
-    for name, mask in (("solved", seen), ("not solved", ~seen)):
+    is_solved = trials["observer_correct"] == 1
+    for name, mask in (("solved", is_solved), ("not solved", ~is_solved)):
         table[name] = trials[mask].groupby(keys)["accuracy"].mean()
     return Table(
         "observer",
@@ -84,20 +84,20 @@ def observer(results: Results) -> Table | None:
 @shelf.table("study", "evolution")
 def displacement(results: Results) -> Table | None:
     """Share judged changed of real evolutions, by third of displacement in the space."""
-    if results.meeting is None or "evolution_labelling" not in results.tasks:
+    if results.joined_trials is None or "evolution_labelling" not in results.tasks:
         return None
-    moved = results.meeting.groupby("trial")["displacement"].max().dropna()
-    answers = results.of("evolution_labelling")
+    displacements = results.joined_trials.groupby("trial")["displacement"].max().dropna()
+    answers = results.answers_of("evolution_labelling")
     answers = answers[answers["condition"] == "evolution"]
-    answers = answers.assign(moved=answers["trial"].map(moved)).dropna(subset=["moved"])
+    answers = answers.assign(moved=answers["trial"].map(displacements)).dropna(subset=["moved"])
     trials = answers.drop_duplicates("trial").set_index("trial")["moved"]
     if len(trials) < 6:
         return None
     thirds = pd.qcut(trials.rank(method="first"), 3, labels=["least", "middle", "most"])
     answers = answers.assign(condition=answers["trial"].map(thirds).astype(str))
     table = tabulate(STATISTICS.get("changed")(level=results.settings.level)(answers), ["moved"])
-    mean = trials.groupby(thirds, observed=True).mean()
-    table = table.assign(displacement=table["moved"].map(mean).astype(float))
+    group_means = trials.groupby(thirds, observed=True).mean()
+    table = table.assign(displacement=table["moved"].map(group_means).astype(float))
     return Table(
         "displacement",
         "Share judged changed by displacement in the semantic space",
@@ -118,10 +118,10 @@ def reversion_published(results: Results) -> Table | None:
         return None
     columns = [*PAIR, "q1", "q2", "q3", "q4", "random", "matched", "before", "suspect"]
     by_arm = results.reversion.set_index([*PAIR, "split", "arm"])[["before", "change"]].unstack()
-    ours = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
-    ours = ours.reindex(columns=["split", *columns]).assign(source="this run", suspect=False)
-    theirs = REVERSION.reindex(columns=columns).assign(source=PUBLISHED, split="train")
-    table = pd.concat([ours, theirs], ignore_index=True)[["source", "split", *columns]]
+    own = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
+    own = own.reindex(columns=["split", *columns]).assign(source="this run", suspect=False)
+    published = REVERSION.reindex(columns=columns).assign(source=PUBLISHED, split="train")
+    table = pd.concat([own, published], ignore_index=True)[["source", "split", *columns]]
     table["suspect"] = table["suspect"].map({True: "suspect", False: ""})
     return Table(
         "reversion_published",
@@ -143,35 +143,35 @@ def reversion_published(results: Results) -> Table | None:
 @shelf.sentences("study", "association")
 def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield one sentence per significant association, and one for all others."""
-    tested = results.tested("associations")
-    if tested.empty or (tested := tested.dropna(subset=["value"])).empty:
+    tests = results.tests_of("associations")
+    if tests.empty or (tests := tests.dropna(subset=["value"])).empty:
         return
-    with_key = set(map(results.name, results.choice_tasks))
-    for row in rows_of(tested[tested["claimed"]]):
-        rate = "accuracy" if row.task in with_key else "the share judged changed"
+    choice_tasks = set(map(results.name, results.choice_tasks))
+    for row in rows_of(tests[tests["claimed"]]):
+        response_name = "accuracy" if row.task in choice_tasks else "the share judged changed"
         yield (
-            f"In {row.task}, {rate} {'increased' if row.value > 0 else 'decreased'} with "
-            f"{MEASURES[row.evidence]} (partial Spearman's ρ = {signed(row.value, '.2f')}, "
-            f"{effect(results, row, '.2f')})."
+            f"In {row.task}, {response_name} {'increased' if row.value > 0 else 'decreased'} with "
+            f"{MEASURES[row.evidence]} (partial Spearman's ρ = {with_sign(row.value, '.2f')}, "
+            f"{effect_text(results, row, '.2f')})."
         )
-    others = tested[~tested["claimed"]]
+    others = tests[~tests["claimed"]]
     if len(others):
-        of = (
-            f"of the {len(tested)} partial Spearman correlations between participants' responses "
+        subject = (
+            f"of the {len(tests)} partial Spearman correlations between participants' responses "
             "and network measures"
         )
-        none = len(others) == len(tested)
-        least, most = signed(others["value"].min(), ".2f"), signed(others["value"].max(), ".2f")
-        ends = [
-            f"from {signed(rows['low'].min(), '.2f')} to {signed(rows['high'].max(), '.2f')} in "
-            f"{task}"
+        is_none = len(others) == len(tests)
+        least, most = (with_sign(others["value"].agg(end), ".2f") for end in ("min", "max"))
+        texts = [
+            f"from {with_sign(rows['low'].min(), '.2f')} to {with_sign(rows['high'].max(), '.2f')} "
+            f"in {task}"
             for task, rows in others.dropna(subset=["low", "high"]).groupby("task", sort=False)
         ]
-        extent = f" Their unadjusted {results.level} CIs extend {joined(ends)}." if ends else ""
+        note = f" Their unadjusted {results.level} CIs extend {join(texts)}." if texts else ""
         yield (
-            (f"None {of} was" if none else f"The other {len(others)} {of} were not")
+            (f"None {subject} was" if is_none else f"The other {len(others)} {subject} were not")
             + f" significant after adjustment (ρ from {least} to {most}; smallest adjusted "
-            f"{p_text(others['p'].min())}; [table:associations]).{extent}"
+            f"{p_text(others['p'].min())}; [table:associations]).{note}"
         )
 
 
@@ -179,33 +179,34 @@ def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield whether colours and edges alone, without any concept, give the correct responses."""
     trials = observed_trials(results)
-    answers, solved = results.responses.answers, False
+    answers, any_above = results.responses.answers, False
     for task in results.choice_tasks:
         chance = results.responses.study.chance(task)
-        mine = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
+        is_planned = ~trials["condition"].isin(results.controls(task))
+        solvable = trials[(trials["task"] == task) & is_planned]
         above, not_above = list[str](), list[str]()
-        for condition, rows in mine.groupby("condition"):
-            right, n = int(rows["observer_correct"].sum()), len(rows)
-            people = answers.loc[answers["trial"].isin(rows["trial"]), "correct"].mean()
-            test = stats.binomtest(right, n, chance[str(condition)], alternative="greater")
+        for condition, rows in solvable.groupby("condition"):
+            hits, n = int(rows["observer_correct"].sum()), len(rows)
+            accuracy = answers.loc[answers["trial"].isin(rows["trial"]), "correct"].mean()
+            test = stats.binomtest(hits, n, chance[str(condition)], alternative="greater")
             (above if test.pvalue < ALPHA else not_above).append(
-                f"{spaced(str(condition))} ({percent(right / n)} of {n} trials; participants "
-                f"{percent(people)})"
+                f"{as_words(str(condition))} ({percent(hits / n)} of {n} trials; participants "
+                f"{percent(accuracy)})"
             )
         name = results.name(task)
         if above:
             yield (
                 f"In {name}, the machine observer, which uses only colours and edges of the "
-                f"pictures, was above chance in {joined(above)} (unadjusted exact binomial test, "
-                "p < .05; [table:observer])."
+                f"pictures, was above chance in {join(above)} (unadjusted exact binomial "
+                "test, p < .05; [table:observer])."
             )
-            solved = True
+            any_above = True
         if not_above:
             yield (
                 f"In {name}, the machine observer was not significantly above chance in "
-                f"{joined(not_above)} ([table:observer])."
+                f"{join(not_above)} ([table:observer])."
             )
-    if solved:
+    if any_above:
         yield (
             "Colours and edges suffice to solve many of these trials, so accuracy above chance "
             "does not by itself show that participants recognised concepts."
@@ -215,23 +216,23 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 @shelf.sentences("study", "networks")
 def undone(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield whether reverting evolutions changes predictions in the order of their importance."""
-    table = held_out(results)
+    table = held_out_changes(results)
     if table is None:
         return
     order = ["q1", "random", "q4"]
     changes = table.pivot(index=PAIR, columns="arm", values="change")
     if not set(order) <= set(changes.columns):
         return
-    ours = changes.dropna(subset=order)
-    both = [
-        sum(row[order].is_monotonic_increasing for _, row in every.iterrows())
-        for every in (ours, REVERSION)
+    own_changes = changes.dropna(subset=order)
+    ordered_counts = [
+        sum(row[order].is_monotonic_increasing for _, row in changes_by_pair.iterrows())
+        for changes_by_pair in (own_changes, REVERSION)
     ]
     yield (
-        f"In {both[0]} of {len(ours)} pairs of epochs here and in {both[1]} of {len(REVERSION)} "
-        f"pairs of {PUBLISHED}, the order was as expected (means over layers; "
-        "[figure:study_reversion]; the values of one published pair are suspect, see "
-        "[table:reversion_published]): accuracy decreased most when the most important quarter of "
-        "a layer was reverted, less for random sets, and least (or increased) for the least "
-        "important quarter."
+        f"In {ordered_counts[0]} of {len(own_changes)} pairs of epochs here and in "
+        f"{ordered_counts[1]} of {len(REVERSION)} pairs of {PUBLISHED}, the order was as expected "
+        "(means over layers; [figure:study_reversion]; the values of one published pair are "
+        "suspect, see [table:reversion_published]): accuracy decreased most when the most "
+        "important quarter of a layer was reverted, less for random sets, and least (or increased) "
+        "for the least important quarter."
     )

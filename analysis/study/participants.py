@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import as_words
 from analysis.exhibits.tables import Table
-from analysis.study.analysed import stacked
+from analysis.study.analysed_study import stack
 from analysis.study.responses import Responses
 from analysis.study.results import Results
 from tasks.questionnaire import Question
@@ -39,11 +39,11 @@ def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame 
         return None
     analysed = people[people["participant"].isin(responses.answers["participant"])]
     texts = analysed["questionnaire"]
-    given = [json.loads(text) if isinstance(text, str) else {} for text in texts]
+    forms = [json.loads(text) if isinstance(text, str) else {} for text in texts]
     rows = [
-        (question.label, answer, count, len(given))
+        (question.label, answer, count, len(forms))
         for question in questions
-        for answer, count in _counts(question, [answers.get(question.name) for answers in given])
+        for answer, count in _counts(question, [answers.get(question.name) for answers in forms])
     ]
     return pd.DataFrame(rows, columns=["question", "answer", "participants", "of"])
 
@@ -51,18 +51,18 @@ def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame 
 def _counts(question: Question, values: list[Any]) -> Iterator[tuple[str, int]]:
     """Yield each answer to a question with its number of participants, and last the number
     without an answer."""
-    answered = [value for value in values if value not in (None, "", [])]
-    chosen = [v for value in answered for v in (value if isinstance(value, list) else [value])]
+    given_values = [value for value in values if value not in (None, "", [])]
+    choices = [v for value in given_values for v in (value if isinstance(value, list) else [value])]
     for choice, label in question.choices:
-        yield label, chosen.count(choice)
-    if question.kind == "number" and answered:
-        numbers = np.array(answered, dtype=float)
-        spread = f", SD {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
-        ends = f"range {numbers.min():g} to {numbers.max():g}"
-        yield f"mean {numbers.mean():.1f}{spread}, {ends}", len(numbers)
+        yield label, choices.count(choice)
+    if question.kind == "number" and given_values:
+        numbers = np.array(given_values, dtype=float)
+        deviation = f", SD {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
+        value_range = f"range {numbers.min():g} to {numbers.max():g}"
+        yield f"mean {numbers.mean():.1f}{deviation}, {value_range}", len(numbers)
     elif question.kind == "text":
-        yield IN_WORDS, len(answered)
-    yield NOT_ANSWERED, len(values) - len(answered)
+        yield IN_WORDS, len(given_values)
+    yield NOT_ANSWERED, len(values) - len(given_values)
 
 
 @shelf.table("study", "people")
@@ -81,7 +81,7 @@ def demographics(results: Results) -> Table | None:
     )
 
 
-#: Measures of a response: column of `Results.of` -> name for readers.
+#: Measures of a response: column of `Results.answers_of` -> name for readers.
 MEASURED = {
     "correct": "accuracy", "confidence": "confidence", "milliseconds": "response time",
     "changed": "judged changed", "clarity": "clarity", "rating": "rating",
@@ -93,18 +93,18 @@ def sample_sizes(results: Results) -> Table | None:
     """Return the sample sizes of every estimate, by measured value."""
     tables = []
     for task in results.tasks:
-        answers, labels = results.of(task), results.labels_of(task)
+        answers, labels = results.answers_of(task), results.labels_of(task)
         frames = {name: (answers, column) for column, name in MEASURED.items()}
-        for measured, (every, column) in {**frames, "labels": (labels, "label")}.items():
-            groups = every.dropna(subset=[column]).groupby("condition")
+        for measure, (measured_rows, column) in {**frames, "labels": (labels, "label")}.items():
+            groups = measured_rows.dropna(subset=[column]).groupby("condition")
             table = groups[["participant", "trial"]].nunique().assign(responses=groups.size())
-            whole = every["condition"].value_counts().reindex(table.index)
-            table["left out"] = whole - table["responses"]
-            tables.append(table.reset_index().assign(task=results.name(task), measured=measured))
+            all_counts = measured_rows["condition"].value_counts().reindex(table.index)
+            table["left out"] = all_counts - table["responses"]
+            tables.append(table.reset_index().assign(task=results.name(task), measured=measure))
     tables = [table for table in tables if len(table)]
     if not tables:
         return None
-    table = stacked(tables).rename(columns={"participant": "participants", "trial": "trials"})
+    table = stack(tables).rename(columns={"participant": "participants", "trial": "trials"})
     columns = ["task", "condition", "measured", "participants", "trials", "responses", "left out"]
     return Table(
         "sample_sizes",
@@ -113,6 +113,6 @@ def sample_sizes(results: Results) -> Table | None:
         "labels: number of labels, up to three per response); missing: responses (for labels: "
         "labels) without a value.",
         table[columns],
-        {"condition": spaced},
+        {"condition": as_words},
         headings={"measured": "measure", "left out": "missing"},
     )

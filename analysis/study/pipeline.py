@@ -20,23 +20,23 @@ from analysis.exhibits.figures import styled
 from analysis.exhibits.numbers import numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.run import tables as run_tables  # noqa: F401 - registers them
-from analysis.statistics.classes import by_class, over_layers
+from analysis.statistics.classes import class_changes, mean_over_layers
 from analysis.study import agreement as study_agreement  # noqa: F401 - registers its tables
-from analysis.study import association as meeting
+from analysis.study import association
 from analysis.study import bayesian as study_bayesian  # noqa: F401 - registers it
 from analysis.study import data_quality as study_quality
 from analysis.study import equivalence as study_equivalence  # noqa: F401 - registers it
 from analysis.study import examples as study_examples  # noqa: F401 - registers its figures
 from analysis.study import networks as study_networks  # noqa: F401 - registers its exhibits
 from analysis.study import specification as study_specification  # noqa: F401 - registers it
-from analysis.study.anonymise import anonymised, copy_study, write_data
+from analysis.study.anonymise import anonymise, copy_study, write_data
 from analysis.study.figures import study_figures
 from analysis.study.frozen_study import FrozenStudy, read_study
 from analysis.study.participants import demographics_of
 from analysis.study.report import write_study_report
 from analysis.study.responses import Responses, prepare, read_tables
 from analysis.study.results import Results, Settings
-from analysis.study.tables import exported, study_tables
+from analysis.study.tables import mark_source, study_tables
 from harness.artifacts import Run
 from harness.files import write_text
 from harness.records import JOINT
@@ -90,27 +90,27 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     for note in study_quality.notes(chosen):  # names participants as the user's tables do
         log.warning(note)
     people = people[people["source"] == chosen.source]
-    kept = people["consented_at"].notna() & (people["status"] != "withdrawn")
-    consented = people.loc[kept, "participant"]
-    data = anonymised(answers[answers["participant"].isin(consented)], people)
+    is_kept = people["consented_at"].notna() & (people["status"] != "withdrawn")
+    consented = people.loc[is_kept, "participant"]
+    data = anonymise(answers[answers["participant"].isin(consented)], people)
     write_data(out / "data", *data)
     copy_study(inputs.study, out / "study")
     for name in DATA:
         (out / "data" / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
-    if (counts := demographics_of(chosen, people)) is not None:
-        _write_csv(out / "data" / DEMOGRAPHICS, counts)
+    if (demographics := demographics_of(chosen, people)) is not None:
+        _write_csv(out / "data" / DEMOGRAPHICS, demographics)
     if inputs.run is not None:
         _write_network(out, inputs.study, frozen, Run(inputs.run), settings.level)
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "title": frozen.title,
         "hash": frozen.hash,
         "participants": int(chosen.answers["participant"].nunique()),
         "answers": len(chosen.answers),
     }
     if (inputs.study / RECRUITMENT).exists():  # stays here, for it holds the codes
-        about["planned"] = frozen.recruitment.places
-    config = {"source": chosen.source, "settings": asdict(settings), "about": about}
+        description["planned"] = frozen.recruitment.places
+    config = {"source": chosen.source, "settings": asdict(settings), "about": description}
     write_text(out / "analysis.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     results = read_results(out)
     tables = write_tables(results, out)
@@ -121,19 +121,19 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
 def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level: float) -> None:
     """Write what the run holds of the neurons shown, its reversion by bin, and some of its
     tables."""
-    table = meeting.evidence(study, run, meeting.observe(study, folder))
+    table = association.network_measures(study, run, association.observe_trials(study, folder))
     _write_csv(out / "data" / NETWORK, table)
     if has_results(run, REVERSION_STUDY):
         records = read_ablations(run.root, REVERSION_STUDY).records(with_controls=True)
         records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
-        _write_csv(out / "data" / REVERSION, over_layers(by_class(records), level))
+        _write_csv(out / "data" / REVERSION, mean_over_layers(class_changes(records), level))
     tables = [shelf.get("run", "table", name)(run) for name in RUN_TABLES_SHOWN]
     if has_results(run, BENCH):
         bench = Bench(read_ablations(run.root))
         tables += [shelf.get("bench", "table", name)(bench) for name in BENCH_TABLES_SHOWN]
-    for made in tables:
-        if made is not None:
-            write_text(out / "data" / FROM_RUN / f"{made.name}.json", made.to_json())
+    for exhibit in tables:
+        if exhibit is not None:
+            write_text(out / "data" / FROM_RUN / f"{exhibit.name}.json", exhibit.to_json())
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -147,19 +147,19 @@ def read_results(folder: Path) -> Results:
     answers, people = read_tables(folder / "data" / "responses.csv")
 
     def reload(rules: Mapping[str, Any]) -> Responses:
-        return prepare(frozen, answers, people, config["source"], rules, checked=True)
+        return prepare(frozen, answers, people, config["source"], rules, is_validated=True)
 
     responses = prepare(frozen, answers, people, config["source"])
     network, reversion, demographics = (
         pd.read_csv(path) if (path := folder / "data" / name).is_file() else None for name in DATA
     )
-    joined = None if network is None else meeting.join(responses, network)
+    trials = None if network is None else association.join_measures(responses, network)
     names = (*RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN)
-    kept = (folder / "data" / FROM_RUN / f"{name}.json" for name in names)
-    from_run = [Table.from_json(path.read_text("utf-8")) for path in kept if path.is_file()]
+    paths = (folder / "data" / FROM_RUN / f"{name}.json" for name in names)
+    from_run = [Table.from_json(path.read_text("utf-8")) for path in paths if path.is_file()]
     settings = Settings(**config["settings"])
-    planned = config["about"].get("planned")
-    return Results(responses, settings, reload, joined, reversion, from_run, demographics, planned)
+    sample = config["about"].get("planned")
+    return Results(responses, settings, reload, trials, reversion, from_run, demographics, sample)
 
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:
@@ -170,7 +170,7 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
         for suffix in (".csv", ".md", ".tex"):
             (out / "tables" / f"{name}{suffix}").unlink(missing_ok=True)
     for table in tables.values():
-        exported(table, results).write(out / "tables")
+        mark_source(table, results).write(out / "tables")
     write_text(out / "numbers.tex", numbers_tex(tables))
     return tables
 

@@ -14,14 +14,14 @@ from analysis.statistics.claims import CONTROL
 from analysis.statistics.estimate import FEWEST
 from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.statistic import Estimates, tabulate
-from analysis.study.analysed import Analysed, stacked
+from analysis.study.analysed_study import AnalysedStudy, stack
 from analysis.study.association import EVIDENCE, Associations
-from analysis.study.family import PLANNED, RULED_OUT, Planned, TaskDesign
+from analysis.study.family import PLANNED, RULED_OUT, PlannedTest, TaskDesign
 from harness.registry import Registry
 
 #: Kind of question -> function(results) -> its table: question, task, what, value, low, high, null
 #: (the tested value), p; question is "" in rows that describe and test nothing.
-STUDY_TESTS: Registry[Callable[[Analysed], pd.DataFrame]] = Registry("kind of question")
+STUDY_TESTS: Registry[Callable[[AnalysedStudy], pd.DataFrame]] = Registry("kind of question")
 
 
 PLANNED.add("chance")(lambda design: design.each() if design.choice else ())
@@ -36,7 +36,7 @@ PLANNED.add("confidence")(
 
 
 @STUDY_TESTS.add("chance")
-def chance(results: Analysed) -> pd.DataFrame:
+def chance(results: AnalysedStudy) -> pd.DataFrame:
     """Test the share of correct responses against chance by condition."""
     frames = []
     for task in results.choice_tasks:
@@ -45,60 +45,60 @@ def chance(results: Analysed) -> pd.DataFrame:
         control = table["condition"].isin(results.controls(task))
         table.loc[control, "question"] = f"{task}.{CONTROL}"
         frames.append(table.assign(null=table["condition"].map(levels), what=table["condition"]))
-    return stacked(frames)
+    return stack(frames)
 
 
 @STUDY_TESTS.add("contrasts")
-def contrasts(results: Analysed) -> pd.DataFrame:
+def contrasts(results: AnalysedStudy) -> pd.DataFrame:
     """Test differences of the share of correct responses, with odds ratios beside them."""
-    if (table := _differences(results, "cluster_contrasts")).empty:
+    if (table := _contrast_conditions(results, "cluster_contrasts")).empty:
         return table
     ratio = table["measure"] == "odds ratio"  # the same claim on another scale
     return table.assign(null=0.0, question=table["question"].where(~ratio, ""))
 
 
-def crossed_contrasts(results: Analysed) -> pd.DataFrame:
+def crossed_contrasts(results: AnalysedStudy) -> pd.DataFrame:
     """Compute the odds ratios of the model with crossed random effects, for comparison."""
-    return _differences(results, "crossed_contrasts")
+    return _contrast_conditions(results, "crossed_contrasts")
 
 
-def _differences(results: Analysed, statistic: str) -> pd.DataFrame:
+def _contrast_conditions(results: AnalysedStudy, statistic: str) -> pd.DataFrame:
     """Contrast the conditions of each task, with the reference if the task has it."""
     frames = []
     for task in results.choice_tasks:
-        if not _comparable(results, task):
+        if not _has_reference_answers(results, task):
             continue
-        names, reference = ["first", "second", "measure"], _reference(results, task)
+        names, reference = ["first", "second", "measure"], _task_reference(results, task)
         table = results.by_task([task], statistic, names, "contrasts", reference=reference)
         if len(table):
-            frames.append(_pairs_of(table, task, results.controls(task)))
-    return stacked(frames)
+            frames.append(_order_pairs(table, task, results.controls(task)))
+    return stack(frames)
 
 
-def _reference(results: Analysed, task: str) -> str | None:
+def _task_reference(results: AnalysedStudy, task: str) -> str | None:
     """Return the reference condition if the frozen task has it, whether answered or not."""
-    frozen = results.responses.study.conditions(task)
-    return results.reference if results.reference in frozen else None
+    frozen_conditions = results.responses.study.conditions(task)
+    return results.reference if results.reference in frozen_conditions else None
 
 
-def _comparable(results: Analysed, task: str, asked: str = "correct") -> bool:
+def _has_reference_answers(results: AnalysedStudy, task: str, asked: str = "correct") -> bool:
     """Return whether the reference condition has responses."""
-    answers, reference = results.of(task), _reference(results, task)
+    answers, reference = results.answers_of(task), _task_reference(results, task)
     return reference is None or reference in set(answers.loc[answers[asked].notna(), "condition"])
 
 
-def _pairs_of(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.DataFrame:
+def _order_pairs(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.DataFrame:
     """Exchange the two conditions of a pair if only the first is a control; `what` names the
     pair, and a pair of two controls is a control."""
-    turned = table["first"].isin(controls) & ~table["second"].isin([*controls, ""])
-    old = table[turned]
-    ratio = old["measure"] == "odds ratio" if "measure" in old else pd.Series(False, old.index)
+    swapped = table["first"].isin(controls) & ~table["second"].isin([*controls, ""])
+    rows = table[swapped]
+    ratio = rows["measure"] == "odds ratio" if "measure" in rows else pd.Series(False, rows.index)
     table = table.copy()
     for column, source in (("value", "value"), ("low", "high"), ("high", "low")):
-        table.loc[turned, column] = np.where(ratio, 1 / old[source], -old[source])
-    table.loc[turned, ["first", "second"]] = old[["second", "first"]].to_numpy()
-    both = table["first"].isin(controls) & table["second"].isin(controls)
-    table["question"] = table["question"].mask(both, f"{task}.{CONTROL}")
+        table.loc[swapped, column] = np.where(ratio, 1 / rows[source], -rows[source])
+    table.loc[swapped, ["first", "second"]] = rows[["second", "first"]].to_numpy()
+    both_controls = table["first"].isin(controls) & table["second"].isin(controls)
+    table["question"] = table["question"].mask(both_controls, f"{task}.{CONTROL}")
     pair = table["first"] + " − " + table["second"]
     return table.assign(what=pair.where(table["second"] != "", table["first"]))
 
@@ -108,15 +108,16 @@ SIGNALS = {"evolution": False, "false_evolution": True}
 
 
 @PLANNED.add("detection")
-def _planned_detection(design: TaskDesign) -> Iterator[Planned]:
+def _planned_detection(design: TaskDesign) -> Iterator[PlannedTest]:
     for signal, control in SIGNALS.items():
         needs = (signal, "same_stage")
         if "changed" in design.fields and set(needs) <= set(design.conditions):
-            yield Planned(f"d′, {signal}", needs, control=control, ruled_out=design.too_few(needs))
+            reason = design.too_few(needs)
+            yield PlannedTest(f"d′, {signal}", needs, control=control, ruled_out=reason)
 
 
 @STUDY_TESTS.add("detection")
-def detection(results: Analysed) -> pd.DataFrame:
+def detection(results: AnalysedStudy) -> pd.DataFrame:
     """Compute the share judged changed by condition and, for real and for false evolutions
     against unchanged stages, hit and false-alarm rate, d′ (tested) and criterion, under
     `measure` and `signal`.
@@ -146,52 +147,52 @@ SCALES = ("rating", "clarity")
 
 
 @PLANNED.add("ratings")
-def _planned_ratings(design: TaskDesign) -> Iterator[Planned]:
+def _planned_ratings(design: TaskDesign) -> Iterator[PlannedTest]:
     for asked in SCALES:
         if asked in design.fields:
             yield from design.pairs(asked)
 
 
 @STUDY_TESTS.add("ratings")
-def ratings(results: Analysed) -> pd.DataFrame:
+def ratings(results: AnalysedStudy) -> pd.DataFrame:
     """Compute mean ratings by condition and test their differences."""
     frames = []
     for task in results.tasks:
-        answers = results.of(task)
+        answers = results.answers_of(task)
         for asked in SCALES:
-            if answers[asked].isna().all() or not _comparable(results, task, asked):
+            if answers[asked].isna().all() or not _has_reference_answers(results, task, asked):
                 continue
             table = results.by_task(
                 [task], "ratings", ["first", "second"], "ratings", value=asked,
-                reference=_reference(results, task),
+                reference=_task_reference(results, task),
                 scale=results.responses.study.scale(task, asked),
             )  # fmt: skip
-            table = _pairs_of(table, task, results.controls(task)).assign(asked=asked, null=0.0)
+            table = _order_pairs(table, task, results.controls(task)).assign(asked=asked, null=0.0)
             mean = table["second"] == ""
             frames.append(table.assign(question=table["question"].where(~mean, "")))
-    return stacked(frames)
+    return stack(frames)
 
 
 @STUDY_TESTS.add("labels")
-def labels(results: Analysed) -> pd.DataFrame:
+def labels(results: AnalysedStudy) -> pd.DataFrame:
     """Test the similarity of labels of the same pictures, by permuting responses within the
     condition."""
     s = results.settings
     statistic = LabelAgreement(results.similarity, s.permutations, s.replicates, s.seed, s.level)
-    found: Estimates = {}
+    estimates: Estimates = {}
     for task in results.tasks:
         table = results.labels_of(task)
-        for condition, mine in table.groupby("condition"):
+        for condition, responses in table.groupby("condition"):
             kind = CONTROL if condition in results.controls(task) else "labels"
-            found[(f"{task}.{kind}", results.name(task), str(condition))] = statistic(mine)
-    if not found:
+            estimates[(f"{task}.{kind}", results.name(task), str(condition))] = statistic(responses)
+    if not estimates:
         return pd.DataFrame()
-    table = tabulate(found, ["question", "task", "condition"])
+    table = tabulate(estimates, ["question", "task", "condition"])
     return table.assign(what=table["condition"], null=table["value"] - table["effect"])
 
 
 @STUDY_TESTS.add("learning")
-def learning(results: Analysed) -> pd.DataFrame:
+def learning(results: AnalysedStudy) -> pd.DataFrame:
     """Test the change of the share of correct responses over the session, without controls."""
     table = results.by_task(
         results.choice_tasks, "learning", ["condition"], "learning", controls=False
@@ -201,17 +202,17 @@ def learning(results: Analysed) -> pd.DataFrame:
 
 
 @STUDY_TESTS.add("confidence")
-def confidence(results: Analysed) -> pd.DataFrame:
+def confidence(results: AnalysedStudy) -> pd.DataFrame:
     """Test whether participants are more confident in correct responses, without controls."""
     study = results.responses.study.study
-    asked = [t for t in results.choice_tasks
-             if study.confidence or results.of(t)["confidence"].notna().any()]  # fmt: skip
-    table = results.by_task(asked, "type_two", ["condition"], "confidence", controls=False)
+    tasks = [t for t in results.choice_tasks
+             if study.confidence or results.answers_of(t)["confidence"].notna().any()]  # fmt: skip
+    table = results.by_task(tasks, "type_two", ["condition"], "confidence", controls=False)
     return table.assign(measure="confidence, type-2 area", what=table["condition"], null=0.5)
 
 
 @STUDY_TESTS.add("associations")
-def associations(results: Analysed) -> pd.DataFrame:
+def associations(results: AnalysedStudy) -> pd.DataFrame:
     """Correlate participants' accuracy with each network measure, over trials, without controls.
 
     Without a run these tests are planned but not computed: whether a run is given must not change
@@ -227,27 +228,27 @@ def associations(results: Analysed) -> pd.DataFrame:
     )
     if rows.empty:
         return rows
-    found = pd.DataFrame(columns=["id", "what"])
-    if (joined := results.meeting) is not None:
+    estimates = pd.DataFrame(columns=["id", "what"])
+    if (joined := results.joined_trials) is not None:
         s = results.settings
-        kept = [c not in results.controls(t) for t, c in joined[["task", "condition"]].to_numpy()]
+        mask = [c not in results.controls(t) for t, c in joined[["task", "condition"]].to_numpy()]
         statistic = Associations(s.permutations, s.replicates, s.seed, s.level)
-        found = tabulate(statistic(joined[kept]), ["id", "what"])
+        estimates = tabulate(statistic(joined[mask]), ["id", "what"])
     numbers = ["value", "low", "high", "n", "left_out", "p", "p_error"]
     table = rows.merge(
-        found.reindex(columns=["id", "what", *numbers, "reason"]), on=["id", "what"], how="left"
+        estimates.reindex(columns=["id", "what", *numbers, "reason"]), on=["id", "what"], how="left"
     )
-    why = "no run was given" if results.meeting is None else "no answers to join with the run"
-    reasons = {t: _too_few_to_correlate(results, t) or why for t in tasks}
+    default = "no run was given" if joined is None else "no answers to join with the run"
+    reasons = {t: _too_few_to_correlate(results, t) or default for t in tasks}
     table = table.astype(dict.fromkeys(numbers, float) | {"reason": object}).fillna(
         {"n": 0, "left_out": 0, "reason": table["id"].map(reasons)}
     )
     return table.astype({"n": int, "left_out": int}).assign(evidence=table["what"], null=0.0)
 
 
-def _too_few_to_correlate(results: Analysed, task: str) -> str:
+def _too_few_to_correlate(results: AnalysedStudy, task: str) -> str:
     """Explain why a task's frozen trials allow no correlation within conditions; "" if they do."""
-    conditions = results.responses.study.of(task)["condition"]
+    conditions = results.responses.study.trials_of(task)["condition"]
     trials = conditions[~conditions.isin(results.controls(task))].value_counts()
     if trials.sum() >= FEWEST and trials.max() > 1:
         return ""

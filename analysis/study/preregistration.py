@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits.pdf import can_write_pdf, write_pdf
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import as_words
 from analysis.exhibits.report import render
-from analysis.exhibits.tables import markdown_grid
+from analysis.exhibits.tables import markdown_table
 from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
 from analysis.study.association import MEASURES
 from analysis.study.frozen_study import read_study
@@ -19,13 +19,13 @@ from analysis.study.responses import rule_in_words
 from analysis.study.results import Results
 from analysis.study.sentences import claim_rule
 from analysis.study.unanswered import (
-    WANTED,
+    WANTED_POWER,
     Power,
+    describe_ruled_out,
     planned_claims,
     power_figure,
-    power_of,
-    ruled_out,
-    unanswered,
+    simulate_power,
+    unanswered_results,
 )
 from harness.files import write_text
 from tasks.study import Study
@@ -77,10 +77,10 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
     frozen, plan = results.responses.study, results.plan
     tests = planned_claims(results)
     roles = frozen.trials["role"].value_counts()
-    named = {"similarity": results.similarity, "permutations": results.settings.permutations}
+    parameters = {"similarity": results.similarity, "permutations": results.settings.permutations}
     return render(
         "preregistration.md",
-        {"grid": _grid},
+        {"grid": _format_grid},
         results=results,
         plan=plan,
         study=frozen.study,
@@ -89,38 +89,38 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
         counts=_trial_counts(results),
         practice=roles.get("practice", 0),
         attention=roles.get("attention", 0) / len(frozen.study.forms),
-        barriers=_barriers(frozen.study),
+        barriers=_participation_rules(frozen.study),
         power=power,
         picture=picture,
-        wanted=WANTED,
-        measured=_measured(results),
+        wanted=WANTED_POWER,
+        measured=_measured_variables(results),
         models=[
-            f"{QUESTIONS[kind]}: {MODELS[kind].format_map(named)}."
+            f"{QUESTIONS[kind]}: {MODELS[kind].format_map(parameters)}."
             for kind in tests["kind"].unique()
         ],
         alpha=ALPHA,
-        tests=_weights(tests),
-        without_equivalence=_without_equivalence(results, set(tests["question"])),
-        claims=f"{claim_rule(results.level)} {ruled_out(results)}".rstrip(),
+        tests=_weights_table(tests),
+        without_equivalence=_tasks_without_equivalence(results, set(tests["question"])),
+        claims=f"{claim_rule(results.level)} {describe_ruled_out(results)}".rstrip(),
         exclusions=[rule_in_words(*rule) for rule in frozen.exclusions.items()],
         authors=AUTHORS,
     )
 
 
-def _grid(frame: pd.DataFrame) -> str:
+def _format_grid(frame: pd.DataFrame) -> str:
     """Return a plain Markdown table."""
-    shown = frame.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
-    return markdown_grid(list(frame.columns), shown.to_numpy().tolist())
+    cells = frame.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
+    return markdown_table(list(frame.columns), cells.to_numpy().tolist())
 
 
 def _hypotheses(results: Results, tests: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return the roles of tests and their hypotheses; tests that differ only in `what` are one."""
-    main = tests["question"] == results.plan.primary
+    is_primary = tests["question"] == results.plan.primary
     control = is_control(tests)
     roles = {
-        "Primary hypothesis": main,
-        "Other hypotheses": ~main & ~control,
-        "Control tests (checks of the tasks; nothing is claimed from them)": ~main & control,
+        "Primary hypothesis": is_primary,
+        "Other hypotheses": ~is_primary & ~control,
+        "Control tests (checks of the tasks; nothing is claimed from them)": ~is_primary & control,
     }
     return [
         (
@@ -136,19 +136,19 @@ def _hypotheses(results: Results, tests: pd.DataFrame) -> list[tuple[str, list[s
 
 
 def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
-    study, first = results.responses.study, tests.iloc[0]
-    task, kind = first["question"].rpartition(".")[0], first["kind"]
-    null = study.chance(task).get(first["what"], np.nan) if kind == "chance" else np.nan
-    what = "; ".join(map(_tested, tests["what"]))
+    study, test = results.responses.study, tests.iloc[0]
+    task, kind = test["question"].rpartition(".")[0], test["kind"]
+    chance = study.chance(task).get(test["what"], np.nan) if kind == "chance" else np.nan
+    names = "; ".join(map(_test_name, tests["what"]))
     text = HYPOTHESES[kind].format(
-        what=what, asked=first["asked"], margin=first["margin"], null=f"{null:.3g}"
+        what=names, asked=test["asked"], margin=test["margin"], null=f"{chance:.3g}"
     )
-    return f"{first['task']}: {text}"
+    return f"{test['task']}: {text}"
 
 
-def _tested(what: str) -> str:
+def _test_name(what: str) -> str:
     """Return the name of a condition, pair or measure for readers."""
-    return MEASURES.get(what, spaced(what))
+    return MEASURES.get(what, as_words(what))
 
 
 def _trial_counts(results: Results) -> pd.DataFrame:
@@ -156,7 +156,7 @@ def _trial_counts(results: Results) -> pd.DataFrame:
     forms = len(study.study.forms)
     rows = [
         (
-            results.name(str(task)), spaced(str(condition)), len(group), len(group) / forms,
+            results.name(str(task)), as_words(str(condition)), len(group), len(group) / forms,
             len(group["options"].iloc[0]) or "–",
             "control" if condition in study.controls(str(task)) else "planned",
         )
@@ -166,53 +166,53 @@ def _trial_counts(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def _barriers(study: Study) -> list[str]:
+def _participation_rules(study: Study) -> list[str]:
     """Describe who cannot take part or go on."""
     rules = [f"a window of less than {study.min_width} pixels"] if study.min_width else []
     for q in study.questions:
-        names = dict(q.choices)
+        options = dict(q.choices)
         if q.screen_out:
-            rules.append(f"“{q.label}”: {', '.join(names[value] for value in q.screen_out)}")
+            rules.append(f"“{q.label}”: {', '.join(options[value] for value in q.screen_out)}")
         if q.stay_within:
             rules.append(f"“{q.label}”: outside {q.stay_within[0]:g} to {q.stay_within[1]:g}")
     for check in study.checks:
         labels = [q.label for q in study.questions if q.check == check.name]
         if check.needed:
-            several = check.attempts > 1
+            has_attempts = check.attempts > 1
             rules.append(
                 f"fewer than {check.needed} of {len(labels)} correct responses "
-                f"({'; '.join(labels)})" + f" in each of {check.attempts} attempts" * several
+                f"({'; '.join(labels)})" + f" in each of {check.attempts} attempts" * has_attempts
             )
     if study.practice and study.practice_attempts:
         rules.append(f"practice not passed in {study.practice_attempts} attempts")
     return rules
 
 
-def _measured(results: Results) -> list[str]:
-    study, measured = results.responses.study, []
+def _measured_variables(results: Results) -> list[str]:
+    study, variables = results.responses.study, []
     for task in results.planned_tasks:
         labels = [
             f.label + (f" ({', '.join(label for _, label in f.choices)})" if f.choices else "")
             for f in study.fields(task).values()
         ]
-        measured.append(f"{results.name(task)}: {'; '.join(dict.fromkeys(labels))}")
+        variables.append(f"{results.name(task)}: {'; '.join(dict.fromkeys(labels))}")
     questions = [q.label + " (required)" * q.required for q in study.study.questions]
     if questions:
-        measured.append(f"Questions beside the trials: {'; '.join(questions)}")
-    return [*measured, "Time from the moment all pictures are visible to the response."]
+        variables.append(f"Questions beside the trials: {'; '.join(questions)}")
+    return [*variables, "Time from the moment all pictures are visible to the response."]
 
 
-def _weights(tests: pd.DataFrame) -> pd.DataFrame:
+def _weights_table(tests: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "question": tests["question"], "test": tests["what"].map(_tested),
+            "question": tests["question"], "test": tests["what"].map(_test_name),
             "scale": tests["asked"],
             "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
         }
     )  # fmt: skip
 
 
-def _without_equivalence(results: Results, questions: set[str]) -> list[str]:
+def _tasks_without_equivalence(results: Results, questions: set[str]) -> list[str]:
     """Return the tasks that have contrasts, but only with control conditions."""
     return [
         results.name(task)
@@ -236,17 +236,17 @@ def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[P
     Raises:
         ValueError: no frozen study there, or one that was changed.
     """
-    results = unanswered(read_study(folder))
-    power = power_of(results, studies)
-    written, picture = [out], ""
+    results = unanswered_results(read_study(folder))
+    power = simulate_power(results, studies)
+    paths, picture = [out], ""
     if power is not None:
         figure = power_figure(power, results.responses.study.recruitment.places)
-        written += figure.write(out.parent)
+        paths += figure.write(out.parent)
         plt.close(figure.canvas)
         picture = f"{figure.name}.png"
     text = preregistration(results, power, picture)
     write_text(out, text)
     if can_write_pdf():
         write_pdf(out.with_suffix(".pdf"), text)
-        written.append(out.with_suffix(".pdf"))
-    return written
+        paths.append(out.with_suffix(".pdf"))
+    return paths

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from analysis.study.pipeline import DATA, read_results, write_pictures, write_tables
-from analysis.study.responses import NOTES
+from analysis.study.responses import SOURCE_NOTES
 from harness.files import whole_file
 from tasks.responses import codebook
 
@@ -71,17 +71,17 @@ def release(results: Path, out: Path) -> Path:
     if missing := [name for name in NEEDED if not (results / name).is_file()]:
         raise ValueError(f"{results} holds no {missing[0]}; give the --out of `conceptevo analyse`")
     paths = {path for part in PARTS for path in results.glob(part) if path.name[0] != "."}
-    others = {path for part in ("data", "study", "tables") for path in _files(results / part)}
+    others = {path for part in ("data", "study", "tables") for path in _list_files(results / part)}
     for path in sorted(others - paths):
         log.warning("left out, because the analysis did not write it: %s", path)
     files = {path.relative_to(results).as_posix(): path.read_bytes() for path in sorted(paths)}
     settings = json.loads(files["analysis.json"])
-    readme = README.format(note=NOTES[settings["source"]], **settings["about"])
+    readme = README.format(note=SOURCE_NOTES[settings["source"]], **settings["about"])
     files["README.md"] = readme.encode()
     files["codebook.md"] = codebook().encode()
     files["versions.json"] = (json.dumps(versions(), indent=1) + "\n").encode()
-    sums = [f"{_digest(files[name])}  {name}\n" for name in sorted(files)]
-    files["checksums.sha256"] = "".join(sums).encode()
+    checksums = [f"{_digest(files[name])}  {name}\n" for name in sorted(files)]
+    files["checksums.sha256"] = "".join(checksums).encode()
     with whole_file(out) as temporary, zipfile.ZipFile(temporary, "w") as pack:
         for name in sorted(files):
             # a fixed date, so that packs of the same results have the same bytes
@@ -92,7 +92,7 @@ def release(results: Path, out: Path) -> Path:
     return out
 
 
-def _files(path: Path) -> Iterable[Path]:
+def _list_files(path: Path) -> Iterable[Path]:
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.is_file())
     return [path] if path.is_file() else []
@@ -121,22 +121,22 @@ def rebuild(pack: Path, out: Path | None = None) -> list[str]:
                 archive.extractall(folder)
         except (zipfile.BadZipFile, OSError) as error:
             raise ValueError(f"{pack} is no readable release pack ({error})") from error
-        for needed in ("checksums.sha256", *NEEDED):
-            if not (folder / needed).is_file():
-                raise ValueError(f"{pack} is no release pack: it holds no {needed}")
+        for required in ("checksums.sha256", *NEEDED):
+            if not (folder / required).is_file():
+                raise ValueError(f"{pack} is no release pack: it holds no {required}")
         for line in (folder / "checksums.sha256").read_text().splitlines():
             digest, _, file = line.partition("  ")
             if not (folder / file).is_file() or _digest((folder / file).read_bytes()) != digest:
                 raise ValueError(f"{pack} is damaged: {file} does not fit its checksum")
-        again = Path(name) / "again" if out is None else out
+        rebuilt = Path(name) / "again" if out is None else out
         results = read_results(folder)
-        tables = write_tables(results, again)
+        tables = write_tables(results, rebuilt)
         if out is not None:
             write_pictures(results, tables, out)
         parts = ("tables", "numbers.tex")
         before, after = (
-            {path.name: path.read_bytes() for part in parts for path in _files(root / part)}
-            for root in (folder, again)
+            {path.name: path.read_bytes() for part in parts for path in _list_files(root / part)}
+            for root in (folder, rebuilt)
         )
         names = sorted(before.keys() | after.keys())
         return [name for name in names if before.get(name) != after.get(name)]

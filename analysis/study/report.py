@@ -10,12 +10,12 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import capitalised, rows_of
+from analysis.exhibits.phrases import capitalise, rows_of
 from analysis.exhibits.report import paragraphs, write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
 from analysis.study.frozen_study import task_of
-from analysis.study.responses import WHO, rules_in_words
+from analysis.study.responses import NOUNS, rules_in_words
 from analysis.study.results import Results
 from analysis.study.tables import NAMES, RULE, source_note
 from analysis.study.thresholds import FROZEN
@@ -38,13 +38,13 @@ def write_study_report(
 
 
 def _lead(results: Results) -> str:
-    caution = {
+    warning = {
         "human": "",
         "pilot": " Pilot data: they support planning, not claims.",
         "simulated": " All responses are simulated: this report illustrates the analysis and is no "
         "evidence about people.",
     }[results.responses.source]
-    return f"Results of the study “{results.responses.study.title}”.{caution}"
+    return f"Results of the study “{results.responses.study.title}”.{warning}"
 
 
 @shelf.table("study", "method")
@@ -52,7 +52,7 @@ def conditions(results: Results) -> Table:
     """What each condition of each task shows, as frozen."""
     study, rows = results.responses.study, []
     for task in results.planned_tasks:
-        counts = study.of(task)["condition"].value_counts()
+        counts = study.trials_of(task)["condition"].value_counts()
         meanings = getattr(task_of(task), "meanings", {})
         for condition in sorted(counts.index, key=[*meanings, *counts.index].index):
             rows.append(
@@ -79,24 +79,25 @@ def conditions(results: Results) -> Table:
 def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list[str]:
     responses = results.responses
     steps = {row.step: row.participants for row in rows_of(responses.flow)}
-    words = rules_in_words(responses.study)
+    rule_words = rules_in_words(responses.study)
     excluded = {
         step.removeprefix("excluded: "): n
         for step, n in steps.items()
         if step.startswith("excluded") and n
     }
-    by_rule = "no participant was excluded"
+    exclusions = "no participant was excluded"
     if excluded:
-        listed = [f"{n} with {words.get(rule, rule)}" for rule, n in excluded.items()]
-        by_rule = f"these were excluded: {'; '.join(listed)}"
+        texts = [f"{n} with {rule_words.get(rule, rule)}" for rule, n in excluded.items()]
+        exclusions = f"these were excluded: {'; '.join(texts)}"
     elif responses.flow["not applicable"].fillna(0).astype(int).any():
-        by_rule += ", but some rules could not be applied to all participants ([table:flow])"
-    planned = "" if results.planned is None else f" (planned sample size: {results.planned})"
+        exclusions += ", but some rules could not be applied to all participants ([table:flow])"
+    sample = results.planned_sample
+    planned = "" if sample is None else f" (planned sample size: {sample})"
     return [
-        f"Of {pluralise(steps['arrived'], WHO[responses.source])} who opened the study, "
+        f"Of {pluralise(steps['arrived'], NOUNS[responses.source])} who opened the study, "
         f"{steps['gave consent']} gave consent and {steps['finished']} finished{planned}; the "
         f"analysis "
-        f"includes {steps['analysed']} ([figure:study_flow]). Under the frozen rules, {by_rule}."
+        f"includes {steps['analysed']} ([figure:study_flow]). Under the frozen rules, {exclusions}."
     ]
 
 
@@ -106,29 +107,29 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
     if "thresholds" not in tables:
         return []
     frame = tables["thresholds"].frame
-    different = int((~frame["threshold"].str.endswith(FROZEN)).sum())
-    moved = [
+    n_sets = int((~frame["threshold"].str.endswith(FROZEN)).sum())
+    ranges = [
         f"{name} {frame[name].min():.2f} to {frame[name].max():.2f} (frozen rules: "
         f"{frame[name].iloc[0]:.2f})"
         for name in frame.columns
         if name not in RULE and frame[name].notna().any()
     ]
-    if not moved:
+    if not ranges:
         return []
     values = (
-        f"Over the {different} different sets of exclusion rules, the estimates ranged as follows: "
-        f"{'; '.join(moved)} ([table:thresholds])."
+        f"Over the {n_sets} different sets of exclusion rules, the estimates ranged as follows: "
+        f"{'; '.join(ranges)} ([table:thresholds])."
     )
     if "claimed" not in frame:
         return [values]
     claimed = frame["claimed"].dropna()
     others = [text for text in claimed.unique() if text != claimed.iloc[0]]
-    tests = "test" if claimed.iloc[0].endswith(" of 1") else "tests"
-    were = "was" if tests == "test" or claimed.iloc[0].startswith("1 ") else "were"
-    elsewhere = f"; under others, {', '.join(others)} {were}" if others else " and under all others"
+    noun = "test" if claimed.iloc[0].endswith(" of 1") else "tests"
+    verb = "was" if noun == "test" or claimed.iloc[0].startswith("1 ") else "were"
+    rest = f"; under others, {', '.join(others)} {verb}" if others else " and under all others"
     return [
-        f"{values} {capitalised(claimed.iloc[0])} {tests} of the primary hypothesis {were} "
-        f"significant under the frozen rules{elsewhere}."
+        f"{values} {capitalise(claimed.iloc[0])} {noun} of the primary hypothesis {verb} "
+        f"significant under the frozen rules{rest}."
     ]
 
 
@@ -142,11 +143,11 @@ def _method(results: Results) -> list[str]:
         responses=responses,
         frozen=frozen,
         evidence=frozen.study.evidence,
-        division=capitalised(sentences.division(frozen)),
+        division=capitalise(sentences.division(frozen)),
         median=responses.answers.groupby("participant").size().median(),
         designs=[_design(results, task) for task in results.planned_tasks],
         claim_rule=sentences.claim_rule(results.level),
-        without_run=results.meeting is None and len(results.tested("associations")),
+        without_run=results.joined_trials is None and len(results.tests_of("associations")),
     )
 
 
@@ -154,7 +155,7 @@ def _design(results: Results, task: str) -> str:
     """Describe a task; if it has no description, by the prompt that participants read."""
     study = results.responses.study.study
     design = getattr(task_of(task), "design", "") or study.task_texts[task].prompt
-    return f"{capitalised(results.name(task))}. {' '.join(design.split())}"
+    return f"{capitalise(results.name(task))}. {' '.join(design.split())}"
 
 
 def _networks(results: Results) -> list[str]:
@@ -169,7 +170,7 @@ def _limits(results: Results) -> list[str]:
 
 #: The sections in their order: name, title and, for some, what returns their first paragraphs.
 SECTIONS: tuple[tuple[Any, ...], ...] = (
-    ("abstract", "Abstract", abstract.of_study),
+    ("abstract", "Abstract", abstract.abstract_of_study),
     ("method", "Method", _method),
     ("collected", "Participants and exclusions"),
     ("claims", "Primary hypothesis"),

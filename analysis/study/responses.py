@@ -21,9 +21,9 @@ from tasks.false_exclusion import LIMIT, one_sided_rate
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, read_table
 
 #: Source of responses -> noun for those who gave them.
-WHO = {"human": "participant", "pilot": "pilot participant", "simulated": "simulated participant"}
+NOUNS = {"human": "participant", "pilot": "pilot participant", "simulated": "simulated participant"}
 #: Source of responses -> addition to titles.
-NOTES = {"human": "", "pilot": " (pilot data)", "simulated": " (simulated data)"}
+SOURCE_NOTES = {"human": "", "pilot": " (pilot data)", "simulated": " (simulated data)"}
 
 
 class ResponseError(TableError):
@@ -91,7 +91,7 @@ def prepare(
     people: pd.DataFrame,
     source: str | None = None,
     exclusions: Mapping[str, Any] | None = None,
-    checked: bool = False,
+    is_validated: bool = False,
 ) -> Responses:
     """Validate responses and apply the exclusions.
 
@@ -99,7 +99,7 @@ def prepare(
         table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS, see `read_tables`.
         source: which source to analyse; needed only where the tables hold several.
         exclusions: rule -> threshold instead of the frozen ones (for the grid of thresholds).
-        checked: the tables were validated before.
+        is_validated: the tables were validated before.
 
     Raises:
         ResponseError: rows that contradict the study or one another; all are listed.
@@ -107,15 +107,15 @@ def prepare(
     """
     if people.empty:
         raise ValueError("the tables hold no participants, so that there is nothing to analyse")
-    if not checked and (problems := find_problems(study, table, people)):
+    if not is_validated and (problems := find_problems(study, table, people)):
         raise ResponseError(problems)
-    source = _one_source(people, source)
+    source = _choose_source(people, source)
     people = people[people["source"] == source].sort_values("participant").reset_index(drop=True)
-    table, unanswered = _answered(table[table["source"] == source])
+    table, unanswered = _split_answered(table[table["source"] == source])
     rules = study.exclusions if exclusions is None else exclusions
     data = table[table["role"] == "trial"]
     pairs = identical_pairs(data, people)
-    everyone = measures(study, table, people, pairs)
+    everyone = participant_measures(study, table, people, pairs)
     excluded = pd.Series("", index=everyone.index, dtype=object)
     excluded[~everyone["consented"]] = NO_CONSENT
     excluded[(excluded == "") & (everyone["status"] != "finished")] = NOT_FINISHED
@@ -129,43 +129,43 @@ def prepare(
     answers = answers.sort_values(["participant", "trial"], kind="stable").reset_index(drop=True)
     answers = answers.assign(value=[json.loads(text) for text in answers["answer"]])
     return Responses(
-        study, source, answers, everyone, _flow(everyone, data, unanswered, rules), pairs
+        study, source, answers, everyone, _flow_table(everyone, data, unanswered, rules), pairs
     )
 
 
-def _answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _split_answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows with an answer, and those of trials without one.
 
     Whoever lets the time of an attention trial pass did not attend: that row stays, as wrong.
     """
     if "missing" not in table:
         return table, table.iloc[:0].assign(missing=pd.NA)
-    lapsed = ((table["role"] == "attention") & (table["missing"] == "time")).fillna(False)
-    table = table.assign(correct=table["correct"].mask(lapsed, False))
-    kept = table["missing"].isna() | lapsed
-    return table[kept], table[~kept & (table["role"] == "trial")]
+    is_lapsed = ((table["role"] == "attention") & (table["missing"] == "time")).fillna(False)
+    table = table.assign(correct=table["correct"].mask(is_lapsed, False))
+    answered = table["missing"].isna() | is_lapsed
+    return table[answered], table[~answered & (table["role"] == "trial")]
 
 
 #: Why somebody is not analysed, before any rule; no rule has such a name.
 NO_CONSENT, NOT_FINISHED, NO_ANSWERS = "no consent", "not finished", "no answers"
 
 
-def _one_source(people: pd.DataFrame, wanted: str | None) -> str:
+def _choose_source(people: pd.DataFrame, source: str | None) -> str:
     counts = people["source"].value_counts()
-    if wanted is None and len(counts) == 1:
+    if source is None and len(counts) == 1:
         return str(counts.index[0])
-    have = ", ".join(f"{name} ({counts[name]})" for name in SOURCES if name in counts)
-    if wanted is None:
+    sources = ", ".join(f"{name} ({counts[name]})" for name in SOURCES if name in counts)
+    if source is None:
         raise ValueError(
-            f"the tables hold participants of several sources: {have}; they are never "
+            f"the tables hold participants of several sources: {sources}; they are never "
             f"analysed together: choose one with --source"
         )
-    if wanted not in counts:
-        raise ValueError(f"--source {wanted!r}: the tables hold {have}")
-    return wanted
+    if source not in counts:
+        raise ValueError(f"--source {source!r}: the tables hold {sources}")
+    return source
 
 
-def measures(
+def participant_measures(
     study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame, pairs: pd.DataFrame
 ) -> pd.DataFrame:
     """Return the measures that exclusion rules use, one row per participant.
@@ -182,31 +182,31 @@ def measures(
     """
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(study.choice_tasks)]
-    shown = [json.loads(options) for options in data["options"]]
-    chosen = map(json.loads, data["answer"])
-    places = data[["participant"]].assign(
-        options=list(map(len, shown)),
-        place=[options.index(answer) for options, answer in zip(shown, chosen, strict=True)],
+    offered = [json.loads(options) for options in data["options"]]
+    choices = map(json.loads, data["answer"])
+    positions = data[["participant"]].assign(
+        options=list(map(len, offered)),
+        place=[options.index(answer) for options, answer in zip(offered, choices, strict=True)],
     )
-    shares = places.groupby("participant")["place"].value_counts(normalize=True)
-    most = shares.groupby("participant").max()
-    choices = places.groupby("participant")["options"].agg(tuple)
+    shares = positions.groupby("participant")["place"].value_counts(normalize=True)
+    one_sided = shares.groupby("participant").max()
+    option_counts = positions.groupby("participant")["options"].agg(tuple)
     trials = table.loc[table["role"] == "trial", "participant"].value_counts()
-    agreeing = (pairs["agreeing"] / pairs["common"]).groupby(pairs["second"]).max()
-    name = people["participant"]
-    answers = name.map(trials).fillna(0).astype(int)
-    identical = name.map(agreeing).astype(float).fillna(0.0)
+    identical_shares = (pairs["agreeing"] / pairs["common"]).groupby(pairs["second"]).max()
+    names = people["participant"]
+    answers = names.map(trials).fillna(0).astype(int)
+    identical = names.map(identical_shares).astype(float).fillna(0.0)
     numbers = ["total_seconds", "instruction_seconds", "practice_attempts"]
-    kept = ["participant", "status", "consented_at", "finished_at", *numbers]
+    columns = ["participant", "status", "consented_at", "finished_at", *numbers]
     return (
-        people[kept]
+        people[columns]
         .astype(dict.fromkeys(numbers, float))
         .assign(
             consented=people["consented_at"].notna(),
             answers=answers,
-            attention=name.map(attention).astype(float),
-            one_sided=name.map(most).astype(float),
-            choices=name.map(choices),
+            attention=names.map(attention).astype(float),
+            one_sided=names.map(one_sided).astype(float),
+            choices=names.map(option_counts),
             identical=identical.where(answers > 0),
         )
     )
@@ -217,8 +217,8 @@ class Rule:
     """An exclusion rule: called with measures and a threshold, it returns who is excluded.
 
     Attributes:
-        measure: the column of `measures` by which it goes; where that is missing, the rule cannot
-            be applied and excludes nobody.
+        measure: the column of `participant_measures` by which it goes; where that is missing, the
+            rule cannot be applied and excludes nobody.
         excludes: (the column, threshold) -> whom it would exclude.
         words: what it says, with {percent} or {0:g} for its threshold; its name where empty.
         enough: (measures, threshold) -> who gave enough answers for the rule; everybody by default.
@@ -231,8 +231,8 @@ class Rule:
 
     def applicable(self, people: pd.DataFrame, threshold: Any) -> pd.Series:
         """Return, by participant, whether the rule has the data that it needs."""
-        measured = people[self.measure].notna()
-        return measured if self.enough is None else measured & self.enough(people, threshold)
+        has_measure = people[self.measure].notna()
+        return has_measure if self.enough is None else has_measure & self.enough(people, threshold)
 
     def __call__(self, people: pd.DataFrame, threshold: Any) -> pd.Series:
         return self.applicable(people, threshold) & self.excludes(people[self.measure], threshold)
@@ -241,11 +241,11 @@ class Rule:
 def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
     """Return whether a participant's choices are so many that chance alone would hardly trigger
     the rule."""
-    enough = [
+    is_enough = [
         isinstance(sizes, Sequence) and one_sided_rate(sizes, threshold) <= LIMIT
         for sizes in people["choices"]  # who made no choice has none
     ]
-    return pd.Series(enough, people.index, dtype=bool)
+    return pd.Series(is_enough, people.index, dtype=bool)
 
 
 EXCLUSIONS: Registry[Rule] = Registry(
@@ -283,15 +283,15 @@ EXCLUSIONS: Registry[Rule] = Registry(
 )
 
 
-def _flow(
+def _flow_table(
     everyone: pd.DataFrame, data: pd.DataFrame, unanswered: pd.DataFrame, rules: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Return the flow from arrival to analysis; see `Responses`."""
     answers = everyone["participant"].map(data["participant"].value_counts()).fillna(0)
 
-    def step(name: str, who: pd.Series | np.ndarray, unfit: Any = pd.NA) -> dict[str, Any]:
-        counts = {"participants": int(who.sum()), "answers": int(answers[who].sum())}
-        return {"step": name, **counts, "not applicable": unfit}
+    def step(name: str, included: pd.Series | np.ndarray, number: Any = pd.NA) -> dict[str, Any]:
+        counts = {"participants": int(included.sum()), "answers": int(answers[included].sum())}
+        return {"step": name, **counts, "not applicable": number}
 
     finished = everyone["consented"] & (everyone["status"] == "finished")
     rows = [
@@ -303,12 +303,12 @@ def _flow(
         counts = {"participants": trials["participant"].nunique(), "answers": len(trials)}
         step_name = f"trials without an answer: {reason}"
         rows.append({"step": step_name, **counts, "not applicable": pd.NA})
-    if (empty := everyone["excluded"] == NO_ANSWERS).any():
-        rows.append(step(f"excluded: {NO_ANSWERS}", empty))
+    if (is_empty := everyone["excluded"] == NO_ANSWERS).any():
+        rows.append(step(f"excluded: {NO_ANSWERS}", is_empty))
     for rule, threshold in rules.items():
-        unfit = finished & ~EXCLUSIONS.get(rule).applicable(everyone, threshold)
+        n_unfit = finished & ~EXCLUSIONS.get(rule).applicable(everyone, threshold)
         name = f"excluded: {rule_name(rule, threshold)}"
-        rows.append(step(name, everyone["excluded"] == rule, int(unfit.sum())))
+        rows.append(step(name, everyone["excluded"] == rule, int(n_unfit.sum())))
     rows.append(step("analysed", everyone["excluded"] == ""))
     return pd.DataFrame(rows).astype({"not applicable": "Int64"})
 

@@ -9,16 +9,16 @@ import pandas as pd
 
 from analysis.statistics.claims import judge
 from analysis.study import equivalence_tests  # noqa: F401 - registers its kind of question
-from analysis.study.analysed import Analysed, Settings, stacked
-from analysis.study.family import complete
+from analysis.study.analysed_study import AnalysedStudy, Settings, stack
+from analysis.study.family import add_missing
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.thresholds import specifications
 
-__all__ = ["Results", "Settings", "held_out", "observed_trials"]
+__all__ = ["Results", "Settings", "held_out_changes", "observed_trials"]
 
 
 @dataclass(frozen=True)
-class Results(Analysed):
+class Results(AnalysedStudy):
     """A study's responses and the values computed from them, each when it is first needed."""
 
     @cached_property
@@ -31,17 +31,17 @@ class Results(Analysed):
     def claims(self) -> pd.DataFrame:
         """Return every estimate of `STUDY_TESTS` and every planned test that could not be
         computed, with p-values adjusted together (see `analysis.statistics.claims`)."""
-        tests = complete(self, self._tests)
+        tests = add_missing(self, self._tests)
         if not tests:
             return pd.DataFrame()
         return judge(pd.concat(tests), self.plan.primary, self.plan.primary_share)
 
-    def tested(self, kind: str) -> pd.DataFrame:
+    def tests_of(self, kind: str) -> pd.DataFrame:
         """Return the table of a kind of question: p (adjusted over the study), p_alone, claimed."""
         if kind not in self._tests:
             return pd.DataFrame()
-        judged = self.claims.loc[kind, ["p", "p_alone", "claimed"]]
-        return self._tests[kind].drop(columns="p").join(judged)
+        p_values = self.claims.loc[kind, ["p", "p_alone", "claimed"]]
+        return self._tests[kind].drop(columns="p").join(p_values)
 
     @cached_property
     def specifications(self) -> pd.DataFrame:
@@ -49,13 +49,13 @@ class Results(Analysed):
         return specifications(self)
 
     @cached_property
-    def beside(self) -> dict[str, pd.DataFrame]:
+    def other_shares(self) -> dict[str, pd.DataFrame]:
         """Return other estimates of the shares of correct responses, by method: crossed,
         binomial."""
         methods = {"crossed": "crossed_effects", "binomial": "exact_binomial"}
         chance = {task: self.responses.study.chance(task) for task in self.choice_tasks}
         return {
-            name: stacked(
+            name: stack(
                 [
                     self.by_task([task], statistic, ["condition"], chance=levels)
                     for task, levels in chance.items()
@@ -67,12 +67,12 @@ class Results(Analysed):
 
 def observed_trials(results: Results) -> pd.DataFrame:
     """Return the trials with a key that the machine observer answered, one row each."""
-    if results.meeting is None:
+    if results.joined_trials is None:
         return pd.DataFrame(columns=["trial", "task", "condition", "observer_correct"])
-    return results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    return results.joined_trials.drop_duplicates("trial").dropna(subset=["observer_correct"])
 
 
-def held_out(results: Results) -> pd.DataFrame | None:
+def held_out_changes(results: Results) -> pd.DataFrame | None:
     """Return the run's changes of accuracy on held-out images, if it has any."""
     if results.reversion is None:
         return None

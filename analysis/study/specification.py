@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import as_words
 from analysis.study.results import Results
 from analysis.study.thresholds import FROZEN
 
@@ -26,29 +26,29 @@ def specification_curve(results: Results) -> Figure | None:
     """
     if not results.plan.primary:
         return None
-    every = results.specifications
-    every = every[~every["threshold"].str.endswith(FROZEN)]  # the same as all rules as frozen
-    every, same = _different(every)
-    long = every.dropna(subset=["what", "value"])
-    tests = list(dict.fromkeys(long["what"]))
-    shown = tests[:SHOWN]
-    order = long.groupby("specification")["value"].mean().sort_values(kind="stable").index
-    if not shown or len(order) < 2:
+    sets = results.specifications
+    sets = sets[~sets["threshold"].str.endswith(FROZEN)]  # the same as all rules as frozen
+    sets, n_equal = _drop_unchanged(sets)
+    estimates = sets.dropna(subset=["what", "value"])
+    tests = list(dict.fromkeys(estimates["what"]))
+    tests_shown = tests[:SHOWN]
+    order = estimates.groupby("specification")["value"].mean().sort_values(kind="stable").index
+    if not tests_shown or len(order) < 2:
         return None
-    choices = every.drop_duplicates("specification").set_index("specification")
-    choices = choices.loc[sorted(order)]
-    names = [_choice(row) for row in choices[["rule", "threshold"]].itertuples(index=False)]
-    heights = [1.5] * len(shown) + [0.17 * len(names) + 0.3]
+    rule_sets = sets.drop_duplicates("specification").set_index("specification")
+    rule_sets = rule_sets.loc[sorted(order)]
+    names = [_changed_rule(row) for row in rule_sets[["rule", "threshold"]].itertuples(index=False)]
+    heights = [1.5] * len(tests_shown) + [0.17 * len(names) + 0.3]
     canvas, axes = plt.subplots(
         len(heights), 1, figsize=(6.4, sum(heights) + 0.5), sharex=True, height_ratios=heights,
         squeeze=False, layout="constrained",
     )  # fmt: skip
-    places = {number: k for k, number in enumerate(order)}
-    for axis, test in zip(axes[:-1, 0], shown, strict=True):
-        _estimates(axis, long[long["what"] == test], places)
-        axis.set_title(spaced(test), loc="left")
-    _matrix(axes[-1, 0], [places[number] for number in choices.index], names)
-    rest = len(tests) - len(shown)
+    positions = {number: k for k, number in enumerate(order)}
+    for axis, test in zip(axes[:-1, 0], tests_shown, strict=True):
+        _draw_estimates(axis, estimates[estimates["what"] == test], positions)
+        axis.set_title(as_words(test), loc="left")
+    _draw_matrix(axes[-1, 0], [positions[number] for number in rule_sets.index], names)
+    n_hidden = len(tests) - len(tests_shown)
     return Figure(
         "study_specification_curve",
         "Primary hypothesis under other exclusion rules",
@@ -58,36 +58,36 @@ def specification_curve(results: Results) -> Figure | None:
         "Filled: significant at the α allocated to the primary hypothesis alone, without the α "
         "that Holm's procedure passes on from other significant tests. Orange: frozen rules. "
         "Dashed: the null value."
-        + (f" {same} other sets give the same estimates as the frozen rules." if same else "")
-        + (f" {rest} further tests are in the table of thresholds." if rest else ""),
+        + (f" {n_equal} other sets give the same estimates as the frozen rules." if n_equal else "")
+        + (f" {n_hidden} further tests are in the table of thresholds." if n_hidden else ""),
         canvas,
     )
 
 
-def _different(every: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+def _drop_unchanged(all_sets: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Return the specifications whose estimates differ from those of the frozen rules, and the
     number of others."""
-    values = every.pivot_table(
+    values = all_sets.pivot_table(
         index="specification", columns="what", values=["value", "low", "high"], dropna=False
     )
     if 0 not in values.index:
-        return every, 0
-    alike = [n for n, row in values.iterrows() if n and row.equals(values.loc[0].rename(n))]
-    return every[~every["specification"].isin(alike)], len(alike)
+        return all_sets, 0
+    equal_sets = [n for n, row in values.iterrows() if n and row.equals(values.loc[0].rename(n))]
+    return all_sets[~all_sets["specification"].isin(equal_sets)], len(equal_sets)
 
 
-def _choice(row) -> str:
+def _changed_rule(row) -> str:
     """Return the changed rule in words."""
     if row.rule in ("all rules", "no rule"):
         return "as frozen" if row.rule == "all rules" else "no rule"
     return f"{row.rule}: {row.threshold}"
 
 
-def _estimates(axis: Axes, rows: pd.DataFrame, places: dict[int, int]) -> None:
+def _draw_estimates(axis: Axes, rows: pd.DataFrame, positions: dict[int, int]) -> None:
     """Draw one dot with its interval per specification."""
     for row in rows.itertuples(index=False):
         colour = COLOURS[2] if row.specification == 0 else COLOURS[0]
-        x = places[row.specification]
+        x = positions[row.specification]
         axis.plot([x, x], [row.low, row.high], color=colour, linewidth=1, zorder=2)
         axis.scatter(
             x, row.value, s=18, zorder=3, edgecolors=colour, c=colour if row.claimed else "white"
@@ -99,7 +99,7 @@ def _estimates(axis: Axes, rows: pd.DataFrame, places: dict[int, int]) -> None:
     axis.grid(axis="x", visible=False)
 
 
-def _matrix(axis: Axes, x: list[int], names: list[str]) -> None:
+def _draw_matrix(axis: Axes, x: list[int], names: list[str]) -> None:
     """Mark the choice of each column."""
     y = np.arange(len(names))[::-1]
     colours = [COLOURS[2] if name == "as frozen" else COLOURS[0] for name in names]

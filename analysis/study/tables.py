@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import as_words
 from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
 from analysis.study import thresholds as other_rules
-from analysis.study.analysed import stacked
+from analysis.study.analysed_study import stack
 from analysis.study.association import MEASURES
-from analysis.study.controls import failed_controls, lowest_claimed, outcome
+from analysis.study.controls import control_outcome, failed_controls, lowest_claimed_accuracy
 from analysis.study.planned_tests import crossed_contrasts
-from analysis.study.responses import NOTES
+from analysis.study.responses import SOURCE_NOTES
 from analysis.study.results import Results
 from analysis.study.sentences import claim_rule, hypothesis
 
@@ -30,7 +30,7 @@ ESTIMATE = ["value", "low", "high"]
 #: Columns of names of the program.
 NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
     ["condition", "first", "second", "what", "evidence"],
-    lambda name: MEASURES.get(name, spaced(name)),
+    lambda name: MEASURES.get(name, as_words(name)),
 )
 #: Description of p-values in every caption.
 CORRECTED = "adjusted p (weighted Holm procedure over all planned tests and control tests)"
@@ -55,15 +55,15 @@ def study_tables(results: Results) -> dict[str, Table]:
     return tables | {table.name: table for table in results.from_run}
 
 
-def exported(table: Table, results: Results) -> Table:
+def mark_source(table: Table, results: Results) -> Table:
     """Return a table for separate use: its title says whether its responses are simulated."""
-    of_networks = table.name in FROM_NETWORKS | {made.name for made in results.from_run}
+    of_networks = table.name in FROM_NETWORKS | {t.name for t in results.from_run}
     return table if of_networks else replace(table, title=table.title + source_note(results))
 
 
 def source_note(results: Results) -> str:
     """Return what a title adds if the responses are not those of participants."""
-    return NOTES[results.responses.source]
+    return SOURCE_NOTES[results.responses.source]
 
 
 @shelf.table("study", "people")
@@ -84,26 +84,26 @@ def flow(results: Results) -> Table:
 def claims(results: Results) -> Table | None:
     if results.claims.empty:
         return None
-    tested = results.claims[results.claims["question"] != ""]
-    table = tested[
+    tests = results.claims[results.claims["question"] != ""]
+    table = tests[
         ["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p", "p_error", "reason"]
     ]
-    table.insert(1, "question", tested["question"].str.rpartition(".")[2])
-    control = is_control(tested)
-    lowest = lowest_claimed(tested)
-    results_of = [outcome(row.Index[0], row, lowest) or "–" for row in tested.itertuples()]
-    claimed = tested["claimed"].map({True: "yes", False: "no"})
-    claimed = claimed.mask(tested["p"].isna(), "not tested")
-    table.insert(0, "claimed", np.where(control, results_of, claimed))
+    table.insert(1, "question", tests["question"].str.rpartition(".")[2])
+    control = is_control(tests)
+    lowest = lowest_claimed_accuracy(tests)
+    outcomes = [control_outcome(row.Index[0], row, lowest) or "–" for row in tests.itertuples()]
+    claimed_text = tests["claimed"].map({True: "yes", False: "no"})
+    claimed_text = claimed_text.mask(tests["p"].isna(), "not tested")
+    table.insert(0, "claimed", np.where(control, outcomes, claimed_text))
     for failed in failed_controls(results):
-        lacks = ~table["reason"].str.contains(failed.note, regex=False)
-        noted = (table["reason"] + "; " + failed.note).str.removeprefix("; ")
-        table["reason"] = noted.where(lacks & (table["task"] == failed.task), table["reason"])
-    main = tested["question"] == results.plan.primary
-    table.insert(1, "main", main.map({True: "yes", False: "no"}))
-    said = "All tests have the same weight. "
-    if results.plan.primary and not main.all():
-        said = (
+        lacks_note = ~table["reason"].str.contains(failed.note, regex=False)
+        notes = (table["reason"] + "; " + failed.note).str.removeprefix("; ")
+        table["reason"] = notes.where(lacks_note & (table["task"] == failed.task), table["reason"])
+    is_primary = tests["question"] == results.plan.primary
+    table.insert(1, "main", is_primary.map({True: "yes", False: "no"}))
+    weights_text = "All tests have the same weight. "
+    if results.plan.primary and not is_primary.all():
+        weights_text = (
             f"{100 * results.plan.primary_share:g} % of α = .05 was allocated to the primary "
             f"hypothesis ({hypothesis(results)}). "
         )
@@ -115,13 +115,13 @@ def claims(results: Results) -> Table | None:
         "CI, and the value under the null hypothesis. Units: shares (chance, contrasts, learning), "
         "points of the scale (ratings), similarity (labels), ρ (associations); for confidence the "
         "type-2 AUC, the probability that a correct response is given with more confidence than an "
-        f"incorrect one. {said}Weight: share of α of the test at the start; Holm's procedure "
-        "passes the share of each rejected hypothesis on to the others. "
+        f"incorrect one. {weights_text}Weight: share of α of the test at the start; Holm's "
+        "procedure passes the share of each rejected hypothesis on to the others. "
         f"{claim_rule(results.level)} Not tested: the test could not be computed (see note); its "
         f"weight is not redistributed. Permutation tests use {results.settings.permutations:,} "
         "permutations: the smallest unadjusted p is "
-        f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo(tested)}."
-        f"{_equivalence(tested)}",
+        f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo_note(tests)}."
+        f"{_equivalence_note(tests)}",
         table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
         {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
          "p unadjusted": P, "p": P},
@@ -130,7 +130,7 @@ def claims(results: Results) -> Table | None:
     )  # fmt: skip
 
 
-def _equivalence(tests: pd.DataFrame) -> str:
+def _equivalence_note(tests: pd.DataFrame) -> str:
     """Explain rows of equivalence tests, if there are any."""
     if not tests["question"].str.endswith(".equivalence").any():
         return ""
@@ -140,7 +140,7 @@ def _equivalence(tests: pd.DataFrame) -> str:
     )
 
 
-def _monte_carlo(tests: pd.DataFrame) -> str:
+def _monte_carlo_note(tests: pd.DataFrame) -> str:
     """Return the Monte Carlo error of the p-values of permutation tests, as the end of a
     sentence."""
     largest = tests["p_error"].max()
@@ -155,7 +155,7 @@ RULE = ("rule", "threshold", "participants", "claimed")
 
 @shelf.table("study", "people")
 def thresholds(results: Results) -> Table:
-    frame = other_rules.grid(results, results.specifications).rename(columns=spaced)
+    frame = other_rules.threshold_grid(results, results.specifications).rename(columns=as_words)
     return Table(
         "thresholds",
         "Primary hypothesis under other exclusion rules",
@@ -174,18 +174,18 @@ def thresholds(results: Results) -> Table:
 
 @shelf.table("study", "accuracy")
 def accuracy(results: Results) -> Table | None:
-    if (clustered := results.tested("chance")).empty:
+    if (chance_tests := results.tests_of("chance")).empty:
         return None
     answers = results.responses.answers
     keys = ["task", "condition"]
     sizes = answers.assign(task=answers["task"].map(results.name)).groupby(keys)
     sizes = sizes.agg(participants=("participant", "nunique"), trials=("trial", "nunique"))
-    table = clustered[keys].join(sizes, on=keys)
-    table = table.join(clustered[["n", "left_out", "null", *ESTIMATE, "p"]])
+    table = chance_tests[keys].join(sizes, on=keys)
+    table = table.join(chance_tests[["n", "left_out", "null", *ESTIMATE, "p"]])
     table = table.rename(columns={"n": "responses", "value": "accuracy", "null": "chance"})
     for name in ("crossed", "binomial"):
-        other = results.beside[name].set_index(keys)[[*ESTIMATE, "p"]]
-        table = table.join(_named(other, name), on=keys)
+        other_shares = results.other_shares[name].set_index(keys)[[*ESTIMATE, "p"]]
+        table = table.join(_add_prefix(other_shares, name), on=keys)
     ends = [c for c in table.columns if c.split()[-1] in ("low", "high")]
     shares = ["chance", "accuracy", "crossed", "binomial", *ends]
     return Table(
@@ -195,7 +195,7 @@ def accuracy(results: Results) -> Table | None:
         "chance, clustered by participants and trials (t test with Satterthwaite's degrees of "
         f"freedom); {CORRECTED}. Mixed model: logistic model with crossed random effects. "
         "Binomial: exact interval that treats responses as independent, which they are not; for "
-        f"comparison only.{_fits(results)}",
+        f"comparison only.{_fit_notes(results)}",
         table,
         {**{c: SHARE for c in shares}, "p": P, **NAMES},
         hidden=("left_out", "crossed p", "binomial p"),
@@ -203,28 +203,28 @@ def accuracy(results: Results) -> Table | None:
     )
 
 
-def _named(estimates: pd.DataFrame, name: str) -> pd.DataFrame:
+def _add_prefix(estimates: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return estimates to stand beside others: `name` is their value, "name low" an end."""
     return estimates.rename(columns=lambda c: name if c == "value" else f"{name} {c}")
 
 
-def _fits(results: Results) -> str:
+def _fit_notes(results: Results) -> str:
     """Return remarks on the fits of the crossed models, as a sentence of a caption."""
-    table = results.beside["crossed"]
+    table = results.other_shares["crossed"]
     notes = table[(table["reason"] != "") & table["low"].notna()]
-    fits = [f"“{r.task}” ({r.reason})" for r in notes.itertuples()]
-    listed = "; ".join(dict.fromkeys(fits))
-    return f" Mixed models whose intervals may be too narrow: {listed}." if fits else ""
+    fit_texts = [f"“{r.task}” ({r.reason})" for r in notes.itertuples()]
+    fit_list = "; ".join(dict.fromkeys(fit_texts))
+    return f" Mixed models whose intervals may be too narrow: {fit_list}." if fit_texts else ""
 
 
-def _ratio(odds: float) -> str:
+def _format_odds_ratio(odds: float) -> str:
     """Format an odds ratio with two decimals, or without any above one thousand."""
     return f"{odds:.2f}" if odds < 1000 else ">1000"
 
 
 @shelf.table("study", "contrasts")
 def contrasts(results: Results) -> Table | None:
-    if (table := results.tested("contrasts")).empty:
+    if (table := results.tests_of("contrasts")).empty:
         return None
     keys = ["task", "first", "second"]
     risk = table[table["measure"] == "risk difference"][[*keys, *ESTIMATE, "p"]]
@@ -232,10 +232,10 @@ def contrasts(results: Results) -> Table | None:
     for name, source in (("odds ratio", table), ("crossed", crossed_contrasts(results))):
         if len(source):
             odds = source[source["measure"] == "odds ratio"].set_index(keys)[ESTIMATE]
-            risk = risk.join(_named(odds, name), on=keys)
+            risk = risk.join(_add_prefix(odds, name), on=keys)
     odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
-    signs = dict.fromkeys(["difference", "low", "high"], POINTS)
-    formats: Formats = {**signs, **dict.fromkeys(odds, _ratio), **NAMES, "p": P}
+    sign_formats = dict.fromkeys(["difference", "low", "high"], POINTS)
+    formats: Formats = {**sign_formats, **dict.fromkeys(odds, _format_odds_ratio), **NAMES, "p": P}
     return Table(
         "contrasts",
         "Differences between conditions",
@@ -251,10 +251,10 @@ def contrasts(results: Results) -> Table | None:
 
 @shelf.table("study", "evolution")
 def evolution(results: Results) -> Table | None:
-    if (table := results.tested("detection")).empty:
+    if (table := results.tests_of("detection")).empty:
         return None
-    compared = table["signal"] + " against same stage"
-    conditions = compared.where(table["signal"] != "", table["what"])
+    comparisons = table["signal"] + " against same stage"
+    conditions = comparisons.where(table["signal"] != "", table["what"])
     table = table.assign(condition=conditions).rename(columns={"n": "responses"})
     table = table[["condition", "measure", "responses", "left_out", *ESTIMATE, "p"]]
     return Table(
@@ -277,8 +277,8 @@ def evolution(results: Results) -> Table | None:
 def behaviour(results: Results) -> Table:
     seconds = results.by_task(results.tasks, "time", ["condition"])
     seconds = seconds.assign(measure="response time (s)")
-    parts = [results.tested("learning"), results.tested("confidence"), seconds]
-    table = stacked([part for part in parts if len(part)])
+    parts = [results.tests_of("learning"), results.tests_of("confidence"), seconds]
+    table = stack([part for part in parts if len(part)])
     table = table.reindex(columns=["task", "measure", "condition", "n", *ESTIMATE, "p"])
     return Table(
         "behaviour",
@@ -294,27 +294,27 @@ def behaviour(results: Results) -> Table:
     )
 
 
-def scales(results: Results) -> str:
+def describe_scales(results: Results) -> str:
     """Return the questions of the ratings and the ends of their scales, in brackets."""
     study = results.responses.study
-    asked = []
+    scale_texts = []
     ids = {results.name(task): task for task in results.tasks}
-    for task, name in results.tested("ratings")[["task", "asked"]].drop_duplicates().to_numpy():
+    for task, name in results.tests_of("ratings")[["task", "asked"]].drop_duplicates().to_numpy():
         field, ends = study.fields(ids[task]).get(name), study.scale(ids[task], name)
         if field is not None and ends is not None:
-            asked.append(f"{name}: “{field.label}”, {ends[0]:g} to {ends[1]:g}")
-    return f" ({'; '.join(asked)})" if asked else ""
+            scale_texts.append(f"{name}: “{field.label}”, {ends[0]:g} to {ends[1]:g}")
+    return f" ({'; '.join(scale_texts)})" if scale_texts else ""
 
 
 @shelf.table("study", "naming")
 def ratings(results: Results) -> Table | None:
-    if (table := results.tested("ratings")).empty:
+    if (table := results.tests_of("ratings")).empty:
         return None
     table = table[["task", "asked", "what", "n", "left_out", *ESTIMATE, "p"]]
     return Table(
         "ratings",
         "Ratings by condition",
-        f"Mean rating{scales(results)}, then differences between means, with unadjusted "
+        f"Mean rating{describe_scales(results)}, then differences between means, with unadjusted "
         f"{results.level} CIs clustered by participants and trials. Only differences are tested; "
         f"{CORRECTED}.",
         table.rename(columns={"n": "responses"}),
@@ -325,7 +325,7 @@ def ratings(results: Results) -> Table | None:
 
 @shelf.table("study", "naming")
 def labels(results: Results) -> Table | None:
-    if (table := results.tested("labels")).empty:
+    if (table := results.tests_of("labels")).empty:
         return None
     table = table[["task", "condition", "n", "left_out", *ESTIMATE, "effect", "p"]]
     return Table(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import as_words
 from analysis.statistics.claims import judge
-from analysis.study.analysed import Analysed
-from analysis.study.association import OF_PEOPLE, join
-from analysis.study.family import complete
+from analysis.study.analysed_study import AnalysedStudy
+from analysis.study.association import OF_PEOPLE, join_measures
+from analysis.study.family import add_missing
 from analysis.study.identical import SHARE
 from analysis.study.planned_tests import STUDY_TESTS
 
@@ -22,25 +22,25 @@ NO_RULE = "no rule"
 FROZEN = "(frozen)"
 
 
-def main_result(results: Analysed) -> pd.DataFrame:
+def test_primary(results: AnalysedStudy) -> pd.DataFrame:
     """Return the tests of the primary hypothesis, without α passed on from other tests.
 
     If none was frozen: the tests against chance of the first task with a key.
     """
-    plan, choice = results.plan, results.choice_tasks
-    primary = plan.primary or (f"{choice[0]}.chance" if choice else "")
+    plan, choice_tasks = results.plan, results.choice_tasks
+    primary = plan.primary or (f"{choice_tasks[0]}.chance" if choice_tasks else "")
     kind = primary.rpartition(".")[2]
     table = STUDY_TESTS.get(kind)(results) if kind in STUDY_TESTS else pd.DataFrame()
-    table = complete(results, {kind: table}).get(kind, pd.DataFrame())
+    table = add_missing(results, {kind: table}).get(kind, pd.DataFrame())
     if table.empty:
         return table
     columns = ["question", "what", "value", "low", "high", "null", "p"]
-    mine = table.loc[table["question"] == primary, columns]
+    own = table.loc[table["question"] == primary, columns]
     other = pd.DataFrame({"question": ["others"], "what": "", "p": 1.0})
-    return judge(pd.concat([mine, other], ignore_index=True), primary, plan.primary_share).iloc[:-1]
+    return judge(pd.concat([own, other], ignore_index=True), primary, plan.primary_share).iloc[:-1]
 
 
-def specifications(results: Analysed) -> pd.DataFrame:
+def specifications(results: AnalysedStudy) -> pd.DataFrame:
     """Compute every test of the primary hypothesis under every exclusion rule that is tried.
 
     Returns:
@@ -49,18 +49,18 @@ def specifications(results: Analysed) -> pd.DataFrame:
         test where nobody is left or nothing can be tested.
     """
     frozen = dict(results.responses.study.exclusions)
-    as_frozen = _outcome(results)
+    as_frozen = _test_with_count(results)
     frames: list[pd.DataFrame] = []
-    for rule, setting, rules in _rules(frozen, len(results.responses.identical) > 0):
-        tests = as_frozen if rules == frozen else _outcome(_under(results, rules))
-        labels = {"specification": len(frames), "rule": rule, "threshold": setting}
+    for rule, threshold, rules in _rule_sets(frozen, len(results.responses.identical) > 0):
+        tests = as_frozen if rules == frozen else _test_with_count(_apply_rules(results, rules))
+        labels = {"specification": len(frames), "rule": rule, "threshold": threshold}
         frames.append(tests.assign(**labels))
     columns = ["specification", "rule", "threshold", "participants", "what", "value", "low", "high",
                "null", "claimed"]  # fmt: skip
     return pd.concat(frames, ignore_index=True).reindex(columns=columns)
 
 
-def grid(results: Analysed, long: pd.DataFrame) -> pd.DataFrame:
+def threshold_grid(results: AnalysedStudy, long: pd.DataFrame) -> pd.DataFrame:
     """Return the main result over a grid of exclusion thresholds.
 
     Args:
@@ -80,34 +80,34 @@ def grid(results: Analysed, long: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _under(results: Analysed, rules: dict[str, Any]) -> Analysed:
+def _apply_rules(results: AnalysedStudy, rules: dict[str, Any]) -> AnalysedStudy:
     """Return the same study under other rules."""
-    responses, joined = results.reload(rules), results.meeting
-    if joined is not None and len(responses.answers):
-        joined = join(responses, joined.drop(columns=OF_PEOPLE))
-    return replace(results, responses=responses, meeting=joined)
+    responses, joined_trials = results.reload(rules), results.joined_trials
+    if joined_trials is not None and len(responses.answers):
+        joined_trials = join_measures(responses, joined_trials.drop(columns=OF_PEOPLE))
+    return replace(results, responses=responses, joined_trials=joined_trials)
 
 
-def _outcome(results: Analysed) -> pd.DataFrame:
+def _test_with_count(results: AnalysedStudy) -> pd.DataFrame:
     """Return the tests of the primary hypothesis, with the number of participants."""
     people = int((results.responses.everyone["excluded"] == "").sum())
-    nothing = pd.DataFrame({"participants": [people]})
-    if not people or not len(tests := main_result(results)):
-        return nothing
+    only_count = pd.DataFrame({"participants": [people]})
+    if not people or not len(tests := test_primary(results)):
+        return only_count
     return tests.assign(participants=people)
 
 
-def _rules(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict[str, Any]]]:
+def _rule_sets(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict[str, Any]]]:
     """Return the rules to try: as frozen, none, and each rule looser, stricter and off.
 
     Args:
         identical: whether to exclude one of each identical pair though no frozen rule does.
     """
-    grid: list[tuple[str, str, dict[str, Any]]] = [
+    rule_sets: list[tuple[str, str, dict[str, Any]]] = [
         ("all rules", "as frozen", frozen),
         (NO_RULE, "none", {}),
     ]
-    tried: dict[str, list[Any]] = {
+    other_thresholds: dict[str, list[Any]] = {
         "attention_below": [0.5, 0.67, 0.8, 1.0],
         "total_seconds_outside": [(60, 10_800), (135, 7200), (135, 2500), (300, 2500)],
         "instruction_seconds_below": [5, 15, 30],
@@ -115,15 +115,15 @@ def _rules(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict
         "one_sided_above": [0.5, 0.8, 0.95],
         "identical_above": [SHARE],
     }
-    for rule, thresholds in tried.items():
+    for rule, thresholds in other_thresholds.items():
         if rule in frozen:
             without = {k: v for k, v in frozen.items() if k != rule}
-            grid.append((spaced(rule), "off", without))
+            rule_sets.append((as_words(rule), "off", without))
         elif not (identical and rule == "identical_above"):
             continue
         for value in thresholds:
-            shown = " to ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+            text = " to ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
             same = np.array_equal(np.asarray(value, float), np.asarray(frozen.get(rule), float))
-            label = f"{shown} {FROZEN}" if same else shown
-            grid.append((spaced(rule), label, {**frozen, rule: value}))
-    return grid
+            label = f"{text} {FROZEN}" if same else text
+            rule_sets.append((as_words(rule), label, {**frozen, rule: value}))
+    return rule_sets

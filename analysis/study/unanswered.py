@@ -12,22 +12,22 @@ import pandas as pd
 
 from analysis.exhibits.figures import Figure, styled
 from analysis.planning.designs import Design
-from analysis.planning.power import Plan, Sizes, curve, draw_curves
+from analysis.planning.power import Plan, Sizes, draw_curves, power_curve
 from analysis.statistics.claims import ALPHA
 from analysis.study.family import RULED_OUT
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
 from analysis.study.results import Results, Settings
-from analysis.study.sentences import named
+from analysis.study.sentences import list_tests
 from harness.text import pluralise
 from tasks.responses import RESPONSES, as_table
 
 #: Differences of shares whose power is shown, besides a frozen smallest effect.
 EFFECTS = (0.05, 0.1, 0.15, 0.2)
-WANTED = 0.8
+WANTED_POWER = 0.8
 
 
-def unanswered(study: FrozenStudy) -> Results:
+def unanswered_results(study: FrozenStudy) -> Results:
     """Return the results of a study without responses: every planned test, none computed."""
     answers = as_table([], RESPONSES).assign(value=pd.Series(dtype=object))
     nobody = pd.DataFrame()
@@ -35,16 +35,16 @@ def unanswered(study: FrozenStudy) -> Results:
     return Results(responses, Settings(), lambda rules: responses)
 
 
-def ruled_out(results: Results) -> str:
+def describe_ruled_out(results: Results) -> str:
     """Planned tests for which the frozen design is too small, and their share of α; "" if none."""
     claims = results.claims
-    tests = claims[claims.get("reason", pd.Series(dtype=str)).str.startswith(RULED_OUT)]
-    if tests.empty:
+    impossible = claims[claims.get("reason", pd.Series(dtype=str)).str.startswith(RULED_OUT)]
+    if impossible.empty:
         return ""
     return (
-        f"The design rules out {pluralise(len(tests), 'planned test')}, and their share of α "
-        f"({100 * tests['weight'].sum():.1f} % of {ALPHA:g}) is lost, because it is not given to "
-        f"other tests: {named(tests).replace(RULED_OUT, '')}."
+        f"The design rules out {pluralise(len(impossible), 'planned test')}, and their share of α "
+        f"({100 * impossible['weight'].sum():.1f} % of {ALPHA:g}) is lost, because it is not given "
+        f"to other tests: {list_tests(impossible).replace(RULED_OUT, '')}."
     )
 
 
@@ -54,9 +54,9 @@ def planned_claims(results: Results) -> pd.DataFrame:
     claims = results.claims
     claims = claims[claims["question"] != ""]
     table = claims.assign(kind=claims.index.get_level_values(0)).reset_index(drop=True)
-    main = (table["question"] != results.plan.primary).astype(int)
+    is_other = (table["question"] != results.plan.primary).astype(int)
     table = table.reindex(columns=["kind", "question", "task", "what", "asked", "margin", "weight"])
-    return table.fillna({"asked": ""}).iloc[main.argsort(kind="stable")].reset_index(drop=True)
+    return table.fillna({"asked": ""}).iloc[is_other.argsort(kind="stable")].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class Power:
     text: str
 
     @property
-    def most(self) -> int:
+    def participants(self) -> int:
         """The largest number of participants."""
         return int(self.table["participants"].max())
 
     @property
-    def detected(self) -> float | None:
+    def detectable(self) -> float | None:
         """The smallest size with the power WANTED for the largest number of participants."""
-        enough = self.table["power"] >= WANTED
-        sizes = self.table.loc[enough & (self.table["participants"] == self.most), "size"]
+        enough = self.table["power"] >= WANTED_POWER
+        sizes = self.table.loc[enough & (self.table["participants"] == self.participants), "size"]
         return sizes.min() if len(sizes) else None
 
     @property
@@ -91,7 +91,7 @@ class Power:
         return wide.reset_index().astype({"participants": str})
 
 
-def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | None:
+def simulate_power(results: Results, studies: int = 200, seed: int = 0) -> Power | None:
     """Simulate the frozen design; None if the primary hypothesis is not about shares of correct
     responses against chance or between conditions."""
     study, plan = results.responses.study, results.plan
@@ -100,24 +100,24 @@ def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | Non
     tests = tests[tests["question"] == plan.primary]
     if kind not in ("chance", "contrasts") or task not in study.choice_tasks or tests.empty:
         return None
-    trials = study.of(task)
+    trials = study.trials_of(task)
     trials = trials[~trials["condition"].isin(study.controls(task))]
     items = int(trials["condition"].value_counts().min())
     answered = max(1, items // len(study.study.forms))
     chance = min(study.chance(task).values())
-    base = chance if kind == "chance" else 0.5
+    baseline = chance if kind == "chance" else 0.5
     people = sorted({max(4, round(study.recruitment.places * k / 4)) for k in (1, 2, 3, 4)})
     frames = []
     for effect in sorted({*EFFECTS, plan.smallest_effect} - {0.0}):
-        accuracy = {"condition": base + effect}
+        accuracy = {"condition": baseline + effect}
         if kind == "contrasts":
-            accuracy = {"first": base + effect / 2, "second": base - effect / 2}
+            accuracy = {"first": baseline + effect / 2, "second": baseline - effect / 2}
         if items < 2 or max(accuracy.values()) >= 1:
             continue
         design = Design(accuracy, chance=chance)
-        one = Plan(design, kind == "chance", share=float(tests["weight"].iloc[0]))
-        found = curve(one, Sizes(people, [answered], [items]), studies, seed=seed)
-        frames.append(found[["participants", "power", "low", "high"]].assign(size=effect))
+        test_plan = Plan(design, kind == "chance", share=float(tests["weight"].iloc[0]))
+        simulated = power_curve(test_plan, Sizes(people, [answered], [items]), studies, seed=seed)
+        frames.append(simulated[["participants", "power", "low", "high"]].assign(size=effect))
     if not frames:
         return None
     text = (
@@ -125,8 +125,8 @@ def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | Non
         f"{answered} of the {items} trials of a condition. The standard error of the power is at "
         f"most {0.5 / studies**0.5:.2f}. The planned test was made at its initial share of α "
         f"({100 * ALPHA * tests['weight'].iloc[0]:.2f} %). Accuracy "
-        f"{base:.3g} {'plus' if kind == 'chance' else 'plus and minus half of'} the difference; "
-        "standard deviations of ability .5 and of difficulty .7 on the logit scale."
+        f"{baseline:.3g} {'plus' if kind == 'chance' else 'plus and minus half of'} the "
+        "difference; standard deviations of ability .5 and of difficulty .7 on the logit scale."
     )
     return Power(pd.concat(frames, ignore_index=True), text)
 
@@ -135,7 +135,7 @@ def power_figure(power: Power, participants: int) -> Figure:
     curves = {f"{size:g}": rows for size, rows in power.table.groupby("size")}
     with styled():
         canvas, axis = draw_curves(
-            curves, WANTED, "power of one test", "true difference\nof shares"
+            curves, WANTED_POWER, "power of one test", "true difference\nof shares"
         )
         axis.axvline(participants, color="#777777", linestyle=":", zorder=0)
     caption = (

@@ -32,13 +32,13 @@ OTHER_STUDY = "study {study!r} is not this one, "
 def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> list[str]:
     """Return everything in the tables that is impossible, in words, by row; empty if there is
     nothing."""
-    persons, answers = _Rows(people, PARTICIPANTS), _Rows(table, RESPONSES)
-    _check_participants(study, persons)
-    _check_trials(study, answers)
-    _check_measurements(answers)
-    _check_against_participants(answers, people)
-    _check_answers(study, answers)
-    return [*persons.problems(), *answers.problems()]
+    participant_rows, answer_rows = _Rows(people, PARTICIPANTS), _Rows(table, RESPONSES)
+    _check_participants(study, participant_rows)
+    _check_trials(study, answer_rows)
+    _check_measurements(answer_rows)
+    _check_against_participants(answer_rows, people)
+    _check_answers(study, answer_rows)
+    return [*participant_rows.problems(), *answer_rows.problems()]
 
 
 class _Rows:
@@ -48,10 +48,10 @@ class _Rows:
         self.table, self.columns = table, columns
         self._found: list[tuple[int, str]] = []
 
-    def refuse(self, wrong: pd.Series | np.ndarray, text: str) -> None:
-        """Record the rows in which `wrong` holds or is undefined; {column} in the text is its
+    def refuse(self, is_wrong: pd.Series | np.ndarray, text: str) -> None:
+        """Record the rows in which `is_wrong` holds or is undefined; {column} in the text is its
         value."""
-        mask = pd.Series(wrong, self.table.index).astype("boolean").fillna(True)
+        mask = pd.Series(is_wrong, self.table.index).astype("boolean").fillna(True)
         rows = np.flatnonzero(mask.to_numpy(dtype=bool))
         self._found += [(int(i), text.format_map(self.table.iloc[i])) for i in rows]
 
@@ -75,22 +75,22 @@ class _Rows:
 def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
     people = rows.table
     rows.refuse(people["study"] != study.hash, OTHER_STUDY + repr(study.hash))
-    alike = people["participant"].str.strip().str.casefold()
+    normalised_names = people["participant"].str.strip().str.casefold()
     rows.refuse(
-        alike.duplicated(keep=False) | alike.isna(),
+        normalised_names.duplicated(keep=False) | normalised_names.isna(),
         "participant {participant!r} is missing or listed twice (spaces and case do not count)",
     )
-    for column, known in (("source", SOURCES), ("status", STATUSES)):
-        there = f"unknown {column} {{{column}!r}}; there are {', '.join(known)}"
-        rows.refuse(~people[column].isin(known), there)
+    for column, allowed in (("source", SOURCES), ("status", STATUSES)):
+        message = f"unknown {column} {{{column}!r}}; there are {', '.join(allowed)}"
+        rows.refuse(~people[column].isin(allowed), message)
     for column in ("practice_attempts", "instruction_seconds", "total_seconds"):
         rows.refuse_below_zero(column)
     rows.refuse(
         people["finished_at"] < people["consented_at"],  # False where one is missing
         "finished_at {finished_at} lies before consented_at {consented_at}",
     )
-    free = {"required": False, "shown_if": None}
-    questions = [question.model_copy(update=free) for question in study.study.questions]
+    relaxed = {"required": False, "shown_if": None}
+    questions = [question.model_copy(update=relaxed) for question in study.study.questions]
     for position, text in enumerate(people["questionnaire"]):
         for problem in _questionnaire_problems(text, questions):
             rows.refuse_row(position, problem)
@@ -107,7 +107,7 @@ def _questionnaire_problems(text: Any, questions: Sequence[Question]) -> list[st
         return [f"questionnaire {text!r} is not a JSON object"]
     return [
         f"questionnaire: {question.name} is {answers[question.name]!r}, but must be "
-        f"{_answers_to(question)}"
+        f"{_describe_answers(question)}"
         for question in questions
         if not _can_be_answered(question, answers)
     ]
@@ -121,7 +121,7 @@ def _can_be_answered(question: Question, answers: dict[str, Any]) -> bool:
     return True
 
 
-def _answers_to(question: Question) -> str:
+def _describe_answers(question: Question) -> str:
     if question.kind == "number":
         return f"a number from {question.limits[0]:g} to {question.limits[1]:g}"
     values = ", ".join(value for value, _ in question.choices)
@@ -138,22 +138,22 @@ def _check_trials(study: FrozenStudy, rows: _Rows) -> None:
         "participant {participant!r} answered trial {trial!r} more than once",
     )
     frozen = study.trials.set_index("trial")
-    plain = plain_trials(table)
-    known = plain.isin(frozen.index)
-    rows.refuse(~known, f"unknown trial {{trial!r}}; the study has {len(frozen)}")
+    trial_ids = plain_trials(table)
+    is_known = trial_ids.isin(frozen.index)
+    rows.refuse(~is_known, f"unknown trial {{trial!r}}; the study has {len(frozen)}")
     for column in ("task", "condition", "role"):
-        expected = plain.map(frozen[column])
+        expected = trial_ids.map(frozen[column])
         rows.refuse(
-            known & (expected != table[column]).fillna(True),
+            is_known & (expected != table[column]).fillna(True),
             f"{column} of trial {{trial!r}} is not {{{column}!r}}",
         )
     longest = max((sum(map(len, form)) for form in study.study.forms), default=0)
     rows.refuse(
-        known & (table["role"] != "practice").fillna(True) & (table["position"] >= longest),
+        is_known & (table["role"] != "practice").fillna(True) & (table["position"] >= longest),
         f"position is {{position}}, but a form has {longest} trials, from 0",
     )
     rows.refuse(
-        known & table.duplicated(["participant", "role", "position"], keep=False)
+        is_known & table.duplicated(["participant", "role", "position"], keep=False)
         & (table["role"] != "practice").fillna(True),
         "participant {participant!r} has position {position} twice",
     )  # fmt: skip
@@ -186,24 +186,24 @@ def _check_measurements(rows: _Rows) -> None:
 
 def _check_against_participants(rows: _Rows, people: pd.DataFrame) -> None:
     table = rows.table
-    listed = people.drop_duplicates("participant").set_index("participant")
-    sources = table["participant"].map(listed["source"])
-    rows.refuse(~table["participant"].isin(listed.index), "unknown participant {participant!r}")
+    by_name = people.drop_duplicates("participant").set_index("participant")
+    sources = table["participant"].map(by_name["source"])
+    rows.refuse(~table["participant"].isin(by_name.index), "unknown participant {participant!r}")
     rows.refuse(
         sources.notna() & (sources != table["source"]).fillna(True),
         "source {source!r} is not that of participant {participant!r}",
     )
-    consented = table["participant"].map(listed["consented_at"])
-    for column, what in (("shown_at", "shown"), ("answered_at", "answered")):
-        early = f"{what} at {{{column}}}, before participant {{participant!r}} gave consent"
-        rows.refuse(table[column] < consented, early)
+    consented = table["participant"].map(by_name["consented_at"])
+    for column, event in (("shown_at", "shown"), ("answered_at", "answered")):
+        message = f"{event} at {{{column}}}, before participant {{participant!r}} gave consent"
+        rows.refuse(table[column] < consented, message)
 
 
 def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
     columns = ["options", "answer", "correct", "missing"]
     check = cache(lambda trial, *cells: _answer_problems(study, study.study.by_id[trial], *cells))
-    each = zip(plain_trials(rows.table), rows.table[columns].itertuples(index=False), strict=True)
-    for position, (trial, row) in enumerate(each):
+    pairs = zip(plain_trials(rows.table), rows.table[columns].itertuples(index=False), strict=True)
+    for position, (trial, row) in enumerate(pairs):
         if isinstance(row.missing, str):
             if row.answer != "null":
                 rows.refuse_row(position, f"answer {row.answer!r} of a trial without an answer")
@@ -220,22 +220,22 @@ def _answer_problems(
 ) -> list[str]:
     """Return the problems of options, answer and score of one row."""
     try:
-        shown, given = (
-            json.loads(x, parse_constant=_no_constant, object_pairs_hook=_no_name_twice)
+        offered, response = (
+            json.loads(x, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_names)
             for x in (options, answer)
         )
     except (ValueError, TypeError):
         return [f"options {options!r} or answer {answer!r} are not JSON without repeated names"]
     ids = [option.id for option in trial.options]
     problems = []
-    if not isinstance(shown, list) or sorted(map(str, shown)) != sorted(ids):
-        problems.append(f"options {shown} are not those of trial {trial.id!r}, {', '.join(ids)}")
+    if not isinstance(offered, list) or sorted(map(str, offered)) != sorted(ids):
+        problems.append(f"options {offered} are not those of trial {trial.id!r}, {', '.join(ids)}")
     task, key = task_of(trial.task), study.keys.get(trial.id)
     if task is None:
-        unfit = _not_an_option(trial, ids, given) if key in ids else ""
-        score = given == key if ids and key is not None else correct
-    elif not (unfit := _unfit(task, trial, ids, given)):
-        score = task.score(key, given)
+        unfit = _not_an_option(trial, ids, response) if key in ids else ""
+        score = response == key if ids and key is not None else correct
+    elif not (unfit := _explain_unfit(task, trial, ids, response)):
+        score = task.score(key, response)
     if unfit:
         return [*problems, unfit]
     if correct != score:
@@ -243,56 +243,57 @@ def _answer_problems(
     return problems
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields := dict(pairs)) < len(pairs):
         raise ValueError("a name stands there twice")
     return fields
 
 
-def _not_an_option(trial: Trial, ids: list[str], given: Any) -> str:
-    if given in ids:
+def _not_an_option(trial: Trial, ids: list[str], response: Any) -> str:
+    if response in ids:
         return ""
-    return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
+    return f"answer {response!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
 
 
-def _unfit(task: Task, trial: Trial, ids: list[str], given: Any) -> str:
+def _explain_unfit(task: Task, trial: Trial, ids: list[str], response: Any) -> str:
     """Explain why the task's fields cannot give an answer; "" if they can."""
     fields = task.fields(trial)
-    if [f.kind for f in fields] == ["pick"] and (unfit := _not_an_option(trial, ids, given)):
+    if [f.kind for f in fields] == ["pick"] and (unfit := _not_an_option(trial, ids, response)):
         return unfit
-    form = f"answer {json.dumps(given, ensure_ascii=False)} of trial {trial.id!r}"
+    subject = f"answer {json.dumps(response, ensure_ascii=False)} of trial {trial.id!r}"
     try:
-        values = task.values(given)
+        values = task.values(response)
     except Exception:  # a task's own code, on a value of any form
-        return f"{form} has not the form of {task.name}"
+        return f"{subject} has not the form of {task.name}"
     try:
         again = task.answer(check_values(fields, trial, values))
     except InvalidField as error:
-        return f"{form}: {_allowed(error.field, ids)}, not {values.get(error.field.name)!r}"
+        allowed = _describe_allowed(error.field, ids)
+        return f"{subject}: {allowed}, not {values.get(error.field.name)!r}"
     except Exception as error:
-        return f"{form} has not the form of {task.name} ({error})"
-    return "" if _same(again, given) else f"{form}: it must be written {json.dumps(again)}"
+        return f"{subject} has not the form of {task.name} ({error})"
+    return "" if _equal(again, response) else f"{subject}: it must be written {json.dumps(again)}"
 
 
-def _allowed(field: Field, ids: list[str]) -> str:
+def _describe_allowed(field: Field, ids: list[str]) -> str:
     if field.kind == "text":
-        none = " or null" if field.none_label else ""
-        return f"{field.name} must be a text of 1 to {TEXT_LIMIT} characters{none}"
+        or_null = " or null" if field.none_label else ""
+        return f"{field.name} must be a text of 1 to {TEXT_LIMIT} characters{or_null}"
     values = ids if field.kind == "pick" else [value for value, _ in field.choices]
     return f"{field.name} must be one of {', '.join(values)}"
 
 
-def _same(first: Any, second: Any) -> bool:
+def _equal(first: Any, second: Any) -> bool:
     """Return whether two answers are equal in value and type; texts are compared as the survey
     stores them."""
     if type(first) is not type(second):
         return False
     if isinstance(first, dict):
-        return first.keys() == second.keys() and all(_same(v, second[k]) for k, v in first.items())
+        return first.keys() == second.keys() and all(_equal(v, second[k]) for k, v in first.items())
     if isinstance(first, list):
-        return len(first) == len(second) and all(map(_same, first, second))
+        return len(first) == len(second) and all(map(_equal, first, second))
     return first == (clean_text(second) if isinstance(second, str) else second)

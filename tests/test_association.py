@@ -11,9 +11,9 @@ from scipy import stats
 
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
-from analysis.study import association as meeting
+from analysis.study import association
 from analysis.study.association import EVIDENCE, Associations, partial_ranks
-from analysis.study.frozen_study import as_frozen, read_study
+from analysis.study.frozen_study import read_study, to_frozen_study
 from analysis.study.pipeline import Inputs, analyse_study
 from analysis.study.release import rebuild, release
 from analysis.study.responses import prepare
@@ -84,7 +84,7 @@ def run(tmp_path_factory):
 
 def test_evidence_is_joined_by_neuron(folder, run):
     study = read_study(folder)
-    table = meeting.evidence(study, run, meeting.observe(study, folder))
+    table = association.network_measures(study, run, association.observe_trials(study, folder))
     data = study.trials[study.trials["role"] == "trial"]
     assert len(table) == 2 * len(data)  # each synthetic trial shows two neurons
     row = table.iloc[5]
@@ -102,8 +102,8 @@ def test_evidence_is_joined_by_neuron(folder, run):
 def test_joined_table_has_peoples_rates(folder, run):
     study = read_study(folder)
     responses = prepare(study, *make_responses(folder, study.study, people=10))
-    network = meeting.evidence(study, run, meeting.observe(study, folder))
-    table = meeting.join(responses, network)
+    network = association.network_measures(study, run, association.observe_trials(study, folder))
+    table = association.join_measures(responses, network)
     trial = table["trial"].iloc[0]
     mine = responses.answers[responses.answers["trial"] == trial]
     assert table["rate"].iloc[0] == pytest.approx(mine["correct"].astype(float).mean())
@@ -159,7 +159,7 @@ def test_studies_without_neurons_are_refused(folder, run):
         update={"trials": tuple(t.model_copy(update={"neurons": ()}) for t in study.study.trials)}
     )
     with pytest.raises(ValueError, match="names no neurons"):
-        meeting.evidence(as_frozen(bare, study.keys), run, pd.DataFrame())
+        association.network_measures(to_frozen_study(bare, study.keys), run, pd.DataFrame())
 
 
 def test_partial_ranks_are_spearmans_and_hold_conditions_constant():
@@ -190,7 +190,7 @@ def trials_table(seed: int, strength: float) -> pd.DataFrame:
     table = pd.DataFrame(
         {"trial": np.arange(60), "task": "odd_one_out", "condition": np.repeat(["a", "b"], 30)}
     )
-    for name in meeting.EVIDENCE:
+    for name in association.EVIDENCE:
         table[name] = rng.normal(size=60)
     noise = rng.normal(size=60)
     table["rate"] = strength * table["importance"] + noise + (table["condition"] == "a")

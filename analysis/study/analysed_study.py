@@ -16,7 +16,7 @@ from tasks.base import order_of
 from tasks.settings import Analysis
 
 
-def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def stack(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Concatenate tables; without any, return an empty one."""
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -45,28 +45,28 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Analysed:
+class AnalysedStudy:
     """A study's responses, its frozen plan, and the settings of the analysis.
 
     Attributes:
         responses: validated, exclusions applied. settings: of the analysis.
-        meeting: the joined table of people and networks, None where no run was given.
+        joined_trials: the joined table of people and networks, None where no run was given.
         reload: answers again, under other exclusion rules (for the grid of thresholds).
         reversion: changes of accuracy by pair, split and arm of a run, None where none was given.
         from_run: tables of that run which stand among the study's.
         demographics: question, answer, participants: what those analysed said of themselves,
             counted; None where it was not asked.
-        planned: number of participants that recruitment.toml plans; None without that file.
+        planned_sample: number of participants that recruitment.toml plans; None without that file.
     """
 
     responses: Responses
     settings: Settings
     reload: Callable[[Mapping[str, Any]], Responses]
-    meeting: pd.DataFrame | None = None
+    joined_trials: pd.DataFrame | None = None
     reversion: pd.DataFrame | None = None
     from_run: Sequence[Table] = ()
     demographics: pd.DataFrame | None = None
-    planned: int | None = None
+    planned_sample: int | None = None
 
     @property
     def plan(self) -> Analysis:
@@ -81,18 +81,18 @@ class Analysed:
 
     @property
     def similarity(self) -> str:
-        chosen = self.settings.similarity
-        return self.plan.similarity if chosen is None else chosen
+        setting = self.settings.similarity
+        return self.plan.similarity if setting is None else setting
 
     @property
     def reference(self) -> str:
         """Return the reference condition. Raises ValueError if no task has it."""
-        chosen = self.settings.reference
-        reference = self.plan.reference if chosen is None else chosen
-        known = sorted(set(self.responses.study.data["condition"]))
-        if reference and reference not in known:
+        setting = self.settings.reference
+        reference = self.plan.reference if setting is None else setting
+        conditions = sorted(set(self.responses.study.data["condition"]))
+        if reference and reference not in conditions:
             raise ValueError(
-                f"reference condition {reference!r} is none of {', '.join(known)}; "
+                f"reference condition {reference!r} is none of {', '.join(conditions)}; "
                 f"give one of these, or '' for all pairs"
             )
         return reference
@@ -101,18 +101,18 @@ class Analysed:
     def departures(self) -> list[str]:
         """Return choices that differ from the frozen plan, or from the defaults if there is
         none."""
-        usual = Settings()
+        defaults = Settings()
         choices: list[tuple[str, Any, Any]] = [
             ("similarity of labels", self.similarity, self.plan.similarity),
             ("reference condition", self.reference or "none", self.plan.reference or "none"),
         ] + [
-            (name, getattr(self.settings, name), getattr(usual, name))
+            (name, getattr(self.settings, name), getattr(defaults, name))
             for name in ("replicates", "permutations", "seed", "level")
         ]
         return [
-            f"{what} {chosen} instead of {frozen}"
-            for what, chosen, frozen in choices
-            if chosen != frozen
+            f"{name_of_choice} {setting} instead of {frozen}"
+            for name_of_choice, setting, frozen in choices
+            if setting != frozen
         ]
 
     def name(self, task: str) -> str:
@@ -126,8 +126,8 @@ class Analysed:
     @property
     def tasks(self) -> list[str]:
         """Return those of the `planned_tasks` that have analysed responses."""
-        have = set(self.responses.answers["task"])
-        return [task for task in self.planned_tasks if task in have]
+        answered_tasks = set(self.responses.answers["task"])
+        return [task for task in self.planned_tasks if task in answered_tasks]
 
     @property
     def planned_tasks(self) -> list[str]:
@@ -136,7 +136,7 @@ class Analysed:
         tasks = set(self.responses.study.data["task"])
         return sorted(tasks, key=lambda task: (order_of(task_of(task)), task))
 
-    def answered(self, task: str) -> frozenset[str]:
+    def answered_conditions(self, task: str) -> frozenset[str]:
         """Return the conditions of a task with analysed responses."""
         answers = self.responses.answers
         return frozenset(answers.loc[answers["task"] == task, "condition"])
@@ -154,7 +154,7 @@ class Analysed:
     def choice_tasks(self) -> list[str]:
         return [task for task in self.tasks if task in self.responses.study.choice_tasks]
 
-    def of(self, task: str, controls: bool = True) -> pd.DataFrame:
+    def answers_of(self, task: str, controls: bool = True) -> pd.DataFrame:
         """Return the analysed responses of a task, with columns `changed`, `clarity` and
         `rating`.
 
@@ -192,19 +192,19 @@ class Analysed:
         """
         frames = []
         for task in tasks:
-            made = STATISTICS.get(statistic)(level=self.settings.level, **parameters)
-            if found := made(self.of(task, controls)):
-                table = tabulate(found, names)
+            apply = STATISTICS.get(statistic)(level=self.settings.level, **parameters)
+            if estimates := apply(self.answers_of(task, controls)):
+                table = tabulate(estimates, names)
                 table.insert(0, "task", self.name(task))
                 table.insert(0, "question", f"{task}.{kind}" if kind else "")
                 frames.append(table)
         columns = ["question", "task", *names, *(f.name for f in fields(Estimate))]
-        return stacked(frames) if frames else pd.DataFrame(columns=columns)
+        return stack(frames) if frames else pd.DataFrame(columns=columns)
 
     def labels_of(self, task: str) -> pd.DataFrame:
         """Return free-text labels: trial, stage, participant, condition, label."""
         rows: list[tuple[str, int, str, str, str | None]] = []
-        for row in self.of(task).itertuples(index=False):
+        for row in self.answers_of(task).itertuples(index=False):
             value = row.value
             if not isinstance(value, dict) or not {"label", "labels"} & set(value):
                 continue
