@@ -15,6 +15,7 @@ from analysis.planning.designs import Design
 from analysis.planning.power import Plan, rejections
 from analysis.statistics.claims import ALPHA
 from analysis.study import preregistration as document
+from analysis.study.abstract import abstract_of_study
 from analysis.study.frozen_study import read_study
 from analysis.study.preregistration import AUTHORS, preregistration
 from analysis.study.responses import EXCLUSIONS, prepare
@@ -73,6 +74,24 @@ def test_the_tests_and_weights_are_those_of_the_analysis(folder):
     assert weights[0]["odd_one_out.chance"].sum() == pytest.approx(0.8)
     assert before["question"].iloc[0] == "odd_one_out.chance"
     assert set(before["kind"]) <= set(QUESTIONS)
+
+
+def test_change_is_asked_about_only_if_a_trial_shows_one_neuron_at_several_epochs(tmp_path):
+    study = make_study(tmp_path, trials=4, tasks=("odd_one_out", "before_or_after"))
+    frozen = read_study(tmp_path)
+    responses = prepare(frozen, *make_responses(tmp_path, study, people=8))
+    results = Results(responses, Settings(replicates=99, permutations=99), lambda rules: responses)
+    neuron = frozen.data["neurons"].iloc[0][0]
+    pairs = [(neuron, later) for later in (replace(neuron, epoch=20), replace(neuron, channel=9))]
+    for pair, is_asked in zip(pairs, (True, False), strict=True):
+        trials = frozen.trials.assign(neurons=[pair] * len(frozen.trials))
+        asking = replace(
+            results, responses=replace(responses, study=replace(frozen, trials=trials))
+        )
+        question = next(text for text in abstract_of_study(asking) if text.startswith("Question"))
+        assert ("change during training" in question) is is_asked
+        document = preregistration(asking, None).partition("## Design Plan")[0]
+        assert ("change of these concepts" in document) is is_asked
 
 
 def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):

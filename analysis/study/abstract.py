@@ -6,15 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import (
-    as_words,
-    ci_text,
-    join,
-    p_text,
-    percent,
-    rows_of,
-    with_sign,
-)
+from analysis.exhibits.phrases import as_words, ci_text, join, p_text, percent, rows_of, with_sign
 from analysis.study.controls import failed_controls
 from analysis.study.responses import NOUNS
 from analysis.study.results import Results, observed_trials
@@ -39,7 +31,8 @@ def abstract_of_study(results: Results) -> Iterator[str]:
     steps = {row.step: row.participants for row in rows_of(responses.flow)}
     yield (
         "Question. Do people recognise the concepts that neurons of "
-        f"{_series_names(results)} detect, and do they see how these change during training?"
+        f"{_series_names(results)} detect"
+        + (", and do they see how these change during training?" if study.shows_change else "?")
     )
     tasks = [
         f"{results.name(task)} ({pluralise(len(study.conditions(task)), 'condition')})"

@@ -70,6 +70,15 @@ class FrozenStudy:
         """Return the trials that are neither practice nor attention trials."""
         return self.trials[self.trials["role"] == "trial"]
 
+    @cached_property
+    def shows_change(self) -> bool:
+        """Return whether a trial shows one neuron at several epochs, and no other neuron."""
+        return any(
+            len({n.epoch for n in neurons}) > 1
+            and len({(n.series, n.layer, n.channel) for n in neurons}) == 1
+            for neurons in self.data["neurons"]
+        )
+
     def trials_of(self, task: str) -> pd.DataFrame:
         """Return the trials of a task."""
         return self.data[self.data["task"] == task]

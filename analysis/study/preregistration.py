@@ -85,6 +85,7 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
         plan=plan,
         study=frozen.study,
         recruitment=frozen.recruitment,
+        changes=frozen.shows_change,
         hypotheses=_hypotheses(results, tests),
         counts=_trial_counts(results),
         practice=roles.get("practice", 0),

@@ -8,15 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import (
-    as_words,
-    ci_text,
-    join,
-    p_text,
-    percent,
-    rows_of,
-    with_sign,
-)
+from analysis.exhibits.phrases import as_words, ci_text, join, p_text, percent, rows_of, with_sign
 from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
 from analysis.study.association import MEASURES
