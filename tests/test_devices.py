@@ -16,7 +16,13 @@ from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
 from harness.networks import budget, devices
 from harness.networks.architectures import build
-from harness.networks.budget import Cost, fit_batch, measure_cost, run_halving, worker_bytes
+from harness.networks.budget import (
+    fit_batch,
+    measure_bytes,
+    measure_cost,
+    run_halving,
+    worker_bytes,
+)
 from harness.networks.devices import CPU, Device, choose_device
 from harness.networks.layers import find_layers
 from harness.registry import UserCodeError, call_user_code
@@ -122,14 +128,20 @@ def test_a_simulated_second_device_gives_the_same_results():
 
 
 def test_measured_memory_is_what_is_held_at_the_worst_moment():
+    runs = []
+
     def work():
+        runs.append(1)
         first = torch.zeros(4, 1000)  # 16,000 bytes
         second = first + 1  # 16,000 more
         del first
         return second + 1  # and 16,000, when the first are gone
 
-    assert measure_cost(work, images=4).bytes == pytest.approx(2 * 16_000 / 4, rel=1e-2)
-    assert measure_cost(work, images=4).seconds > 0
+    assert measure_bytes(work, images=4) == pytest.approx(2 * 16_000 / 4, rel=1e-2)
+    assert len(runs) == 1  # a run's size of batches needs no time
+    cost = measure_cost(work, images=4)
+    assert cost.bytes == measure_bytes(work, images=4)
+    assert cost.seconds > 0
 
 
 def test_measured_memory_grows_with_the_images_alone():
@@ -168,14 +180,14 @@ def test_workers_share_the_budget(monkeypatch):
 
 
 def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
-    cost = Cost(bytes=253 * 2**20, seconds=1)
+    cost = 253 * 2**20
     assert fit_batch(cost, 8 * 2**30, 32, "importance") == 32
     assert fit_batch(cost, 4 * 2**30, 32, "importance") == 16
     with pytest.raises(ValueError, match=r"importance of vgg: 4 images need 0\.99 GiB per worker"):
         fit_batch(cost, 2**29, 32, "importance of vgg")
     assert fit_batch(cost, 2**29, 2, "importance of vgg") == 2
     with pytest.raises(ValueError, match=r"4 images need 12\.00 MiB .* only 0\.10 MiB are free"):
-        fit_batch(Cost(3 * 2**20, 1), 100_000, 32, "probing")
+        fit_batch(3 * 2**20, 100_000, 32, "probing")
 
 
 def memory_error_of_user_code():

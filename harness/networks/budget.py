@@ -132,32 +132,38 @@ class Cost:
 
 
 def measure_cost(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
-    """Measure the time, without the first run if that is short, and the memory of a piece of work.
+    """Measure the time, without the first run if that is short, and the memory of a piece of work;
+    see `measure_bytes`."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        work()
+        if device.place.type == "cuda":
+            torch.cuda.synchronize(device.place)
+        return (time.perf_counter() - start) / images
+
+    per_image = seconds()
+    if per_image * images < WARM_SECONDS:  # otherwise the overhead of the first run is small
+        per_image = seconds()
+    return Cost(measure_bytes(work, images, device), per_image)
+
+
+def measure_bytes(work: Callable[[], object], images: int, device: Device = CPU) -> float:
+    """Measure the peak memory that a piece of work needs per image.
 
     Args:
         work: runs on `images` images; its result is discarded.
         device: where it computes. On a CPU, torch's single allocations are added up, so that
             repeated measurements agree; on a GPU, the allocator reports its peak.
     """
-    on_gpu = device.place.type == "cuda"
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        work()
-        if on_gpu:
-            torch.cuda.synchronize(device.place)
-        return (time.perf_counter() - start) / images
-
-    per_image = seconds()
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device.place)
-        base = torch.cuda.memory_allocated(device.place)
-        per_image = seconds()
-        return Cost((torch.cuda.max_memory_allocated(device.place) - base) / images, per_image)
-    if per_image * images < WARM_SECONDS:  # otherwise the overhead of the first run is small
-        per_image = seconds()
-    _, events = profile_events(work)
-    return Cost(_peak_bytes(events) / images, per_image)
+    if device.place.type != "cuda":
+        _, events = profile_events(work)
+        return _peak_bytes(events) / images
+    work()  # the first run also allocates what libraries keep
+    torch.cuda.reset_peak_memory_stats(device.place)
+    base = torch.cuda.memory_allocated(device.place)
+    work()
+    return (torch.cuda.max_memory_allocated(device.place) - base) / images
 
 
 def profile_events(work: Callable[[], T]) -> tuple[T, list[Any]]:
@@ -179,10 +185,13 @@ def _peak_bytes(events: Iterable[Any]) -> int:
     return peak
 
 
-def fit_batch(cost: Cost, memory: int, largest: int, what: str, smallest: int = FEWEST) -> int:
+def fit_batch(
+    per_image: float, memory: int, largest: int, what: str, smallest: int = FEWEST
+) -> int:
     """Return the number of images per pass that fits into the memory.
 
     Args:
+        per_image: bytes that a pass needs for each image.
         memory: bytes.
         largest: the largest batch wanted.
         what: the work, for the message, e.g. "importance of series 'vgg'".
@@ -192,11 +201,11 @@ def fit_batch(cost: Cost, memory: int, largest: int, what: str, smallest: int = 
         ValueError: fewer than `smallest` (or `largest`, if smaller) images fit.
     """
     memory = max(memory, 0)
-    count = int(memory / max(cost.bytes, 1.0))
+    count = int(memory / max(per_image, 1.0))
     if count < min(smallest, largest):
         raise ValueError(
             f"{what}: {min(smallest, largest)} images need "
-            f"{format_bytes(min(smallest, largest) * cost.bytes)} per worker, but only "
+            f"{format_bytes(min(smallest, largest) * per_image)} per worker, but only "
             f"{format_bytes(memory)} are free beside its libraries and weights; increase "
             f"`memory`, or use fewer workers, fewer layers or smaller images"
         )

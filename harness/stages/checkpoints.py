@@ -15,7 +15,7 @@ from harness.config import Config
 from harness.images.batches import random_images
 from harness.images.sets import View, open_images
 from harness.networks.architectures import channels_last
-from harness.networks.budget import FEWEST, Cost, fit_batch, measure_cost, pass_memory, resources
+from harness.networks.budget import FEWEST, fit_batch, measure_bytes, pass_memory, resources
 from harness.networks.calls import expose_calls
 from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.parts import open_attention
@@ -185,8 +185,8 @@ def layer_names(run: Run, series: str) -> list[str]:
 
 
 _last_pair: list[tuple[Run, Source, Pair, ModelPair]] = []  # at most the last pair
-#: The cost of one image, by kind of work.
-_costs: WeakKeyDictionary[Run, dict[str, Cost]] = WeakKeyDictionary()
+#: The bytes that one image needs, by kind of work.
+_bytes_per_image: WeakKeyDictionary[Run, dict[str, float]] = WeakKeyDictionary()
 
 
 def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
@@ -216,9 +216,9 @@ def fit_pass_size(
     """Return the number of images per pass with which work on a series' networks fits the memory.
 
     Args:
-        label: the work, for the message ("importance of series 'vgg'"); each cost is measured once.
+        label: the work, for the message ("importance of series 'vgg'"); each is measured once.
         work: runs on `images` images.
-        images: number of images on which the cost is measured.
+        images: number of images on which the memory is measured.
         limit: the largest batch wanted.
         memory: bytes that a pass may take; see `pass_memory`.
         fewest: the smallest useful number of images.
@@ -226,7 +226,7 @@ def fit_pass_size(
     Raises:
         ValueError: not even the fewest images fit.
     """
-    costs = _costs.setdefault(run, {})
-    if label not in costs:
-        costs[label] = measure_cost(work, images, resources().device)
-    return fit_batch(costs[label], memory, limit, label, fewest)
+    measured = _bytes_per_image.setdefault(run, {})
+    if label not in measured:
+        measured[label] = measure_bytes(work, images, resources().device)
+    return fit_batch(measured[label], memory, limit, label, fewest)

@@ -167,7 +167,7 @@ class Sample:
             costs[name] = cost = measure_cost(score, len(batch), resources().device)
             label = f"importance of series {self.source.name!r} by {name}"
             free_memory = pass_memory(self.models.older, self.models.newer)
-            size = fit_batch(cost, free_memory, evolve.batch_size, label)
+            size = fit_batch(cost.bytes, free_memory, evolve.batch_size, label)
             memory = max(memory, cost.bytes * size)
         seconds = sum(
             costs[work.method].seconds * len(self.images.parts(class_id)["importance"])
@@ -184,7 +184,7 @@ class Sample:
         cost = measure_cost(reverting, min(FEWEST, len(self.plan.test_images)), resources().device)
         label = f"ablation of series {self.source.name!r}"
         free_memory = pass_memory(self.models.older, self.models.newer)
-        size = fit_batch(cost, free_memory, self.config.revert.batch_size, label)
+        size = fit_batch(cost.bytes, free_memory, self.config.revert.batch_size, label)
         seconds = arm_seconds(self.models, self.batch(min(size, self.sample_size)))
         names = self.study.layers.get(self.source.name) or [la.name for la in self.models.layers]
         total = rows = 0.0
