@@ -197,7 +197,9 @@ def simulated_answers(
             )
         elif question.kind == "number":
             least, most = question.stay_within or question.limits
-            answers[question.name] = round(rng.uniform(max(0, least), min(100, most)))
+            if (least, most) == NUMBERS:
+                least, most = 0, 100
+            answers[question.name] = min(max(round(rng.uniform(least, most)), least), most)
         elif values:
             value = str(rng.choice(values))
             answers[question.name] = [value] if question.kind == "several" else value

@@ -18,6 +18,7 @@ from tasks.drawings import PLATE, draw_plate
 from tasks.language import Words
 from tasks.questionnaire import (
     BUILT_IN,
+    NUMBERS,
     Question,
     check_answers,
     is_screened_out,
@@ -149,6 +150,14 @@ def test_simulated_people_pass_what_is_to_be_passed(tmp_path):
             answers = simulated_answers(asked, rng, {})
             assert set(check_answers(asked, answers, {})) == {q.name for q in asked}
             assert not is_screened_out(asked, answers)
+
+
+@pytest.mark.parametrize("limits", [(1900, 2020), (-10, -5), (0.2, 0.4), NUMBERS])
+def test_a_simulated_number_lies_within_any_limits(limits):
+    """A year of birth outside 0 to 100 stopped the preview and the simulation of a study."""
+    question = Question(kind="number", name="n", label="N", limits=limits, required=True)
+    answers = simulated_answers([question], np.random.default_rng(0), {})
+    assert check_answers([question], answers, {}) == answers
 
 
 @pytest.fixture(scope="module")
