@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -205,6 +206,11 @@ def _read_records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     if rows[0][0].startswith("sep="):
         raise ValueError(f"{path}: row 1 is {','.join(rows[0])!r}, a hint for Excel; delete it")
     return rows[0], {number: row for number, row in enumerate(rows[1:], 2) if any(row)}
+
+
+def options_shown(table: pd.DataFrame) -> list[list[str]]:
+    """Return the options of each response in the order in which they were shown."""
+    return [json.loads(options) for options in table["options"]]
 
 
 def row_name(file: str, columns: Sequence[Column], row: int) -> str:

@@ -577,3 +577,20 @@ def test_with_few_choices_nobody_is_excluded_as_one_sided(folder, study):
 def test_false_switches_a_rule_off_in_study_toml(tmp_path):
     (tmp_path / "study.toml").write_text("[exclusion]\none_sided_above = false\n")
     assert load_settings(tmp_path / "study.toml").exclusion.one_sided_above is None
+
+
+def test_forms_answered_by_unequal_numbers_of_people_are_counted(tmp_path):
+    make_study(tmp_path, trials=3, forms=2)
+    study = read_study(tmp_path)
+    answers, people = make_responses(tmp_path, study.study, people=6)
+    name = "difference in participants between forms"
+
+    def count(gone):
+        kept = [table[~table["participant"].isin(gone)] for table in (answers, people)]
+        responses = prepare(study, *kept)
+        return {c.name: c for c in checks(responses)}[name].participants, notes(responses)
+
+    assert count([])[0] == count(["p000"])[0] == 0  # turns of the forms differ by one person
+    difference, sentences = count(["p000", "p002"])
+    assert difference == 2
+    assert any("analysed participants (form 0: 1, form 1: 3); trials" in text for text in sentences)

@@ -5,7 +5,6 @@ They are shown as a table and as sentences of the section on participants.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from analysis.study.frozen_study import task_of
 from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
 from analysis.study.results import Results
 from harness.text import join_names, pluralise
-from tasks.responses import LATE_AFTER
+from tasks.responses import LATE_AFTER, options_shown
 
 #: Allowed difference between the browser's and the server's time of a response, in milliseconds.
 CLOCKS = 2000
@@ -51,8 +50,8 @@ class Check:
 
 def checks(responses: Responses) -> list[Check]:
     """Return all checks, in the order of the table."""
-    kinds = (_people, _incomplete, _confidence, _times, _order, _places, _durations, _unanswered,
-             _rules, _unchecked)  # fmt: skip
+    kinds = (_people, _incomplete, _confidence, _times, _order, _places, _durations, _forms,
+             _unanswered, _rules, _unchecked)  # fmt: skip
     return [check for kind in kinds for check in kind(responses)]
 
 
@@ -240,7 +239,7 @@ def _places(responses: Responses) -> Iterator[Check]:
     texts, count = [], 0
     for task in sorted(set(answers["task"]) & set(study.choice_tasks)):
         rows = answers.loc[answers["task"] == task, ["trial", "options"]]
-        option_lists = [json.loads(options) for options in rows["options"]]
+        option_lists = options_shown(rows)
         keys = [study.keys[trial] for trial in rows["trial"]]
         places = Counter(o.index(key) for o, key in zip(option_lists, keys, strict=True))
         largest, fewest = max(places.values()), min(map(len, option_lists))
@@ -253,6 +252,22 @@ def _places(responses: Responses) -> Iterator[Check]:
         f"explains ({join_names(texts)}). Participants who prefer this place seem to recognise the "
         "concepts.",
         answers=count,
+    )
+
+
+def _forms(responses: Responses) -> Iterator[Check]:
+    """Yield how unequally the forms were answered: places give all of them equally many people."""
+    study = responses.study.study
+    people = responses.answers.drop_duplicates("participant")
+    counts = people["trial"].map(study.form_of).value_counts()
+    counts = counts.reindex(range(len(study.forms)), fill_value=0)
+    texts = [f"form {form}: {count}" for form, count in counts.sort_values().items()]
+    difference = int(counts.max() - counts.min()) if len(counts) else 0
+    yield Check(
+        "difference in participants between forms",
+        "The forms were answered by unequal numbers of analysed participants "
+        f"({join_names(texts)}); trials of the less frequent forms have fewer responses.",
+        difference if difference > 1 else 0,
     )
 
 

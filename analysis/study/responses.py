@@ -18,7 +18,7 @@ from analysis.study.identical import identical_pairs
 from analysis.study.validation import find_problems
 from harness.registry import Registry
 from tasks.false_exclusion import LIMIT, one_sided_rate
-from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, read_table
+from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, options_shown, read_table
 
 #: Source of responses -> noun for those who gave them.
 NOUNS = {"human": "participant", "pilot": "pilot participant", "simulated": "simulated participant"}
@@ -182,7 +182,7 @@ def participant_measures(
     """
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(study.choice_tasks)]
-    offered = [json.loads(options) for options in data["options"]]
+    offered = options_shown(data)
     choices = map(json.loads, data["answer"])
     positions = data[["participant"]].assign(
         options=list(map(len, offered)),
