@@ -416,3 +416,23 @@ def test_without_websocket_or_javascript_the_page_says_what_to_do(browser, own):
     hurry(visitor.page)
     time.sleep(1)
     assert not visitor.page.locator(f"#{WAITING}").is_visible()
+
+
+@pytest.mark.parametrize("size", [LAPTOP, SMALL])
+def test_nothing_covers_a_stimulus(browser, own, known, size):
+    """A lens over a corner hid half a patch of every group on a phone."""
+    visitor = Visitor(browser, on_the_way(own, known, f"sees-{size['width']}"), size)
+    over = (
+        "[...root.querySelectorAll('img[data-stimulus]')].flatMap(image => "
+        "[...root.querySelectorAll('.zoom, .tile .key')].filter(part => { "
+        "const a = image.getBoundingClientRect(), b = part.getBoundingClientRect(); "
+        "return b.left < a.right - 1 && b.right > a.left + 1 && b.top < a.bottom - 1 "
+        "&& b.bottom > a.top + 1; })).length"
+    )
+    seen = set()
+    while visitor.stage == "trial" or visitor.stage == "introduction":
+        if visitor.stage == "trial":
+            seen.add(visitor.page.locator(".survey h1").inner_text())
+            assert sight(visitor, over) == 0
+        visitor.answer()
+    assert len(seen) == 4
