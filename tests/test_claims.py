@@ -11,7 +11,7 @@ from scipy import stats
 
 import conceptevo.study
 from analysis.statistics.claims import CONTROL, QUESTIONS, judge
-from analysis.study.family import RULED_OUT
+from analysis.study.family import is_ruled_out
 from analysis.study.frozen_study import read_study
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.responses import prepare
@@ -156,7 +156,7 @@ def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, t
         tests = tests[(tests["question"] != "") & (kind != "associations")]
         return set(tests[["question", "what"]].fillna("").itertuples(index=False, name=None))
 
-    ruled = before.claims[before.claims["reason"].str.startswith(RULED_OUT)]
+    ruled = before.claims[is_ruled_out(before.claims)]
     of_labels = after.index.get_level_values(0) == "labels"
     alike = of_labels & (after["p_alone"] == 1) & (trials == 1)
     assert keys(ruled) == keys(after[after["p_alone"].isna() | alike])

@@ -224,7 +224,10 @@ def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():
 def test_labels_are_drawn_as_they_were_typed(monkeypatch):
     """Two dollar signs enclose a formula elsewhere; an impossible one ended the analysis."""
     picture = np.zeros((4, 4, 3))
-    drawn = draw_sheet([[Cell(picture, "$^~$", r"$\frac$ of a $5 bill")]])
+    with styled():
+        drawn = draw_sheet([[Cell(picture, "$^~$", r"$\frac$ of a $5 bill")]])
+        (line,) = drawn.axes[0].plot([0, 1], label=r"class $\frac$")
+        drawn.legend(handles=[line])
     assert Figure("f", "F", "C", drawn).png
     assert [text.get_text() for text in drawn.axes[0].texts] == [r"$\frac$ of a $5 bill"]
     monkeypatch.setattr(font_manager, "get_font_names", lambda: ["SimHei", "Noto Sans CJK SC"])

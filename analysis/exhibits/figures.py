@@ -89,6 +89,7 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 160,
     "savefig.bbox": "tight",
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # names and labels can hold dollars
 }
 
 
@@ -177,10 +178,9 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
             axes.axis("off")
         for axes, cell in zip(row_axes, line, strict=False):
             axes.imshow(cell.picture)
-            text = {"fontsize": 7, "parse_math": False}  # labels of participants can hold dollars
-            axes.set_title(cell.above, pad=2, **text)
+            axes.set_title(cell.above, pad=2, fontsize=7)
             axes.text(
-                0.5, -0.02, cell.below, transform=axes.transAxes, ha="center", va="top", **text
+                0.5, -0.02, cell.below, transform=axes.transAxes, ha="center", va="top", fontsize=7
             )
             if cell.framed:
                 axes.add_patch(

@@ -25,6 +25,11 @@ from harness.registry import Registry
 RULED_OUT = "ruled out by the design: "
 
 
+def is_ruled_out(tests: pd.DataFrame) -> pd.Series:
+    """Return which tests the frozen design rules out, by their column `reason`."""
+    return tests["reason"].str.startswith(RULED_OUT)
+
+
 @dataclass(frozen=True)
 class PlannedTest:
     """A planned test.

@@ -14,7 +14,7 @@ from analysis.exhibits.figures import Figure, styled
 from analysis.planning.designs import Design
 from analysis.planning.power import Plan, Sizes, draw_curves, power_curve
 from analysis.statistics.claims import ALPHA
-from analysis.study.family import RULED_OUT
+from analysis.study.family import RULED_OUT, is_ruled_out
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
 from analysis.study.results import Results, Settings
@@ -38,8 +38,7 @@ def unanswered_results(study: FrozenStudy) -> Results:
 def describe_ruled_out(results: Results) -> str:
     """Planned tests for which the frozen design is too small, and their share of α; "" if none."""
     claims = results.claims
-    impossible = claims[claims.get("reason", pd.Series(dtype=str)).str.startswith(RULED_OUT)]
-    if impossible.empty:
+    if claims.empty or (impossible := claims[is_ruled_out(claims)]).empty:
         return ""
     return (
         f"The design rules out {pluralise(len(impossible), 'planned test')}, and their share of α "
