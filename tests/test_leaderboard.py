@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis.benchmark import measures, report, significance
 from analysis.benchmark.tables import images_needed
+from analysis.exhibits.tables import Table
 from analysis.statistics import comparisons
 from harness.records import CONTROLS
 
@@ -303,3 +304,12 @@ def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_comp
     assert report._others(known.assign(group=""), 2) == "; not compared: c, d."
     apart = known.assign(group=["x", "x", "y", "y"])
     assert report._others(apart, 2) == ", significantly larger than the others."
+
+
+def test_why_there_is_no_interval_is_said(monkeypatch):
+    monkeypatch.setattr(report, "_undefined_values", lambda bench: [])
+    row = {"method": ["a"], "gap": [0.0], "low": [np.nan], "high": [np.nan]}
+    for classes, reason in ((2, "all classes have the same gap"), (1, "one class has a value")):
+        board = Table("leaderboard", "", "", pd.DataFrame({**row, "classes": [classes]}))
+        (sentence,) = report.findings(None, {"leaderboard": board})
+        assert sentence.endswith(f"; {reason}, so that there is no interval, and no claim is made.")

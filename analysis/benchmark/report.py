@@ -78,7 +78,8 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     leaders = _find_leaders(ranked)
     text = f"{_largest_gap(leaders)}, {_gap_text(best)}"
     if not np.isfinite(best["low"]):
-        text += "; with fewer than two classes there is no interval, and no claim is made."
+        reason = "all classes have the same gap" if best["classes"] > 1 else "one class has a value"
+        text += f"; {reason}, so that there is no interval, and no claim is made."
         return [text, *_undefined_values(bench)]
     findings = [f"{text}{_others(ranked, len(leaders))}"]
     nonlinear = ranked[ranked["linearises"] != bench.main]
