@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
+from conceptevo.arguments import check_arguments
 from conceptevo.inputs import Arms, Images, Series, register_plugin
 from conceptevo.inputs import View as View
 from conceptevo.recorder import Evidence as Evidence
@@ -36,6 +37,7 @@ from harness.stages.probe import probe_steps
 from harness.stages.space import PlaceNeurons
 
 
+@check_arguments
 def probe(
     series: Series | Sequence[Series],
     images: Images,
@@ -70,6 +72,7 @@ def probe(
     return Probed(session.run, session)
 
 
+@check_arguments
 def space(
     probed: Probed,
     method: str | Callable = "sgns",
@@ -102,6 +105,7 @@ def space(
     return Space(session.run, session, method=method)
 
 
+@check_arguments
 def importance(
     series: Series,
     images: Images,
@@ -148,6 +152,7 @@ def importance(
     return Scores(session.run, session, methods=names)
 
 
+@check_arguments
 def ablate(
     scores: Scores,
     ablation: str | Callable = "revert",

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
+from conceptevo.arguments import check_fields
 from harness.artifacts import Run, fingerprint
 from harness.config import MemoryImagesSection
 from harness.images.sets import ArrayImages, to_rgb
@@ -52,6 +53,7 @@ class View:
         return tuple(value.tolist()) if value.ndim else (value.item(),) * self.channels
 
 
+@check_fields
 @dataclass(frozen=True)
 class Series:
     """The models of one training run.
@@ -157,6 +159,7 @@ class Images:
         return MemoryImagesSection(images=images)
 
 
+@check_fields
 @dataclass(frozen=True)
 class Arms:
     """The sizes and numbers of the sets of neurons that are ablated.

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from conceptevo.arguments import check_fields
 from conceptevo.inputs import Images, Series, View
 from conceptevo.session import Session
 from harness.artifacts import Run
@@ -39,6 +40,7 @@ from harness.text import join_names
 logger = logging.getLogger(__name__)
 
 
+@check_fields
 @dataclass(frozen=True)
 class Evidence:
     """What is recorded instead of weights: stimuli, peaks, responsive neurons, activations.
@@ -57,6 +59,7 @@ class Evidence:
     output: str | int | None = None
 
 
+@check_fields
 @dataclass
 class Recorder:
     """Records a network at some epochs of its training, or at steps if these are counted.
@@ -92,8 +95,6 @@ class Recorder:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"Recorder: every must be at least 1, got {self.every}")
-        if self.schedule not in ("linear", "log"):
-            raise ValueError(f"Recorder: schedule must be linear or log, got {self.schedule!r}")
         self.folder = Path(self.folder)
 
     def wants(self, epoch: int) -> bool:
@@ -114,8 +115,9 @@ class Recorder:
             Whether the network was recorded.
 
         Raises:
-            ValueError: the epoch is not an integer of at least 0, the network cannot be copied, or
-                the folder holds evidence that was recorded with other images or settings.
+            ValueError: the epoch is not an integer of at least 0, the network is no module or
+                cannot be copied, or the folder holds evidence that was recorded with other images
+                or settings.
         """
         if not isinstance(epoch, Integral) or epoch < 0:
             raise ValueError(f"Recorder: epoch must be an integer of at least 0, got {epoch!r}")
@@ -123,6 +125,9 @@ class Recorder:
         if not (last or self.wants(epoch)):
             return False
         network = self.network(model)
+        if not isinstance(network, nn.Module):
+            kind = type(network).__name__
+            raise ValueError(f"Recorder: the network must be a torch module, got {kind}")
         if self.evidence is None or epoch in self.weights:
             save_weights(network, Path(self.folder) / WEIGHTS.format(epoch=epoch))
         if self.evidence is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pydantic import PositiveInt
 
 from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers them
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
@@ -19,6 +20,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, styled
 from analysis.exhibits.tables import Table
 from analysis.run.album import Album
+from conceptevo.arguments import check_arguments
 from conceptevo.session import Session
 from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
@@ -85,7 +87,8 @@ class Probed(Result):
         """One row per layer: series, layer, channels, height, width, depth, patch."""
         return self.run.tables("layers")
 
-    def strip(self, neuron: Neuron, side: int = 3, tile: int = 64) -> Image.Image:
+    @check_arguments
+    def strip(self, neuron: Neuron, side: PositiveInt = 3, tile: PositiveInt = 64) -> Image.Image:
         """Return the neuron's side x side strongest patches at every epoch of its series."""
         album = Album(self.run)
         stimuli = self.run.tables("stimuli")
@@ -117,7 +120,8 @@ class Space(Result):
         dense = vectors if isinstance(vectors, np.ndarray) else vectors.toarray()
         return pd.concat([self.space.neurons, pd.DataFrame(dense).add_prefix("v")], axis=1)
 
-    def nearest(self, neuron: Neuron, k: int = 5, **among: object) -> pd.DataFrame:
+    @check_arguments
+    def nearest(self, neuron: Neuron, k: PositiveInt = 5, **among: object) -> pd.DataFrame:
         """Return the k neurons nearest to a neuron.
 
         Args:

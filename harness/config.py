@@ -214,7 +214,9 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
             problem["source"] = _source_kind(values, problem["loc"])
         conflicts, valid_rest = _find_conflicts(values, problems)
         lines = [
-            line for problem in [*problems, *conflicts] for line in _explain(problem).splitlines()
+            line
+            for problem in [*problems, *conflicts]
+            for line in explain_problem(problem).splitlines()
         ]
         refusal = ConfigError("\n".join([f"{origin}:", *(f"  {line}" for line in lines)]))
         refusal.faults = tuple(f"{origin}: {line}" for line in lines)
@@ -262,7 +264,7 @@ def _remove(values: Any, place: Sequence[str | int]) -> None:
             values = values[part]
 
 
-def _explain(problem: Any) -> str:
+def explain_problem(problem: Any) -> str:
     """Describe a problem that pydantic reports: its place, what is allowed, the value."""
     parts = list(problem["loc"])
     if parts[:1] == ["images"] and len(parts) > 1:

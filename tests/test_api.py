@@ -299,11 +299,49 @@ def test_a_function_takes_no_name_from_another():
 
 def test_parameters_are_checked_and_of_any_kind_of_number(scores):
     for arms in (ce.Arms(bins=1), ce.Arms(random=0), ce.Arms(steps=1)):
-        with pytest.raises(ValueError, match="should be greater than or equal"):
+        with pytest.raises(ValueError, match="^ablate: .*: must be greater than or equal to"):
             ce.ablate(scores, arms=arms, progress=False)
     view = ce.View(8, 8, mean=np.array([0.1, 0.2, 0.3]), std=torch.tensor(0.5))
     assert view.numbers("mean") == (0.1, 0.2, 0.3) and view.numbers("std") == (0.5,) * 3
     assert ce.Images(np.zeros((2, 4, 4), np.uint8), [0, 1], range(2)).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, i, p, c: ce.ablate(p), "ablate: scores must be Scores, got Probed"),
+        (lambda s, i, p, c: ce.probe(i, s), "images must be Images, got Series"),
+        (lambda s, i, p, c: ce.probe(s, i, k=0), "probe: k: must be greater than or equal to 1"),
+        (lambda s, i, p, c: ce.space(p, dimensions=3), "space: there is no parameter dimensions"),
+        (
+            lambda s, i, p, c: ce.importance(s, i, (1, 2, 4)),
+            r"importance: pair must be tuple\[int, int\], got \(1, 2, 4\)",
+        ),
+        (
+            lambda s, i, p, c: ce.importance(s, i, (1, 4), "sign_t"),
+            r"methods must be Sequence\[str \| Callable\], got 'sign_t'",
+        ),
+        (lambda s, i, p, c: p.strip(3), "Probed.strip: neuron must be Neuron, got 3"),
+        (
+            lambda s, i, p, c: ce.Series("mine", {1: s.models[1].state_dict()}, s.view),
+            r"Series: models must be Mapping\[int, nn.Module\], got OrderedDict",
+        ),
+        (lambda s, i, p, c: ce.Evidence(i.pixels, s.view), "images must be Images .*, got ndarray"),
+        (lambda s, i, p, c: ce.Recorder("r", evidence=i), "Evidence | None, got Images"),
+        (lambda s, i, p, c: ce.Recorder("r").record({}, 1), "a torch module, got dict"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_sentence(series, images, probed, scores, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(series, images, probed, scores)
+
+
+def test_arguments_may_be_of_any_kind_of_number_and_sequence(series, images, scores):
+    pair, count = [np.int64(1), 4], np.int8(8)
+    again = ce.importance(series, images, pair, ("sign_t",), heldout_images=count, progress=False)
+    table = scores.to_pandas()
+    expected = table[table["method"] == "sign_t"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.to_pandas(), expected)
 
 
 def test_importing_changes_no_global_state():

@@ -447,7 +447,10 @@ def test_a_problem_names_its_checkpoint_once(run):  # noqa: F811
 
     images = SimpleNamespace(classes=("a",), labels=[0, 0])
     config = SimpleNamespace(
-        base_checkpoint=lambda: Checkpoint("mine", 2), probe=SimpleNamespace(k=1), series=[]
+        base_checkpoint=lambda: Checkpoint("mine", 2),
+        probe=SimpleNamespace(k=1),
+        evolve=SimpleNamespace(classes=None),
+        series=[],
     )
     (text,) = problems(SimpleNamespace(test_images=images, config=config, run=run), table)
     assert text.count("series 'mine'") == 1 and text.startswith("series 'mine', epoch 1")
@@ -463,7 +466,10 @@ def test_what_is_wrong_with_all_files_is_said_once(run, tmp_path):  # noqa: F811
     ]
     images = SimpleNamespace(classes=("a",), labels=[0, 0])
     config = SimpleNamespace(
-        base_checkpoint=lambda: Checkpoint("mine", 2), probe=SimpleNamespace(k=1), series=[source]
+        base_checkpoint=lambda: Checkpoint("mine", 2),
+        probe=SimpleNamespace(k=1),
+        evolve=SimpleNamespace(classes=None),
+        series=[source],
     )
     plan = SimpleNamespace(test_images=images, config=config, run=run)
     (text,) = problems(plan, pd.DataFrame(rows))

@@ -110,7 +110,7 @@ def test_a_schedule_names_epochs(tmp_path, every, schedule, weights, epochs):
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         ce.Recorder(tmp_path, every=0)
-    with pytest.raises(ValueError, match="schedule must be linear or log, got 'exp'"):
+    with pytest.raises(ValueError, match="schedule must be 'linear' or 'log', got 'exp'"):
         ce.Recorder(tmp_path, schedule="exp")
 
 
