@@ -49,7 +49,7 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
             index = run.table(artifact)
             counts.append(f"{len(index):,} {name}")
             classes = index["class_name"].nunique()
-    kind = "synthetic images" if is_synthetic(run) else "images"
+    kind = "images (synthetic)" if is_synthetic(run) else "images"
     return (
         f"{pluralise(len(series_texts), 'network')}, one training run each: "
         f"{'; '.join(series_texts)}. {join(counts)} {kind} of {classes} classes; seed "
@@ -76,11 +76,11 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
             f"{count[epoch]} at epoch {epoch}" + (" (the maximum)" if epoch == peak else "")
             for epoch in sorted({rows["epoch"].iloc[0], peak, rows["epoch"].iloc[-1]})
         ]
-        parts.append(f"in {series} (of {rows['neurons'].max()} neurons) {join(counts)}")
+        parts.append(f"in {series} ({rows['neurons'].max()} neurons), {join(counts)}")
     return (
         "The number of neurons with a true concept (the image part or attribute that overlaps most "
         f"with the neuron's activations; intersection over union at least {NAMED_OVERLAP}) was "
-        f"{'; '.join(parts)}."
+        f"as follows: {'; '.join(parts)}."
     )
 
 

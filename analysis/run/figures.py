@@ -117,8 +117,8 @@ def concept_map(run: Run) -> Figure | None:
         "Map of neurons",
         "UMAP layout fitted to the base checkpoint "
         f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel); each dot is one "
-        f"neuron. Colours and markers: {meaning}. "
-        "Axes have no unit, and distances between clusters no meaning. Dead neurons are not shown.",
+        f"neuron. Colours and markers: {meaning}. The axes have no unit, and distances between "
+        "clusters have no meaning. Dead neurons are not shown.",
         canvas,
     )
 

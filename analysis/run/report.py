@@ -319,7 +319,7 @@ def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     names = list(gaps.columns)
     clustered = clustered_by_class(gaps)
     means = clustered.table(names).sort_values("value", ascending=False)
-    parts = [f"{points_text(*row[1:4])} by {row[0]}" for row in means.itertuples()]
+    parts = [f"{points_text(*row[1:4])} for {row[0]}" for row in means.itertuples()]
     text = (
         f"The gap, accuracy after reverting {last_bin} minus accuracy after reverting q1, was "
         f"{join(parts)} (percentage points, mean over pairs; 95 % CIs over classes)."
@@ -328,7 +328,9 @@ def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     others = pairs[~(pairs["p"] < ALPHA)]
     if len(others):
         listing = join([f"{row.first} and {row.second}" for row in others.itertuples()])
-        text += f" Of {len(pairs)} differences between scores, not significant: {listing}."
+        text += (
+            f" Of {len(pairs)} differences between scores, these were not significant: {listing}."
+        )
     elif len(pairs):
         text += " All differences between scores were significant (paired over classes, Holm)."
     return [text]
@@ -343,7 +345,7 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
     means = table.frame.groupby("method", sort=False)[["ratio", "equal to q2"]].mean()
     method_name = reversion.main_method(run)
     findings = [
-        f"If importance is scored by {method_name}, the neurons of the matched sets changed on "
+        f"If importance is scored by “{method_name}”, the neurons of the matched sets changed on "
         f"average {percent(means.ratio[method_name])} as much as those of q1 ([table:matching])."
     ]
     for score, share in means["equal to q2"].items():

@@ -162,11 +162,12 @@ def identities(run: Run) -> Table | None:
         "identity",
         "Retrieval of the same channel at the later epoch",
         "For each neuron at the earlier epoch, all neurons of its series at the later epoch are "
-        "ranked by their similarity to it. mrr: mean of 1/rank of the same channel (1: it is "
-        "always the nearest), with 95 % CIs (t over layers). A space that groups neurons by "
-        "concept need not retrieve channels, so a low value is not a fault.",
+        "ranked by their similarity to it. Mean reciprocal rank: mean of 1/rank of the same "
+        "channel (1: it is always the nearest), with 95 % CIs (t over layers). A space that groups "
+        "neurons by concept need not retrieve channels, so a low value is not a fault.",
         table,
         dict.fromkeys(["mrr", "low", "high"], "{:.3f}"),
+        headings={"mrr": "mean reciprocal rank"},
     )
 
 

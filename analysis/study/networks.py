@@ -183,9 +183,9 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     for task in results.choice_tasks:
         chance = results.responses.study.chance(task)
         is_planned = ~trials["condition"].isin(results.controls(task))
-        solvable = trials[(trials["task"] == task) & is_planned]
+        main_trials = trials[(trials["task"] == task) & is_planned]
         above, not_above = list[str](), list[str]()
-        for condition, rows in solvable.groupby("condition"):
+        for condition, rows in main_trials.groupby("condition"):
             hits, n = int(rows["observer_correct"].sum()), len(rows)
             accuracy = answers.loc[answers["trial"].isin(rows["trial"]), "correct"].mean()
             test = stats.binomtest(hits, n, chance[str(condition)], alternative="greater")
@@ -197,8 +197,8 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         if above:
             yield (
                 f"In {name}, the machine observer, which uses only colours and edges of the "
-                f"pictures, was above chance in {join(above)} (unadjusted exact binomial "
-                "test, p < .05; [table:observer])."
+                "pictures, was significantly above chance (unadjusted exact binomial test, "
+                f"p < .05; [table:observer]) in {join(above)}."
             )
             any_above = True
         if not_above:

@@ -87,7 +87,10 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
     }
     exclusions = "no participant was excluded"
     if excluded:
-        texts = [f"{n} with {rule_words.get(rule, rule)}" for rule, n in excluded.items()]
+        texts = [
+            f"{pluralise(n, 'participant')} with {rule_words.get(rule, rule)}"
+            for rule, n in excluded.items()
+        ]
         exclusions = f"these were excluded: {'; '.join(texts)}"
     elif responses.flow["not applicable"].fillna(0).astype(int).any():
         exclusions += ", but some rules could not be applied to all participants ([table:flow])"

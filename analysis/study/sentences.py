@@ -58,7 +58,10 @@ def division(study: FrozenStudy) -> str:
     trials, forms = pluralise(len(study.data), "trial"), len(study.study.forms)
     if forms < 2:
         return f"every participant was assigned the same {trials}"
-    return f"the {trials} are divided into {forms} forms, of which a participant was assigned one"
+    return (
+        f"the {trials} are divided into {forms} forms, one of which was assigned to each "
+        "participant"
+    )
 
 
 def hypothesis(results: Results) -> str:
