@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from torch import nn
 from conceptevo.arguments import check_fields
 from conceptevo.inputs import Images, Series, View
 from conceptevo.session import Session
-from harness.artifacts import Run
+from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.files import write_text
@@ -116,8 +115,8 @@ class Recorder:
 
         Raises:
             ValueError: the epoch is not an integer of at least 0, the network is no module or
-                cannot be copied, or the folder holds evidence that was recorded with other images
-                or settings.
+                cannot be copied, or the folder holds evidence that was recorded with other images,
+                layers or settings.
         """
         if not isinstance(epoch, Integral) or epoch < 0:
             raise ValueError(f"Recorder: epoch must be an integer of at least 0, got {epoch!r}")
@@ -180,7 +179,8 @@ class Recorder:
         }
         settings_file = session.run.root / "settings.json"
         self._check_settings(settings_file, settings)
-        session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
+        self._find_layers(session)
+        session.do(probe_steps(session.plan), progress=False)
         write_text(settings_file, json.dumps(settings) + "\n")
 
     def _check_settings(self, file: Path, settings: dict[str, object]) -> None:
@@ -192,6 +192,20 @@ class Recorder:
                 f"Recorder: {self.folder} holds evidence that was recorded with other settings "
                 f"({join_names(differing)}); use another folder, or delete it"
             )
+
+    def _find_layers(self, session: Session) -> None:
+        """Find the network's layers. Raises ValueError if those of earlier records differ."""
+        artifact, shape = Artifact("layers", (RECORDED,)), ["layer", "channels", "height", "width"]
+        earlier = session.run.table(artifact) if session.run.path(artifact).exists() else None
+        session.do(session.opening(), progress=False)
+        if earlier is None or earlier[shape].equals(session.run.table(artifact)[shape]):
+            return
+        session.run.save(artifact, earlier, "")  # earlier records stay as they are
+        raise ValueError(
+            f"Recorder: the network's layers differ from those of the evidence in {self.folder} "
+            f"({join_names(earlier['layer'])}): use another folder, or name `layers` that stay the "
+            f"same"
+        )
 
     def lightning_callback(self) -> Any:
         """Return a callback for the trainer of (PyTorch) Lightning, which records by epochs."""

@@ -253,6 +253,25 @@ def test_evidence_of_a_folder_has_the_same_settings(tmp_path, name, change):
         recorder.record(Net(), epoch)
 
 
+def test_evidence_of_a_network_whose_layers_change_is_refused(tmp_path):
+    """The run would take the last network's layers for those of every epoch."""
+
+    def network(width, *more):
+        layers = [nn.Conv2d(3, width, 3), nn.ReLU(), *more]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 12))
+
+    images = ce.Images(draw_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
+    recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K))
+    assert recorder.record(network(4), 0)
+    for grown in (network(6), network(4, nn.Conv2d(4, 4, 3), nn.ReLU())):
+        with pytest.raises(ValueError, match=r"layers differ .* \(1\): use another folder"):
+            recorder.record(grown, 1)
+    assert recorder.record(network(4), 2)
+    assert list(Run(tmp_path / "evidence").tables("layers")["channels"]) == [4]
+    names = {path.name for path in tmp_path.glob("evidence/probe/recorded/stimuli-*.parquet")}
+    assert names == {"stimuli-0000.parquet", "stimuli-0002.parquet"}
+
+
 @pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])
 def test_an_epoch_is_a_number_that_a_run_can_read(tmp_path, epoch):
     with pytest.raises(ValueError, match="epoch must be an integer of at least 0, got"):
