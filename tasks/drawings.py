@@ -76,7 +76,7 @@ def draw_plate(number: str, rng: np.random.Generator, plain: bool = False) -> Im
     font = ImageFont.load_default(PLATE * 0.62)
     for digit, x in zip(number, (0.31, 0.69), strict=True):
         centre = (PLATE * x, PLATE / 2)
-        ImageDraw.Draw(mask).text(centre, digit, 255, font, anchor="mm", stroke_width=4)
+        ImageDraw.Draw(mask).text(centre, digit, 255, font, anchor="mm", stroke_width=6)
     is_figure = np.asarray(mask) > 127
     image = Image.new("RGB", (PLATE * 2, PLATE * 2), "white")
     draw = ImageDraw.Draw(image)

@@ -24,7 +24,7 @@ from tasks.questionnaire import (
     is_screened_out,
     simulated_answers,
 )
-from tasks.questionnaire_file import read_questionnaire
+from tasks.questionnaire_file import PLATE_NUMBERS, read_questionnaire
 from tasks.settings import Practice, StudySettings, Texts, load_settings
 from tasks.study import load
 
@@ -242,19 +242,25 @@ def test_plates_differ_in_hue_and_not_in_brightness():
     assert figure.sum() > 5000 and gap < 0.5 * light[ground].std()
 
 
-def test_a_five_on_a_plate_is_open_where_a_six_is_closed():
-    def glyph(number):
+def test_no_digit_of_the_plates_is_taken_for_another():
+    """A 5 in dots was read as a 6, and a thin 4 as a 1, which counted as wrong."""
+    digits = set("".join(map(str, PLATE_NUMBERS)))
+    assert len(set(PLATE_NUMBERS)) == 12 and digits.isdisjoint("035689")
+
+    def glyph(digit):
         image = Image.new("L", (PLATE, PLATE))
-        for digit, x in zip(number, (0.31, 0.69), strict=True):
+        for x in (0.31, 0.69):
             font = ImageFont.load_default(PLATE * 0.62)
             ImageDraw.Draw(image).text((PLATE * x, PLATE / 2), digit, 255, font, anchor="mm")
         return np.asarray(image) > 127
 
-    pixels = np.asarray(draw_plate("55", np.random.default_rng(0))).astype(int)
-    figure = pixels[..., 0] > pixels[..., 1] + 30
-    dots = figure | (pixels.sum(axis=2) < 600)
-    assert figure[glyph("55") & dots].mean() > 0.9
-    assert figure[glyph("66") & ~glyph("55") & dots].mean() < 0.5
+    for digit in digits:
+        pixels = np.asarray(draw_plate(2 * digit, np.random.default_rng(0))).astype(int)
+        figure = pixels[..., 0] > pixels[..., 1] + 30
+        dots = figure | (pixels.sum(axis=2) < 600)
+        assert figure[glyph(digit) & dots].mean() > 0.95
+        for other in digits - {digit}:
+            assert figure[glyph(other) & ~glyph(digit) & dots].mean() < 0.5, (digit, other)
 
 
 def test_the_builtin_questions_are_asked_without_a_file(run, tmp_path):
