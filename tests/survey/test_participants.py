@@ -378,6 +378,10 @@ def test_a_trial_of_limited_time_goes_on_without_an_answer_and_a_refresh_wins_no
         visitor.page.reload()
         visitor.armed()
         assert visitor.version == before and left() < then, "the refresh began the time anew"
+        visitor.page.set_viewport_size(SMALL)
+        visitor.page.locator(SUBMIT).scroll_into_view_if_needed()
+        top = sight(visitor, "root.querySelector('.clock').getBoundingClientRect().top")
+        assert 0 <= top < 40, "the time cannot be seen below the pictures"
         visitor.moved(before)
         (row,) = [r for r in person(served, "slow", responses) if r.role == "trial"]
         assert (row.missing, row.answer) == ("time", None)
