@@ -124,12 +124,7 @@ def bins(bench: Bench) -> Table:
     for key, group in outcomes.groupby(level=PAIR, sort=False):
         for method in bench.order:
             classes = measures.class_means(group, method)
-            arms = [
-                *find_bins(list(classes.columns)),
-                "random",
-                "matched",
-                "matched_activation",
-            ]
+            arms = [*find_bins(list(classes.columns)), "random", "matched", "matched_activation"]
             arms += ["other_class", "all"]
             before = classes["before"]
             rows.append(

@@ -237,8 +237,7 @@ def _format_percent(value: float, error: float = 0.0) -> str:
 
 
 def as_markdown(
-    tables: dict[str, pd.DataFrame],
-    measures: tuple[str, ...] = ("accuracy", "risk difference"),
+    tables: dict[str, pd.DataFrame], measures: tuple[str, ...] = ("accuracy", "risk difference")
 ) -> str:
     """Format the results of `measure` by design as a Markdown table, with power in brackets.
 
