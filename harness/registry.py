@@ -21,6 +21,9 @@ from harness.torchvision_import import call_with_torchvision
 
 T = TypeVar("T")
 
+#: Names of folders of installed packages; there may be several, e.g. a user's own.
+INSTALLED = {"site-packages", "dist-packages"}
+
 #: The packages of this project.
 PACKAGES = ("harness", "tasks", "survey_app", "analysis", "conceptevo")
 
@@ -132,12 +135,13 @@ def _is_ours(file: str) -> bool:
 
 def _location(error: BaseException) -> str:
     """Return the place in the user's own files where the error was raised."""
-    installed = tuple(map(Path, {sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}))
+    library = sysconfig.get_path("stdlib")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not _is_ours(frame.filename)
-        and not any(Path(frame.filename).is_relative_to(root) for root in installed)
+        and not Path(frame.filename).is_relative_to(library)
+        and not INSTALLED & {*Path(frame.filename).parts}
     ]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
@@ -179,7 +183,7 @@ def _belong_together(path: Path, first: Path, name: str, module: str) -> bool:
     if name.partition(".")[0] == module.partition(".")[0]:
         return True
     root = first.parents[module.count(".") + (first.name == "__init__.py")]
-    return root in path.parents and not {"site-packages", "dist-packages"} & {*path.parts}
+    return root in path.parents and not INSTALLED & {*path.parts}
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:

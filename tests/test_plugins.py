@@ -206,6 +206,21 @@ def test_the_epochs_of_a_source_are_checked(outside, epochs, fault):
         assert fault is None or ("series 'fresh'" in message and fault in message)
 
 
+def test_an_error_in_an_installed_package_is_placed_in_the_users_own_file(outside):
+    package = outside / "other/site-packages/shared_library.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("def fail():\n    raise KeyError(1)\n")
+    sys.path.insert(0, str(package.parent))
+    code = NETWORKS.replace("return 1, 2", "import shared_library; shared_library.fail()")
+    (outside / "toy_networks.py").write_text(code)
+    (outside / "own.toml").write_text(CONFIG)
+    try:
+        message = say("probe", "own.toml", "--out", "RUN", error=ValueError)
+    finally:
+        sys.path.remove(str(package.parent))
+    assert "failed: KeyError: 1 (" in message and "toy_networks.py, line 11)" in message
+
+
 def test_what_a_space_method_returns_is_checked(registries):
     """Missing rows would be missing in every result; infinite vectors have no neighbour."""
 
