@@ -197,10 +197,10 @@ def test_after_the_reversion_study_no_arm_is_run_twice(run, benched, tmp_path):
     assert "Nothing is left to do." in conceptevo_("bench", out, "--plan")
 
 
-def test_a_killed_benchmark_goes_on_and_gives_the_same_bytes(run, tmp_path):
+def test_a_killed_benchmark_goes_on_and_gives_the_same_bytes(run, benched, tmp_path):
     out, whole = tmp_path / "run", tmp_path / "whole"
-    for folder in (out, whole):
-        shutil.copytree(run, folder)
+    shutil.copytree(run, out)
+    shutil.copytree(benched, whole)
     command = [sys.executable, "-m", "conceptevo", "bench", str(out), "--workers", "2"]
     command += ["--methods", "sign_t,random"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -214,10 +214,10 @@ def test_a_killed_benchmark_goes_on_and_gives_the_same_bytes(run, tmp_path):
     assert "error" in conceptevo_("bench", out, "--leaderboard")
     scores = (out / "importance").rglob("scores-*.parquet")
     kept = {path: path.stat().st_mtime_ns for path in scores}
-    conceptevo_("bench", out, "--workers", 2, "--methods", "sign_t,random")
+    conceptevo_("bench", out, "--workers", 0, "--methods", "sign_t,random")
     assert kept and all(path.stat().st_mtime_ns == then for path, then in kept.items())
     conceptevo_("bench", whole, "--workers", 0, "--methods", "sign_t,random")
-    made = [path.relative_to(whole) for path in whole.rglob("*.parquet")]
+    made = [path.relative_to(out) for path in out.rglob("*.parquet")]
     assert any(path.parts[0] == "ablation" for path in made)
     for path in (*made, Path("bench/leaderboard.csv"), Path("bench/tables/bins.csv")):
         assert (out / path).read_bytes() == (whole / path).read_bytes(), path
