@@ -111,16 +111,16 @@ def _cautions(study: Path, places: Places, recruitment: Recruitment) -> Iterator
 
     from survey_app.places import Places
 
-    if count := places.locked_out(recruitment):
+    if count := places.count_locked_out(recruitment):
         yield (
             f"unfinished participants whose links {study / 'recruitment.toml'} now refuses: "
             f"{count} (platforms, studies, ids or signed was changed); they cannot continue"
         )
     own = study / OWN
-    if not places.begun() and own.exists():
+    if not places.count_begun() and own.exists():
         store = _open_store(file_url(own))
         exists = inspect(store.engine).has_table("participants")
-        if exists and (begun := Places(store, places.study, places.source).begun()):
+        if exists and (begun := Places(store, places.study, places.source).count_begun()):
             yield (
                 f"{own} holds {pluralise(begun, 'participant')} of this study, this database none: "
                 f"here they would begin anew. Start without --database, or move the study first: "

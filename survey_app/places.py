@@ -306,13 +306,13 @@ class Places:
                 counts |= {f"{prefix}{name}": n for name, n in numbers}
         return counts
 
-    def begun(self) -> int:
+    def count_begun(self) -> int:
         """Count the participants who have begun, with or without finishing."""
         query = select(func.count()).select_from(participants).where(self._is_own(participants))
         with self.store.read() as connection:
             return connection.scalar(query) or 0
 
-    def locked_out(self, settings: Recruitment) -> int:
+    def count_locked_out(self, settings: Recruitment) -> int:
         """Count unfinished participants whose links new settings do not accept."""
         query = select(participants.c.platform, identities.c.platform_id, identities.c.details)
         begun = self._is_own(participants) & participants.c.status.in_(UNFINISHED)

@@ -25,15 +25,15 @@ def marked_texts() -> list[str]:
     texts: set[str] = set()
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
-            texts.update(_marked_in(ast.parse(path.read_text(encoding="utf-8"))))
+            texts.update(_texts_in_code(ast.parse(path.read_text(encoding="utf-8"))))
         for path in (ROOT / folder).rglob("templates/*.html"):
-            texts.update(_marked_on(Environment().parse(path.read_text(encoding="utf-8"))))
+            texts.update(_texts_in_template(Environment().parse(path.read_text(encoding="utf-8"))))
     for path in (ROOT / "tasks/texts").glob("*.md"):
         texts.update(filter(None, path.read_text(encoding="utf-8").splitlines()))
     return sorted(texts)
 
 
-def _marked_in(tree: ast.AST) -> Iterator[str]:
+def _texts_in_code(tree: ast.AST) -> Iterator[str]:
     """Yield the first arguments of the calls that mark a text."""
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and node.args):
@@ -44,7 +44,7 @@ def _marked_in(tree: ast.AST) -> Iterator[str]:
             yield text.value
 
 
-def _marked_on(page: nodes.Template) -> Iterator[str]:
+def _texts_in_template(page: nodes.Template) -> Iterator[str]:
     """Yield the marked texts of a template."""
     for call in page.find_all(nodes.Call):
         marks = isinstance(call.node, nodes.Name) and call.node.name in MARKS

@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+import quick_figures  # noqa: F401 - from here on
 import torch
 from network_pairs import make, perturbed
 

@@ -8,14 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import font_manager
+from PIL import Image
+from quick_figures import PUBLISHED
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import (
+    STYLE,
     Cell,
     Figure,
     draw_sheet,
     legend_columns,
     offset,
+    panels,
     style_of,
     styled,
     wrap,
@@ -234,6 +238,20 @@ def test_labels_are_drawn_as_they_were_typed(monkeypatch):
     with styled():
         assert plt.rcParams["font.family"] == ["DejaVu Sans", "Noto Sans CJK SC"]
     plt.close("all")
+
+
+def test_figures_are_written_for_print(monkeypatch, tmp_path):
+    """Publishers refuse fonts of type 3."""
+    for name, value in PUBLISHED.items():
+        monkeypatch.setitem(STYLE, name, value)
+    with styled():
+        canvas, _ = panels(1, 1, (3, 2))
+        Figure("f", "F", "C", canvas).write(tmp_path)
+    plt.close("all")
+    pdf = (tmp_path / "f.pdf").read_bytes()
+    assert b"/CIDFontType2" in pdf and b"/Type3" not in pdf
+    with Image.open(tmp_path / "f.png") as png:
+        assert png.info["dpi"] == pytest.approx((160, 160), abs=0.1)
 
 
 def test_series_and_legends_of_any_number_and_length_can_be_read():

@@ -220,7 +220,7 @@ def compare(first: Path, second: Path) -> Table:
     frame = pd.DataFrame({"method": common})
     values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):
-        gaps, indices = bench.clustered("gap"), [bench.methods.index(m) for m in common]
+        gaps, indices = bench.clustered_measure("gap"), [bench.methods.index(m) for m in common]
         table = gaps.table(bench.methods).loc[common].reset_index(drop=True)
         frame[[f"gap {name}", f"low {name}", f"high {name}"]] = table[["value", "low", "high"]]
         place = frame[f"gap {name}"].rank(ascending=False, method="min")

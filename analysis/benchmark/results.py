@@ -83,7 +83,7 @@ class Bench:
         return measures.pivot_outcomes(records, outcome)
 
     @lru_cache(maxsize=64)  # noqa: B019
-    def clustered(
+    def clustered_measure(
         self, measure: str, ablation: str = "", layer: str = JOINT, outcome: str = "accuracy",
         split: str = "",
     ) -> comparisons.Clustered:  # fmt: skip
@@ -94,12 +94,12 @@ class Bench:
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
         """Return the value of a measure by method."""
-        return dict(zip(self.methods, self.clustered(measure, **where).value, strict=True))
+        return dict(zip(self.methods, self.clustered_measure(measure, **where).value, strict=True))
 
     @cached_property
     def comparisons(self) -> pd.DataFrame:
         """Comparisons of all pairs of methods by the gap (`comparisons.differences`)."""
-        return comparisons.differences(self.clustered("gap"), self.methods)
+        return comparisons.differences(self.clustered_measure("gap"), self.methods)
 
     @cached_property
     def order(self) -> list[str]:

@@ -30,7 +30,7 @@ def leaderboard(bench: Bench) -> Table:
     tests = significance.class_tests(outcomes, bench.methods).set_index("method")
     permutation = significance.permute_sets(outcomes, bench.methods)
     other_measures = [name for name in measures.MEASURES if name != "gap"]
-    main = bench.clustered("gap").table(bench.methods).loc[bench.order]
+    main = bench.clustered_measure("gap").table(bench.methods).loc[bench.order]
     columns: dict[str, Mapping[str, Any] | pd.Series] = {
         "gap": main["value"],
         "low": main["low"],
@@ -86,7 +86,7 @@ def methods(bench: Bench) -> Table:
 @shelf.table("bench", "leaderboard")
 def effects(bench: Bench) -> Table:
     frames = [
-        bench.clustered(name)
+        bench.clustered_measure(name)
         .table(bench.methods)
         .loc[bench.order]
         .reset_index(names="method")
@@ -149,7 +149,7 @@ def ablations(bench: Bench) -> Table | None:
         return None
     frame = pd.DataFrame({"method": bench.order})
     for ablation in bench.ablations:
-        gaps = bench.clustered("gap", ablation).table(bench.methods).loc[bench.order]
+        gaps = bench.clustered_measure("gap", ablation).table(bench.methods).loc[bench.order]
         frame[ablation] = gaps["value"].to_numpy()
         frame[f"{ablation}, 95 %"] = [
             f"{low:+.2f} to {high:+.2f}" + " *" * (bench.linearises(method) == ablation)

@@ -31,11 +31,11 @@ from analysis.statistics.shares import ClusteredShares, ExactBinomial
 from analysis.statistics.statistic import Estimates
 
 
-def _clustered(frame: pd.DataFrame, chance: float) -> Estimates:
+def _estimate_clustered(frame: pd.DataFrame, chance: float) -> Estimates:
     return ClusteredShares(chance)(frame) | ClusterContrasts()(frame)
 
 
-def _crossed(frame: pd.DataFrame, chance: float) -> Estimates:
+def _estimate_crossed(frame: pd.DataFrame, chance: float) -> Estimates:
     model = fit_conditions(frame)
     return CrossedEffects(chance).apply(model, frame) | CrossedContrasts().apply(model, frame)
 
@@ -53,8 +53,8 @@ TESTED = ("accuracy", "risk difference", "d′")
 #: Method -> (responses, chance) -> shares by condition, and contrasts by pair and measure.
 METHODS: dict[str, Callable[[pd.DataFrame, float], Estimates]] = {
     "exact binomial": lambda frame, chance: ExactBinomial(chance)(frame),
-    "cluster jackknife": _clustered,
-    "crossed effects": _crossed,
+    "cluster jackknife": _estimate_clustered,
+    "crossed effects": _estimate_crossed,
     "d′": _detection,
 }
 

@@ -86,7 +86,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         )
     kept = len(effects) * (1 / plan.share - 1)  # weight of the other tests; each test here has 1
 
-    def tested(data: CrossedData) -> list[float]:
+    def p_values_of(data: CrossedData) -> list[float]:
         """Return the unadjusted p-value of each test."""
         if plan.against_chance:
             chances = np.full(len(names), design.chance)
@@ -96,7 +96,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     rejected = np.zeros((studies, int(sought.sum())), dtype=bool)
     for study, child in enumerate(np.random.SeedSequence(seed).spawn(studies)):
         data = simulate(design, np.random.default_rng(child))
-        p = np.array(tested(data))
+        p = np.array(p_values_of(data))
         # An undefined p does not reject.
         rejected[study] = (holm(p, reserved=kept) < alpha_of(plan.level))[sought]
     power = rejected.mean(axis=0)

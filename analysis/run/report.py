@@ -228,7 +228,7 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
         )
 
 
-def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
+def _baseline_sentences(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
     """Yield sentences on the baseline: the share in untrained networks, the concepts of their
     neurons, and the normalised share."""
     rows = alignment[(alignment["group"] == abstract.UNTRAINED) & (alignment["method"] != BASELINE)]
@@ -273,7 +273,7 @@ def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
         ]
     if (table := tables.get("alignment")) is None:
         return []
-    return [*_differences(tables), *_untrained(run, table.frame)]
+    return [*_differences(tables), *_baseline_sentences(run, table.frame)]
 
 
 @shelf.sentences("run", "reversion")

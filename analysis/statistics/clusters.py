@@ -180,14 +180,14 @@ def two_way_jackknife(
     total, count = data.sums(np.zeros_like(data.participant), 1)
     point = function(total[0], count[0])
 
-    def left_out(total_without: np.ndarray, count_without: np.ndarray) -> np.ndarray:
+    def leave_one_out(total_without: np.ndarray, count_without: np.ndarray) -> np.ndarray:
         n = len(total_without)
         with np.errstate(invalid="ignore"):  # infinite log odds: the variance is then NaN
             deviations = function(total_without, count_without) - point
         return (n - 1) / n * np.square(deviations).sum(axis=0) if n > 1 else np.nan * point
 
     people_total, people_count = data.sums(data.participant, data.participants)
-    people = left_out(total - people_total, count - people_count)
+    people = leave_one_out(total - people_total, count - people_count)
     item_total, item_count = data.sums(data.item, data.items)
     identity = np.eye(len(data.groups))
     cells = np.zeros_like(point)
@@ -200,7 +200,7 @@ def two_way_jackknife(
         n = len(values)
         cells = cells + (n - 1) / n * (repeats[:, None] * np.square(changes)).sum(axis=0)
     strata = [
-        left_out(total - item_total[data.stratum == s], count - item_count[data.stratum == s])
+        leave_one_out(total - item_total[data.stratum == s], count - item_count[data.stratum == s])
         for s in np.unique(data.stratum)
     ]
     return combine(data, point, people, strata, cells, weights)

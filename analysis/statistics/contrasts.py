@@ -119,9 +119,10 @@ class Difference:
         first_ends, second_ends = self.first.ends(alpha, self.df), self.second.ends(alpha, self.df)
         lower_parts = (self.first.value - first_ends[0], second_ends[1] - self.second.value)
         upper_parts = (first_ends[1] - self.first.value, self.second.value - second_ends[0])
-        return self.value - self._joined(*lower_parts), self.value + self._joined(*upper_parts)
+        below, above = self._combine_errors(*lower_parts), self._combine_errors(*upper_parts)
+        return self.value - below, self.value + above
 
-    def _joined(self, a: float, b: float) -> float:
+    def _combine_errors(self, a: float, b: float) -> float:
         return float(np.sqrt(max(a**2 + b**2 - 2 * self.correlation * a * b, 0.0)))
 
     def interval(self, level: float, null: float) -> tuple[float, float, float]:

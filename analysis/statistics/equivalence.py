@@ -74,7 +74,7 @@ class Equivalence:
             return {}
         counts, level = np.bincount(data.group), 2 * self.level - 1
         results: Estimates = {}
-        for (a, b), pair_test in zip(pairs, self._tested(data, pairs, level), strict=True):
+        for (a, b), pair_test in zip(pairs, self._test_pairs(data, pairs, level), strict=True):
             low, high, p, value, reason = pair_test
             results[data.groups[a], data.groups[b]] = Estimate(
                 value, low, high, n=int(counts[[a, b]].sum()), left_out=left_out,
@@ -84,7 +84,7 @@ class Equivalence:
             )  # fmt: skip
         return results
 
-    def _tested(
+    def _test_pairs(
         self, data: CrossedData, pairs: list[tuple[int, int]], level: float
     ) -> Iterator[tuple[float, float, float, float, str]]:
         """Yield the ends of the interval, p, value and reason of each pair."""

@@ -145,7 +145,7 @@ class LabelAgreement:
             return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",),
                             reason="no trial has labels of two participants")  # fmt: skip
         value = float(np.nanmean(scores))
-        shuffled = self._shuffled(pd.factorize(people)[0], codes, pairs, similar)
+        shuffled = self._permute_labels(pd.factorize(people)[0], codes, pairs, similar)
         paired = scores[~np.isnan(scores).all(axis=1)]
         rng = np.random.default_rng(self.seed)
         draws = rng.integers(len(paired), size=(self.replicates, len(paired)))
@@ -175,7 +175,7 @@ class LabelAgreement:
             )
         return np.pad(matrix, (0, 1), constant_values=np.nan)
 
-    def _shuffled(
+    def _permute_labels(
         self, people: np.ndarray, codes: np.ndarray, pairs: _Pairs, similar: np.ndarray
     ) -> np.ndarray:
         """Return the value under each permutation: [shuffles]; 0 if no trial has a pair of labels.

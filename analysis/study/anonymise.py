@@ -28,7 +28,7 @@ def anonymise(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFra
     names = {name: f"p{number:0{width}d}" for number, name in enumerate(order, 1)}
     start = people.set_index("participant")["consented_at"]
 
-    def unnamed(table: pd.DataFrame, times: list[str], columns: list[str]) -> pd.DataFrame:
+    def replace_names(table: pd.DataFrame, times: list[str], columns: list[str]) -> pd.DataFrame:
         participants = table["participant"]
         shifted = {name: EPOCH + (table[name] - participants.map(start)) for name in times}
         table = table.assign(**shifted, participant=participants.map(names))
@@ -37,8 +37,8 @@ def anonymise(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFra
     blank = {name: people[name].mask(people[name].notna()) for name in TELLING}
     people = people.assign(questionnaire="{}", platform="", **blank)
     return (
-        unnamed(responses, ["shown_at", "answered_at"], ["participant", "trial"]),
-        unnamed(people, ["finished_at", "consented_at"], ["participant"]),
+        replace_names(responses, ["shown_at", "answered_at"], ["participant", "trial"]),
+        replace_names(people, ["finished_at", "consented_at"], ["participant"]),
     )
 
 

@@ -120,7 +120,7 @@ class TaskDesign:
                 ruled_out=self.too_few([first, second]),
             )  # fmt: skip
 
-    def pooled(self) -> Iterator[PlannedTest]:
+    def pooled_tests(self) -> Iterator[PlannedTest]:
         """Yield one test over all conditions of interest, within each participant's trials per
         condition."""
         study = self.results.responses.study

@@ -29,9 +29,9 @@ PLANNED.add("contrasts")(lambda design: design.pairs() if design.choice else ())
 PLANNED.add("labels")(
     lambda design: design.each(2) if any(f.startswith("label") for f in design.fields) else ()
 )
-PLANNED.add("learning")(lambda design: design.pooled() if design.choice else ())
+PLANNED.add("learning")(lambda design: design.pooled_tests() if design.choice else ())
 PLANNED.add("confidence")(
-    lambda design: design.pooled() if design.choice and design.confidence else ()
+    lambda design: design.pooled_tests() if design.choice and design.confidence else ()
 )
 
 

@@ -159,7 +159,7 @@ def _cumulative(ranking: Ranking) -> Sets:
     return sets
 
 
-def _matched(arm: str, method: str, ranking: Ranking) -> Sets:
+def _match_neurons(arm: str, method: str, ranking: Ranking) -> Sets:
     """Match each neuron of `q1` with one of its layer, not in `q1`, of a similar score."""
     sizes = ranking.scores_of(method).set_index(["layer", "channel"])["score"]
     partners = {
@@ -197,10 +197,10 @@ FAMILIES: Registry[Family] = Registry(
     "family of arms",
     {
         "quarters": Family(_quarters),
-        "matched": Family(partial(_matched, "matched", "change"), matched_on=("change",)),
+        "matched": Family(partial(_match_neurons, "matched", "change"), matched_on=("change",)),
         "cumulative": Family(_cumulative, each_layer=False, benchmark=True),
         "matched_activation": Family(
-            partial(_matched, "matched_activation", "activation"),
+            partial(_match_neurons, "matched_activation", "activation"),
             benchmark=True,
             matched_on=("activation",),
         ),

@@ -130,7 +130,7 @@ def test_settings_that_lock_out_participants_who_have_begun_are_told(
     folder, service, change, count
 ):
     edited = load_recruitment(folder).model_copy(update=change)
-    assert service.places.locked_out(edited) == count
+    assert service.places.count_locked_out(edited) == count
 
 
 def test_a_survey_says_whom_its_settings_lock_out(folder, service):
