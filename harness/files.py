@@ -214,7 +214,7 @@ FORMATS = {
 
 
 def describe_format(head: bytes) -> str:
-    """Describe the format of a file from its first bytes; "" if it is not among KINDS."""
+    """Describe the format of a file from its first bytes; "" if it is not among FORMATS."""
     if not head:
         return "empty (0 bytes)"
     beginning = head.lstrip().lower()

@@ -92,7 +92,7 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
         )
     if SCORE in set(ranked["method"]):
         paper = ranked.set_index("method").loc[SCORE]
-        pairs = bench.comparisons
+        pairs = bench.gap_differences
         better_methods = pairs.loc[(pairs["second"] == SCORE) & (pairs["p"] < ALPHA), "first"]
         verb = "is" if len(better_methods) == 1 else "are"
         better_clause = f"{', '.join(better_methods)} {verb}" if len(better_methods) else "none is"

@@ -97,7 +97,7 @@ class Bench:
         return dict(zip(self.methods, self.clustered_measure(measure, **where).value, strict=True))
 
     @cached_property
-    def comparisons(self) -> pd.DataFrame:
+    def gap_differences(self) -> pd.DataFrame:
         """Comparisons of all pairs of methods by the gap (`comparisons.differences`)."""
         return comparisons.differences(self.clustered_measure("gap"), self.methods)
 

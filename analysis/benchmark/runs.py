@@ -203,11 +203,11 @@ def read_comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
 
 def differing_settings(benches: Sequence[Bench], methods: Sequence[str]) -> str:
     """Return a sentence on the settings in which benchmarks differ; "" if there are none."""
-    studies = [bench.results.about for bench in benches]
+    abouts = [bench.results.about for bench in benches]
     names = ("classes", "pairs", "layers", "objectives", "images_per_class", "heldout_images")
-    settings = [n.replace("_", " ") for n in names if any(s[n] != studies[0][n] for s in studies)]
+    settings = [n.replace("_", " ") for n in names if any(a[n] != abouts[0][n] for a in abouts)]
     redefined = [
-        m for m in methods if any(s["methods"][m] != studies[0]["methods"][m] for s in studies)
+        m for m in methods if any(a["methods"][m] != abouts[0]["methods"][m] for a in abouts)
     ]
     if redefined:
         settings.append(f"the definition of {join(redefined)}")

@@ -35,8 +35,8 @@ def leaderboard(bench: Bench) -> Table:
         "gap": main["value"],
         "low": main["low"],
         "high": main["high"],
-        "group": comparisons.letters(bench.order, bench.comparisons),
-        "ranks": comparisons.ranks(bench.order, bench.comparisons),
+        "group": comparisons.letters(bench.order, bench.gap_differences),
+        "ranks": comparisons.ranks(bench.order, bench.gap_differences),
         **{name: bench.ranking(name) for name in other_measures},
         "gap, probability": bench.ranking(outcome="probability"),
         "p (Page)": tests["page"],
@@ -112,7 +112,7 @@ def separation(bench: Bench) -> Table | None:
         "Differences between methods",
         "Gap of the first method minus gap of the second, paired by class; p: Holm-adjusted over "
         "all pairs; p alone: unadjusted, as the interval. " + _HOW,
-        bench.comparisons,
+        bench.gap_differences,
         dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p_alone": P_VALUE, "p": P_VALUE},
     )
 

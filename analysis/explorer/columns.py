@@ -50,7 +50,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         kind = value.dtype.newbyteorder("<").str
         if kind not in TYPES:
-            raise ValueError(f"arrays of {value.dtype} cannot be packed; use whole() or real()")
+            raise ValueError(f"arrays of {value.dtype} cannot be packed; use ints() or floats()")
         data = np.ascontiguousarray(value, dtype=kind).tobytes()
         return {"type": TYPES[kind], "bytes": base64.b64encode(data).decode("ascii")}
     if isinstance(value, np.generic):
@@ -59,6 +59,6 @@ def pack(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """Return `pack` JSON that is safe in a <script> element, because it contains no `<`."""
+    """Return a packed value as JSON that is safe in a <script> element: it contains no `<`."""
     text = json.dumps(pack(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

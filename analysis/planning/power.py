@@ -242,10 +242,9 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
         )
     shares = mixed_model.marginal_share(model.fit.beta, model.standard_deviation)
     accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
-    participant, condition, item = map(float, model.fit.sd)
-    return replace(
-        design, accuracy=accuracy, sd_participant=participant, sd_condition=condition, sd_item=item
-    )
+    names = ("sd_participant", "sd_condition", "sd_item")
+    deviations = dict(zip(names, map(float, model.fit.sd), strict=True))
+    return replace(design, accuracy=accuracy, **deviations)
 
 
 def power_tables(

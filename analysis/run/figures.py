@@ -32,7 +32,7 @@ from analysis.run.tables import (
     sort_by_series,
     spaces,
 )
-from analysis.statistics import classes as reversion
+from analysis.statistics import classes
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, PAIR
@@ -298,7 +298,7 @@ def reversion_plot(run: Run) -> Figure | None:
         return None
     records = joint_records(run)
     pairs = list(records.groupby(PAIR, observed=True, sort=False))
-    bins = reversion.find_bins(list(records["arm"].unique()))
+    bins = classes.find_bins(list(records["arm"].unique()))
     arms = [*bins, "matched", "random", "all"]
     methods = list(dict.fromkeys(records["method"]))
     canvas, grid = panels(len(pairs), 2, (3.9, 2.5), sharey=True)
@@ -337,8 +337,8 @@ def reversion_plot(run: Run) -> Figure | None:
 
 def _mean_changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     """Return the mean change of accuracy by arm with its CI over classes, in percentage points."""
-    changes = reversion.pivot_arms(reversion.class_changes(rows))
-    return 100 * reversion.class_intervals(changes[arms])
+    changes = classes.pivot_arms(classes.class_changes(rows))
+    return 100 * classes.class_intervals(changes[arms])
 
 
 def _draw_means(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:

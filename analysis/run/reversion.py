@@ -11,7 +11,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.phrases import join, p_cell
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.tables import sort_by_series
-from analysis.statistics import classes as reversion
+from analysis.statistics import classes
 from harness.artifacts import Run
 from harness.files import ArtifactError
 from harness.records import JOINT, PAIR
@@ -109,7 +109,7 @@ def count_images(records: pd.DataFrame, kind: str = "") -> str:
 
 def arm_names(columns: pd.Index) -> list[str]:
     """Return the arms of a table in display order: quarters by importance, then controls."""
-    return [*reversion.find_bins(list(columns)), "random", "matched", "all"]
+    return [*classes.find_bins(list(columns)), "random", "matched", "all"]
 
 
 def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
@@ -118,11 +118,11 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
     if not has_results(run, REVERSION):
         return None
     records = joint_records(run, split)
-    if f"{reversion.OUTCOMES[outcome]}_before" not in records:
+    if f"{classes.OUTCOMES[outcome]}_before" not in records:
         return None  # runs of older versions have no objectives
     if outcome == "top-5" and top5_chance(run) > MOST_CHANCE:
         return None
-    table = merge_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
+    table = merge_epochs(classes.summary(records, outcome).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
     title_name, measure, form = _MEASURES[outcome]
     uses_importance_images = split == "importance"
@@ -175,7 +175,7 @@ def matching(run: Run) -> Table | None:
     sets = results.sets()
     if "matched" not in set(sets["arm"]):  # if nothing changed, nothing can be matched
         return None
-    table = reversion.closeness(sets[sets["arm"].isin(["q1", "q2", "matched"])], results.sizes)
+    table = classes.closeness(sets[sets["arm"].isin(["q1", "q2", "matched"])], results.sizes)
     return Table(
         "matching",
         "How close matched sets are to q1 in size of change",
@@ -213,7 +213,7 @@ def reversion_layers(run: Run) -> Table | None:
     depth = run.tables("layers").set_index(["series", "layer"])["depth"]
     held_out = records[(records["layer"] != JOINT) & (records["split"] == "heldout")]
     frames = [
-        reversion.summary(group).assign(layer=layer, depth=depth[series, layer])
+        classes.summary(group).assign(layer=layer, depth=depth[series, layer])
         for (series, layer), group in held_out.groupby(["series", "layer"], observed=True)
     ]
     table = pd.concat(frames, ignore_index=True)

@@ -100,7 +100,7 @@ class Learning:
 class Calibration:
     """Share of correct responses at each level of confidence, clustered by participants and items.
 
-    If confidence is moving, the shares increase with it. `TypeTwo` summarises this in one
+    If confidence is informative, the shares increase with it. `TypeTwo` summarises this in one
     number.
     """
 

@@ -77,7 +77,7 @@ def add_permutation_test(
 
     Args:
         extreme: number of permutations that are at least as extreme as the observed value; p =
-            (reached + 1) / (permutations + 1) (Phipson & Smyth 2010).
+            (extreme + 1) / (permutations + 1) (Phipson & Smyth 2010).
         resampled: the estimate in each bootstrap replicate [replicates], NaN if undefined; empty if
             there are too few units for an interval.
     """

@@ -127,14 +127,14 @@ def _robustness(results: Results, all_claimed: bool) -> str:
     Args:
         all_claimed: whether all are significant under the frozen rules.
     """
-    every = results.specifications
-    tests = every[every["rule"] == NO_RULE].dropna(subset=["what"])
+    specifications = results.specifications
+    tests = specifications[specifications["rule"] == NO_RULE].dropna(subset=["what"])
     if tests.empty:
         return ""
     significant = int(tests["claimed"].sum())
     if significant == len(tests):
-        every = "this test is" if significant == 1 else f"these {significant} tests are"
-        return f"Without exclusion rules, {every} significant{', too' if all_claimed else ''}."
+        subject = "this test is" if significant == 1 else f"these {significant} tests are"
+        return f"Without exclusion rules, {subject} significant{', too' if all_claimed else ''}."
     return (
         f"Without exclusion rules, {significant} of these {pluralise(len(tests), 'test')} "
         f"{'is' if significant == 1 else 'are'} significant."

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 
 import pandas as pd
-from scipy.stats import binom
+from scipy.stats import binom, chisquare
 
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import as_words
@@ -28,6 +28,8 @@ CLOCKS = 2000
 REACTION = 200
 
 
+#: Exclusions that do not depend on the form make forms so unequal with less than this probability.
+UNEQUAL = 0.01
 #: Shuffled options put the correct one at one place so often with less than this probability.
 UNSHUFFLED = 1e-6
 
@@ -256,18 +258,18 @@ def _places(responses: Responses) -> Iterator[Check]:
 
 
 def _forms(responses: Responses) -> Iterator[Check]:
-    """Yield how unequally the forms were answered: places give all of them equally many people."""
+    """Yield whether forms differ more than by chance: all of them have equally many places."""
     study = responses.study.study
     people = responses.answers.drop_duplicates("participant")
     counts = people["trial"].map(study.form_of).value_counts()
     counts = counts.reindex(range(len(study.forms)), fill_value=0)
-    texts = [f"form {form}: {count}" for form, count in counts.sort_values().items()]
-    difference = int(counts.max() - counts.min()) if len(counts) else 0
+    texts = [f"form {form}: {count}" for form, count in counts.sort_values(kind="stable").items()]
+    differ = len(people) > 0 and chisquare(counts).pvalue < UNEQUAL
     yield Check(
         "difference in participants between forms",
-        "The forms were answered by unequal numbers of analysed participants "
+        "The numbers of analysed participants of the forms differ more than by chance "
         f"({join_names(texts)}); trials of the less frequent forms have fewer responses.",
-        difference if difference > 1 else 0,
+        int(counts.max() - counts.min()) if differ else 0,
     )
 
 

@@ -22,7 +22,7 @@ NO_RULE = "no rule"
 FROZEN = "(frozen)"
 
 
-def test_primary(results: AnalysedStudy) -> pd.DataFrame:
+def primary_tests(results: AnalysedStudy) -> pd.DataFrame:
     """Return the tests of the primary hypothesis, without α passed on from other tests.
 
     If none was frozen: the tests against chance of the first task with a key.
@@ -92,7 +92,7 @@ def _test_with_count(results: AnalysedStudy) -> pd.DataFrame:
     """Return the tests of the primary hypothesis, with the number of participants."""
     people = int((results.responses.everyone["excluded"] == "").sum())
     only_count = pd.DataFrame({"participants": [people]})
-    if not people or not len(tests := test_primary(results)):
+    if not people or not len(tests := primary_tests(results)):
         return only_count
     return tests.assign(participants=people)
 

@@ -77,7 +77,7 @@ class Power:
 
     @property
     def detectable(self) -> float | None:
-        """The smallest size with the power WANTED for the largest number of participants."""
+        """The smallest size with the power WANTED_POWER for the largest number of participants."""
         enough = self.table["power"] >= WANTED_POWER
         sizes = self.table.loc[enough & (self.table["participants"] == self.participants), "size"]
         return sizes.min() if len(sizes) else None

@@ -31,7 +31,7 @@ class Layer:
         channels_last: whether the last dimension of the value is the channel.
         depth: position among the probed layers, from 0 (first) to 1 (last).
         patch: side of the image patch to which a neuron responds, as a fraction of the view (1
-            until `layers.with_patches` has measured it).
+            until `measure_patches` has measured it).
         extra: number of tokens without a position in the image (class, distillation, registers).
         module: name of the module whose call has the value; `name` by default.
         side: whether the value is the module's output or its input.
