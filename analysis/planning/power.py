@@ -242,9 +242,14 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
         )
     shares = mixed_model.marginal_share(model.fit.beta, model.standard_deviation)
     accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
-    names = ("sd_participant", "sd_condition", "sd_item")
-    deviations = dict(zip(names, map(float, model.fit.sd), strict=True))
-    return replace(design, accuracy=accuracy, **deviations)
+    sd_participant, sd_condition, sd_item = map(float, model.fit.sd)
+    return replace(
+        design,
+        accuracy=accuracy,
+        sd_participant=sd_participant,
+        sd_condition=sd_condition,
+        sd_item=sd_item,
+    )
 
 
 def power_tables(
