@@ -35,7 +35,7 @@ class Result:
     Args:
         run: the folder.
         session: the session that computed the result; None if it was loaded.
-        about: further values that are saved with the result.
+        metadata: further values that are saved with the result.
     """
 
     def __init__(self, run: Run, session: Session | None = None, **metadata: Any) -> None:

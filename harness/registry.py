@@ -161,9 +161,9 @@ def plugin_identity(name: str) -> str:
 
 def _sources(module: str) -> set[Path]:
     """Return the source files of a module and of those of its imports that belong to it."""
-    queue, sources = [module], dict[str, Path]()
-    while queue:
-        name = queue.pop()
+    pending, sources = [module], dict[str, Path]()
+    while pending:
+        name = pending.pop()
         spec = None
         with suppress(ImportError, ValueError, AttributeError):
             spec = importlib.util.find_spec(name)
@@ -174,7 +174,7 @@ def _sources(module: str) -> set[Path]:
             continue
         sources[name] = path
         package = name if spec.submodule_search_locations else name.rpartition(".")[0]
-        queue += _imports(path, package)
+        pending += _imports(path, package)
     return set(sources.values())
 
 

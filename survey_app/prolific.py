@@ -139,7 +139,7 @@ class Comparison:
     Attributes:
         counts: (Prolific's status, ours) -> number. problems: one sentence per discrepancy.
         payable: submissions that await review, whose participants finished with their own code.
-        gone: (submission, reason) of those who left at Prolific and have not finished here.
+        departures: (submission, reason) of those who left at Prolific and have not finished here.
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -328,12 +328,19 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
         ),
         (lambda s, i, p, c: ce.Evidence(i.pixels, s.view), "images must be Images .*, got ndarray"),
         (lambda s, i, p, c: ce.Recorder("r", evidence=i), "Evidence | None, got Images"),
+        (lambda s, i, p, c: ce.Recorder("r", every=True), "Recorder: every must be int, got True"),
+        (lambda s, i, p, c: ce.probe([1, 2], i), r"^probe: series must be .*, got \[1, 2\]$"),
         (lambda s, i, p, c: ce.Recorder("r").record({}, 1), "a torch module, got dict"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_sentence(series, images, probed, scores, call, message):
     with pytest.raises(ValueError, match=message):
         call(series, images, probed, scores)
+
+
+def test_missing_arguments_are_named_with_their_function():
+    with pytest.raises(TypeError, match="^Recorder: missing a required argument: 'folder'$"):
+        ce.Recorder()
 
 
 def test_arguments_may_be_of_any_kind_of_number_and_sequence(series, images, scores):

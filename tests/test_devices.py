@@ -26,6 +26,7 @@ from harness.networks.budget import (
 from harness.networks.devices import CPU, Device, choose_device
 from harness.networks.layers import find_layers
 from harness.registry import UserCodeError, call_user_code
+from harness.stages.engine import WorkError, _name_work_in_errors
 from harness.stages.stage import Plan
 
 GPU = [name for name in devices.devices() if name != "cpu"]
@@ -199,6 +200,16 @@ def memory_error_of_user_code():
     ) as failure:
         call_user_code("ablation 'mine'", allocate)
     return failure.value
+
+
+def test_lack_of_memory_in_users_code_is_not_called_a_fault_of_it():
+    class Naming:
+        makes = ("concepts of vgg",)
+
+    error = memory_error_of_user_code()
+    message = "^concepts of vgg: out of memory; decrease"
+    with pytest.raises(WorkError, match=message), _name_work_in_errors(Naming()):
+        raise error
 
 
 @pytest.mark.parametrize(

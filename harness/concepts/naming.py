@@ -133,12 +133,12 @@ def _neuron_activations(maps: Tensor, layer: Layer) -> Tensor:
 
 
 class _Thresholds:
-    """Each neuron's threshold: its top activations (`kept`: layer name -> their number) and its
-    lowest one, over the images so far."""
+    """Each neuron's threshold: its top activations (`top_counts`: layer name -> their number) and
+    its lowest one, over the images so far."""
 
     def __init__(self, top_counts: Mapping[str, int]) -> None:
         self._top_counts = top_counts
-        self._top: dict[str, Tensor] = {}  # [channels, up to kept]
+        self._top: dict[str, Tensor] = {}  # [channels, up to their number]
         self._lowest: dict[str, Tensor] = {}  # [channels]
 
     def start(self, ids: Tensor) -> None:
@@ -166,8 +166,9 @@ class _Thresholds:
 
 
 class _Overlaps:
-    """The overlap of each neuron's top positions (`cuts`) with each concept (`masks`: bool [images,
-    concepts, height, width]), summed in double precision, so independent of the batches."""
+    """The overlap of each neuron's top positions (`thresholds`) with each concept (`masks`: bool
+    [images, concepts, height, width]), summed in double precision, so independent of the batches.
+    """
 
     def __init__(self, thresholds: _Thresholds, masks: Tensor) -> None:
         self._thresholds, self._masks = thresholds, masks

@@ -132,8 +132,8 @@ class Cost:
 
 
 def measure_cost(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
-    """Measure the time, without the first run if that is short, and the memory of a piece of work;
-    see `measure_bytes`."""
+    """Measure the time, without the first run unless that is long, and the memory of a piece of
+    work; see `measure_bytes`."""
 
     def seconds() -> float:
         start = time.perf_counter()
@@ -143,7 +143,8 @@ def measure_cost(work: Callable[[], object], images: int, device: Device = CPU) 
         return (time.perf_counter() - start) / images
 
     per_image = seconds()
-    if per_image * images < WARM_SECONDS:  # otherwise the overhead of the first run is small
+    # The overhead of a long first run is small, but on a GPU it also loads the code of kernels.
+    if device.place.type == "cuda" or per_image * images < WARM_SECONDS:
         per_image = seconds()
     return Cost(measure_bytes(work, images, device), per_image)
 

@@ -46,7 +46,7 @@ def find_layers(
     The default for each call of a non-linearity is the innermost module that runs once per pass and
     whose output is the result of that call: the activation module itself if it is called once
     (VGG), otherwise the block that ends in it (ResNet, whose blocks call one ReLU several times,
-    and Inception, which calls a function). `default_layers.concept_maps` leaves some of them out.
+    and Inception, which calls a function). `default_layers.split_layers` leaves some of them out.
 
     Args:
         model: the network; it is not changed.

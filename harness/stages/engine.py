@@ -32,7 +32,7 @@ from rich.progress import (
 )
 
 from harness.artifacts import Run
-from harness.networks.budget import Resources, cores, use_resources, worker_bytes
+from harness.networks.budget import Resources, cores, is_out_of_memory, use_resources, worker_bytes
 from harness.networks.devices import Precision, choose_device, devices
 from harness.stages.stage import Advance, Plan, Step, Work
 
@@ -302,18 +302,15 @@ def _name_work_in_errors(work: Work) -> Iterator[None]:
     """Turn a work's error into one message that names it; `--debug` shows the traceback."""
     try:
         yield
-    except ValueError as error:
-        raise WorkError(f"{work.makes[0]}: {error}") from error
-    except MemoryError as error:
-        raise WorkError(
-            f"{work.makes[0]}: out of memory; decrease the batch_size of its section, or use fewer "
-            f"workers"
-        ) from error
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        raise WorkError(
-            f"{work.makes[0]}: {type(error).__name__}: {lines[0]} (--debug shows where)"
-        ) from error
+        if is_out_of_memory(error):
+            text = "out of memory; decrease the batch_size of its section, or use fewer workers"
+        elif isinstance(error, ValueError):
+            text = str(error)
+        else:
+            lines = str(error).strip().splitlines() or [""]
+            text = f"{type(error).__name__}: {lines[0]} (--debug shows where)"
+        raise WorkError(f"{work.makes[0]}: {text}") from error
 
 
 class WorkError(ValueError):

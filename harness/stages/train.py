@@ -55,7 +55,7 @@ class TrainSeries(Work):
         source = self.source
         check_untrained(source, run)
         _check_memory(source, run)
-        lesson = TrainingData(
+        data = TrainingData(
             _examples(run, "train", source),
             _examples(run, "test", source),
             len(open_images(run, "test").classes),
@@ -66,7 +66,7 @@ class TrainSeries(Work):
         )
         log = train(
             source.architecture,
-            lesson,
+            data,
             source.training,
             source.seed,
             files,
