@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -33,7 +34,9 @@ from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
 from harness.networks.training import save_weights
 from harness.networks.wrappers import copy_network
 from harness.stages.images import folder_split
-from harness.stages.probe import probe_steps
+from harness.stages.images import steps as image_steps
+from harness.stages.probe import FindLayers, probe_steps
+from harness.stages.stage import Advance, Value
 from harness.text import join_names
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,27 @@ class Evidence:
     parameters: ProbeParameters = field(default_factory=ProbeParameters)
     layers: tuple[str, ...] | None = None
     output: str | int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FindSameLayers(FindLayers):
+    """Work that finds the network's layers, and keeps the table of earlier records, if any.
+
+    Raises ValueError if the layers differ from those of earlier records.
+    """
+
+    earlier: pd.DataFrame | None
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        (found,), shape = super().do(run, advance), ["layer", "channels", "height", "width"]
+        assert isinstance(found, pd.DataFrame)
+        if self.earlier is not None and not self.earlier[shape].equals(found[shape]):
+            raise ValueError(
+                f"Recorder: the network's layers differ from those of the evidence in {run.root} "
+                f"({join_names(self.earlier['layer'])}): use another folder, or name `layers` that "
+                f"stay the same"
+            )
+        yield found if self.earlier is None else self.earlier
 
 
 @check_fields
@@ -179,7 +203,10 @@ class Recorder:
         }
         settings_file = session.run.root / "settings.json"
         self._check_settings(settings_file, settings)
-        self._find_layers(session)
+        layers = Artifact("layers", (RECORDED,))
+        earlier = session.run.table(layers) if settings_file.exists() else None
+        session.do(image_steps(session.plan), progress=False)
+        session.do([("layers", [FindSameLayers(source, earlier)])], progress=False)
         session.do(probe_steps(session.plan), progress=False)
         write_text(settings_file, json.dumps(settings) + "\n")
 
@@ -192,20 +219,6 @@ class Recorder:
                 f"Recorder: {self.folder} holds evidence that was recorded with other settings "
                 f"({join_names(differing)}); use another folder, or delete it"
             )
-
-    def _find_layers(self, session: Session) -> None:
-        """Find the network's layers. Raises ValueError if those of earlier records differ."""
-        artifact, shape = Artifact("layers", (RECORDED,)), ["layer", "channels", "height", "width"]
-        earlier = session.run.table(artifact) if session.run.path(artifact).exists() else None
-        session.do(session.opening(), progress=False)
-        if earlier is None or earlier[shape].equals(session.run.table(artifact)[shape]):
-            return
-        session.run.save(artifact, earlier, "")  # earlier records stay as they are
-        raise ValueError(
-            f"Recorder: the network's layers differ from those of the evidence in {self.folder} "
-            f"({join_names(earlier['layer'])}): use another folder, or name `layers` that stay the "
-            f"same"
-        )
 
     def lightning_callback(self) -> Any:
         """Return a callback for the trainer of (PyTorch) Lightning, which records by epochs."""

@@ -263,13 +263,28 @@ def test_evidence_of_a_network_whose_layers_change_is_refused(tmp_path):
     images = ce.Images(draw_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
     recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K))
     assert recorder.record(network(4), 0)
+    table = Run(tmp_path / "evidence").path(Artifact("layers", ("recorded",)))
+    written = table.stat().st_mtime_ns
     for grown in (network(6), network(4, nn.Conv2d(4, 4, 3), nn.ReLU())):
         with pytest.raises(ValueError, match=r"layers differ .* \(1\): use another folder"):
             recorder.record(grown, 1)
+    assert table.stat().st_mtime_ns == written  # not even for a moment are there other layers
     assert recorder.record(network(4), 2)
     assert list(Run(tmp_path / "evidence").tables("layers")["channels"]) == [4]
     names = {path.name for path in tmp_path.glob("evidence/probe/recorded/stimuli-*.parquet")}
     assert names == {"stimuli-0000.parquet", "stimuli-0002.parquet"}
+
+
+def test_a_first_record_that_failed_determines_no_layers(tmp_path, monkeypatch):
+    def fail(plan):
+        raise OSError("the disk is full")
+
+    images = ce.Images(draw_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk is full"):
+        patch.setattr("conceptevo.recorder.probe_steps", fail)
+        ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K)).record(Net(), 0)
+    evidence = ce.Evidence(images, view(), K, layers=("body.1",))
+    assert ce.Recorder(tmp_path, evidence=evidence).record(Net(), 0)
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])
