@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from analysis.run.audit import NUMBERS, checkpoints
-from harness.config import ConfigError, parse_config
+from harness.config import ConfigError, EvolveSection, parse_config
 from harness.networks.architectures import build
 from harness.stages.check import remarks
 from harness.stages.run import run_until
@@ -82,6 +82,7 @@ MESSAGES = (
     "series 'layers', epoch 1: .*nothing",
     "series 'twice', epochs 1, 2: the network has 20 outputs for 12 classes",
     "probe.k = 20: there are 12 probe images; lower it",
+    "classes: no class unicorn; there are ladybug",
 )
 
 
@@ -102,14 +103,17 @@ def planted(place, names):
     return parse_config({"images": IMAGES, "probe": probe, "series": sections, "workers": 0})
 
 
-def test_every_planted_fault_is_found_at_once(tmp_path):
+@pytest.mark.parametrize("pairs", [{}, {"sound": [[1, 9]]}])
+def test_every_planted_fault_is_found_at_once(tmp_path, pairs):
     config = planted(tmp_path, PLANTED)
+    evolve = {"classes": ["unicorn"], "pairs": pairs}
+    config = config.model_copy(update={"evolve": EvolveSection.model_validate(evolve)})
     with pytest.raises(ConfigError) as error:
         run_until("check", config, tmp_path / "run", Console(quiet=True))
     text = str(error.value)
     for message in MESSAGES:
         assert re.search(message, text), message
-    assert "'sound'" not in text and "Traceback" not in text
+    assert "'sound', epoch" not in text and "Traceback" not in text
 
 
 def test_a_base_of_one_unit_is_refused_before_work(tmp_path):
@@ -213,3 +217,32 @@ def test_a_series_that_could_not_be_used_is_not_trained(tmp_path):
     with pytest.raises(ValueError, match=r"no\.such"):
         run_until("train", config, tmp_path / "run", Console(quiet=True))
     assert not list((tmp_path / "run").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("classes", [None, ["a"], ["b"]])
+def test_a_class_without_readable_images_changes_no_other_class(tmp_path, classes):
+    for place in ("probe", "test"):
+        for name in "abc":
+            (tmp_path / place / name).mkdir(parents=True)
+            for number in range(2):
+                image = Image.new("RGB", (16, 16), (number, 0, 0))
+                image.save(tmp_path / place / name / f"{number}.png")
+    for number in range(2):
+        (tmp_path / "test" / "a" / f"{number}.png").write_bytes(b"")
+    torch.save(state(3), tmp_path / "model-1.pth")
+    (tmp_path / "model-2.pth").write_bytes(b"")
+    series = {"name": "mine", "source": "folder", "architecture": "small_vgg"}
+    images = {split: str(tmp_path / split) for split in ("probe", "test")}
+    values = {
+        "workers": 0,
+        "images": {"source": "folder", **images},
+        "evolve": {} if classes is None else {"classes": classes},
+        "probe": {"k": 4},
+        "series": [series | {"folder": str(tmp_path)}],
+    }
+    with pytest.raises(ConfigError) as error:
+        run_until("check", parse_config(values), tmp_path / "run", Console(quiet=True))
+    text = str(error.value)
+    assert "images.test: 2 of 6 images cannot be read" in text
+    assert "epoch 2: checkpoint" in text and "epoch 1" not in text
+    assert ("images of a class; a have fewer" in text) == (classes != ["b"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.artifacts import Run
-from harness.config import Config, refuse
+from harness.config import Config, ConfigError, refuse
 from harness.images.batches import load_batch
 from harness.images.sets import FileImages, open_images
 from harness.networks.architectures import build, takes_channels_last
@@ -214,12 +214,16 @@ def check_probe_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def check_class_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
-    """Yield a message if a studied class has too few images for importance and ablation."""
+    """Yield a message if a studied class is unknown, or has too few images for importance and
+    ablation."""
     images = plan.test_images
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    too_small = [
-        images.classes[class_id] for class_id in select_classes(plan) if counts[class_id] < 2
-    ]
+    try:
+        selected = select_classes(plan)
+    except ConfigError as error:  # reported with the other problems
+        yield str(error)
+        return
+    counts = np.bincount(images.labels)
+    too_small = [images.classes[class_id] for class_id in selected if counts[class_id] < 2]
     if too_small:
         yield (
             f"images.test: importance and ablation need two images of a class; "

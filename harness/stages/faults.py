@@ -13,6 +13,7 @@ from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
 from harness.artifacts import Artifact, Run
@@ -64,12 +65,12 @@ def file_faults(config: Config) -> list[str]:
 def _sound_part(config: Config) -> Config | None:
     """Return the configuration without faulty parts and series that are yet to be trained; None
     if no images or no series remain."""
-    section, classes = config.images, None
+    section, classes = config.images, config.evolve.classes
     if isinstance(section, FolderImagesSection):
         if any(any(_failures(partial(folder_split, section, s))) for s in ("probe", "test")):
             return None
-        if not any(_failures(partial(_check_classes, config, section))):
-            classes = config.evolve.classes
+        if any(_failures(partial(_check_classes, config, section))):
+            classes = None
     series = tuple(
         source
         for source in config.series
@@ -92,8 +93,11 @@ def _list_images(plan: Plan, split: str) -> list[str]:
     if isinstance(section, FolderImagesSection):
         images = folder_split(section, split)
         text, readable = find_unreadable(images, split)
-        paths = tuple(images.paths[i] for i in readable)
-        index = image_index(FileImages(paths, images.labels[readable], images.classes))
+        # for a class without readable images, another image stands in: numbers of classes stay
+        lost = sorted(set(images.labels) - set(images.labels[readable])) if readable else []
+        paths = [images.paths[i] for i in [*readable, *readable[:1] * len(lost)]]
+        labels = np.array([*images.labels[readable], *lost], dtype=np.int64)
+        index = image_index(FileImages(tuple(paths), labels, images.classes))
         run.save(Artifact("image_index", (split,)), index, "")
         return [text] * bool(text)
     count = max(24, plan.config.probe.k)  # a few represent all: one program draws them
