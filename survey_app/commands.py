@@ -37,7 +37,8 @@ def database_url(study: Path, url: str | None) -> str:
         )
     if url is None and (moved := study / MOVED).exists() and not (study / OWN).exists():
         raise ValueError(
-            f"{moved}: this study was moved to another database; give its URL with --database"
+            f"{moved}: this study was moved to another database; give its URL with --database, or, "
+            f"if the move was interrupted, rename the file to {OWN}"
         )
     return url or file_url(study / OWN)
 
@@ -114,18 +115,25 @@ def _cautions(study: Path, places: Places, recruitment: Recruitment) -> Iterator
     if count := places.count_locked_out(recruitment):
         yield (
             f"unfinished participants whose links {study / 'recruitment.toml'} now refuses: "
-            f"{count} (platforms, studies, ids or signed was changed); they cannot continue"
+            f"{count} (platforms, studies, ids or signed was changed); they cannot continue. A "
+            f"change of signed is reported only at this first start after it"
         )
     own = study / OWN
-    if not places.count_begun() and own.exists():
-        store = _open_store(file_url(own))
+    if not own.exists():
+        return
+    store = _open_store(file_url(own))
+    try:
         exists = inspect(store.engine).has_table("participants")
-        if exists and (begun := Places(store, places.study, places.source).count_begun()):
+        begun = Places(store, places.study, places.source).find_begun() if exists else set()
+        if count := len(begun - places.find_begun()):
             yield (
-                f"{own} holds {pluralise(begun, 'participant')} of this study, this database none: "
-                f"here they would begin anew. Start without --database, or move the study first: "
-                f"`conceptevo responses move {study} --to URL`"
+                f"{own} holds {pluralise(count, 'participant')} of this study whom this database "
+                f"does not hold: here they would begin anew. Start without --database, or move the "
+                f"study to an empty database first: `conceptevo responses move {study} --to URL`"
             )
+    except ValueError as error:
+        yield f"{error}, so that it is not known whether participants have begun in it"
+    finally:
         store.engine.dispose()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.terminal import console
-from survey_app.commands import MOVED, OWN, file_url, open_database
+from survey_app.commands import MOVED, OWN, database_url, file_url, open_database
 from tasks.commands import StudyFolder
 
 if TYPE_CHECKING:
@@ -25,7 +26,14 @@ def move(
     Participants who have begun continue there.
     """
     path, moved = study / OWN, study / MOVED
-    target = open_database(to)
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist; only the database in a study's folder is moved. If there is "
+            f"{moved} and its move was interrupted, rename it to {path.name} first"
+        )
+    if moved.exists():
+        raise ValueError(f"{moved}, of an earlier move, would be replaced; rename it first")
+    target = open_database(database_url(study, to))
     _close_log(path)
     path.rename(moved)  # first, so that a survey that is started now is refused
     try:
@@ -49,17 +57,15 @@ def _close_log(path: Path) -> None:
     """Write the log of an SQLite database back into its file, which needs it to be unused.
 
     Raises:
-        ValueError: there is no such file, or another process has it open.
+        ValueError: another process has the file open, or it is no database that can be written.
     """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; only the database in a study's folder is moved")
-    connection = sqlite3.connect(path, timeout=1)
     try:
-        connection.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.OperationalError as error:
-        raise ValueError(f"{path} is in use ({error}): stop the survey and dashboard") from error
-    finally:
-        connection.close()
+        with closing(sqlite3.connect(path, timeout=1)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"{path} is in use or damaged ({error}): stop the survey and dashboard"
+        ) from error
 
 
 def copy_tables(source: Store, target: Store) -> dict[str, int]:

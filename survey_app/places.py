@@ -306,11 +306,11 @@ class Places:
                 counts |= {f"{prefix}{name}": n for name, n in numbers}
         return counts
 
-    def count_begun(self) -> int:
-        """Count the participants who have begun, with or without finishing."""
-        query = select(func.count()).select_from(participants).where(self._is_own(participants))
+    def find_begun(self) -> set[str]:
+        """Return the pseudonyms of the participants who have begun, with or without finishing."""
         with self.store.read() as connection:
-            return connection.scalar(query) or 0
+            query = select(participants.c.participant).where(self._is_own(participants))
+            return set(connection.scalars(query))
 
     def count_locked_out(self, settings: Recruitment) -> int:
         """Count unfinished participants whose links new settings do not accept."""

@@ -66,6 +66,9 @@ def of_participant(table: Table, study: str, participant: str) -> ColumnElement[
     return (table.c.study == study) & (table.c.participant == participant)
 
 
+#: JSON that may be missing, which is SQL's NULL and not a JSON null.
+OptionalJSON = JSON(none_as_null=True)
+
 #: One row per study served from this database. `salt` is for pseudonyms, `secret` signs tokens.
 studies = Table(
     "studies",
@@ -75,7 +78,7 @@ studies = Table(
     Column("salt", String(64), nullable=False),
     Column("secret", String(64), nullable=False),
     Column("created_at", Moment, nullable=False),
-    Column("content", JSON),  # the frozen study without its keys, for the codebook
+    Column("content", OptionalJSON),  # the frozen study without its keys, for the codebook
 )
 
 #: The recruitment of a study, per source. Commands change it; it is no part of the frozen study.
@@ -131,12 +134,12 @@ participants = Table(
     Column("status", String(14), nullable=False),
     # The number of steps so far. An action is meant for one version; a second one is a repeat.
     Column("version", Integer, nullable=False),
-    Column("plan", JSON),  # [{trial, options}]: the trials of the place
+    Column("plan", OptionalJSON),  # [{trial, options}]: the trials of the place
     Column("done", Integer, nullable=False),  # answered trials of the plan
     Column("practice_attempts", Integer, nullable=False),
     Column("practice_done", Integer, nullable=False),  # in the current attempt
     Column("practice_right", Integer, nullable=False),
-    Column("feedback", JSON),  # on the practice trial just answered, until it is acknowledged
+    Column("feedback", OptionalJSON),  # on the practice trial just answered, until acknowledged
     Column("attention_right", Integer, nullable=False),
     Column("first_page", Integer, nullable=False, server_default="0"),
     Column("quiz_attempts", Integer, nullable=False, server_default="0"),
@@ -150,7 +153,7 @@ participants = Table(
     Column("lease_until", Moment),
     Column("instruction_seconds", Float),
     Column("questionnaire", JSON, nullable=False),
-    Column("device", JSON),  # viewport, pixel ratio, touch, browser family; sent with consent
+    Column("device", OptionalJSON),  # viewport, pixel ratio, touch, browser; sent with consent
     Index("ix_participants_lease", "study", "source", "status", "lease_until"),
 )
 

@@ -7,8 +7,8 @@ from contextlib import closing
 import pytest
 from command_line import say
 from conftest import Survey
-from people import arrive, fill, go, look
-from sqlalchemy import select
+from people import arrive, fill, go, look, open_service
+from sqlalchemy import String, func, select, type_coerce
 
 from survey_app.commands import file_url
 from survey_app.export import tables
@@ -56,8 +56,20 @@ def contents(store: Store) -> dict:
         }  # fmt: skip
 
 
+def absent(store: Store) -> dict:
+    """Count the SQL NULLs by column."""
+    with store.read() as connection:
+        return {
+            (table.name, column.name): connection.scalar(
+                select(func.count()).where(type_coerce(column, String).is_(None)))
+            for table in metadata.sorted_tables for column in table.c
+        }  # fmt: skip
+
+
 def test_a_study_moves_to_postgresql_and_goes_on_there(folder, service, frozen, postgres):
     before, (answers, _) = contents(service.store), tables(service.store, "human")
+    nulls = absent(service.store)
+    assert nulls[("participants", "feedback")] == 3
     assert len(answers) > 20 and len(before["recruitment_log"]) == 2
     url, path = postgres(), folder / "answers.sqlite"
     service.store.read().__enter__()  # a connection of the survey, which is still running
@@ -66,7 +78,7 @@ def test_a_study_moves_to_postgresql_and_goes_on_there(folder, service, frozen, 
     service.store.engine.dispose()
     assert "3  participants" in say("responses", "move", folder, "--to", url)
     store = Store(url)
-    assert contents(store) == before
+    assert contents(store) == before and absent(store) == nulls
     moved = Service(store, *frozen, recruitment=load_recruitment(folder))
     page = look(moved, arrive(moved, PERSON))
     assert page["stage"] == "trial"
@@ -77,9 +89,11 @@ def test_a_study_moves_to_postgresql_and_goes_on_there(folder, service, frozen, 
     assert [row["number"] for row in moved.places.log()] == [1, 2, 3]
     again = say("responses", "move", folder, "--to", url, error=ValueError)
     assert "answers.sqlite does not exist" in again
+    assert "its move was interrupted, rename it to answers.sqlite" in again
     for command in ("places", "simulate"):
         told = say("study", command, folder, error=ValueError)
         assert "this study was moved to another database; give its URL with --database" in told
+        assert "if the move was interrupted, rename the file to answers.sqlite" in told
 
 
 def test_nothing_is_moved_if_it_cannot_be_moved_whole(folder, service, frozen, postgres):
@@ -106,14 +120,44 @@ def test_nothing_is_moved_if_it_cannot_be_moved_whole(folder, service, frozen, p
     assert path.exists() and len(contents(service.store)["responses"]) == len(before["responses"])
 
 
-def test_another_database_for_a_study_that_has_begun_is_told(folder, service, tmp_path):
-    url = f"sqlite:///{tmp_path / 'other.sqlite'}"
-    for database, warned in ((url, True), (file_url(folder / "answers.sqlite"), False)):
-        survey = Survey(folder, database)
-        survey.close()
-        told = survey.process.stdout.read()
-        assert ("holds 3 participants of this study, this database none" in told) is warned
+@pytest.mark.parametrize(
+    ("broken", "to", "told"),
+    [
+        ("answers.sqlite", "sqlite:///new.sqlite", "is in use or damaged (file is not a database)"),
+        ("answers-moved.sqlite", "sqlite:///new.sqlite", "of an earlier move, would be replaced"),
+        ("", "sqlite://", "is lost when the command ends"),
+    ],
+)
+def test_a_move_that_would_lose_something_is_refused(folder, monkeypatch, broken, to, told):
+    monkeypatch.chdir(folder)
+    (folder / "answers.sqlite").touch()
+    (folder / broken if broken else folder / "other").write_bytes(b"no database" * 100)
+    files = {path: path.read_bytes() for path in folder.glob("answers*")}
+    assert told in say("responses", "move", folder, "--to", to, error=ValueError)
+    assert {path: path.read_bytes() for path in folder.glob("answers*")} == files
+
+
+def served(folder, database) -> str:
+    """Return what a survey says at its start."""
+    survey = Survey(folder, database)
+    survey.close()
+    return " ".join(survey.process.stdout.read().split())
+
+
+def test_another_database_for_a_study_that_has_begun_is_told(folder, service, frozen, tmp_path):
+    other, own = tmp_path / "other.sqlite", folder / "answers.sqlite"
+    new = open_service(other, *frozen)
+    go(new, arrive(new, "new"))
+    for database, warned in ((file_url(other), True), (file_url(own), False)):
+        told = served(folder, database)
+        assert ("holds 3 participants of this study whom this database does not" in told) is warned
         assert ("`conceptevo responses move" in told) is warned
+
+
+def test_a_damaged_file_does_not_stop_a_survey_with_another_database(folder, tmp_path):
+    (folder / "answers.sqlite").write_bytes(b"no database" * 100)
+    told = served(folder, file_url(tmp_path / "other.sqlite"))
+    assert "file is not a database, so that it is not known whether participants" in told
 
 
 @pytest.mark.parametrize(
@@ -136,6 +180,6 @@ def test_settings_that_lock_out_participants_who_have_begun_are_told(
 def test_a_survey_says_whom_its_settings_lock_out(folder, service):
     edited = load_recruitment(folder).model_copy(update={"platforms": ("open",)})
     write_recruitment(folder, edited)
-    survey = Survey(folder, file_url(folder / "answers.sqlite"))
-    survey.close()
-    assert "now refuses: 1 (platforms, studies, ids or signed" in survey.process.stdout.read()
+    told = served(folder, file_url(folder / "answers.sqlite"))
+    assert "now refuses: 1 (platforms, studies, ids or signed" in told
+    assert "change of signed is reported only at this first start" in told
