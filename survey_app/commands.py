@@ -170,7 +170,9 @@ def survey(
                 f"processes; give --database postgresql://… or --workers 1"
             )
         if preview:
-            open_entry = {"platforms": PLATFORMS, "ids": ".*", "studies": (), "signed": False}
+            # The study's own platform comes first: the preview shows its pages.
+            platforms = tuple(dict.fromkeys((*recruitment.platforms, *PLATFORMS)))
+            open_entry = {"platforms": platforms, "ids": ".*", "studies": (), "signed": False}
             recruitment = recruitment.model_copy(update=open_entry)
         elif source == "human":
             check_codes(study, recruitment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,7 @@ from survey_app.store import Store
 @cache
 def pages(service: Service) -> dict[str, dict[str, Any]]:
     """Return all pages by name, in the order in which the participant in place 0 sees them."""
-    codes = service.recruitment.codes
+    codes, platform = service.recruitment.codes, service.recruitment.platforms[0]
     states = {"finished, attention failed": ParticipantState(Stage.FINISHED, code=codes.attention)}
     for name, reason in REASONS.items():
         code = getattr(codes, reason.code)
@@ -29,15 +30,17 @@ def pages(service: Service) -> dict[str, dict[str, Any]]:
         states[f"screened out, {name}"] = state
     states["withdrawn"] = ParticipantState(Stage.WITHDRAWN, code=codes.withdrawn)
     states["expired"] = ParticipantState(Stage.EXPIRED, code=codes.expired)
-    end_pages = {name: service.view.page(state) for name, state in states.items()}
+    end_pages = {
+        name: service.view.page(replace(state, platform=platform)) for name, state in states.items()
+    }
     return dict(_name_pages(_walk(service))) | end_pages
 
 
 def page(service: Service, name: str) -> dict[str, Any]:
     """Return the page of this name, or a list of all pages if there is none."""
     all_pages = pages(service)
-    page = all_pages[name] if name in all_pages else service.view.contents(list(all_pages))
-    return page | {"version": -1, "token": "", "preload": []}
+    shown = all_pages[name] if name in all_pages else service.view.contents(list(all_pages))
+    return shown | {"version": -1, "token": "", "preload": []}
 
 
 def _walk(service: Service) -> Iterator[dict[str, Any]]:
@@ -46,7 +49,7 @@ def _walk(service: Service) -> Iterator[dict[str, Any]]:
     store.migrate()
     copy = Service(store, service.study, service.keys, "simulated", service.recruitment)
     person = Person(np.random.default_rng(0), {}, able=True)
-    yield from session(copy, Visitor("open", "preview"), person)
+    yield from session(copy, Visitor(service.recruitment.platforms[0], "preview"), person)
     store.engine.dispose()
 
 

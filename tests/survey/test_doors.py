@@ -221,7 +221,10 @@ def test_every_page_can_be_seen_by_name(frozen, study_folder, tmp_path):
     assert {"consent", "instructions", "introduction", "practice", "feedback", "trial",
             "questions", "finished", "screened_out", "withdrawn", "expired"} <= stages  # fmt: skip
     assert sum(page["stage"] == "trial" for page in found.values()) == sum(map(len, study.forms[0]))
-    assert "cc=" not in found["finished"]["html"] and "DONE" in found["finished"]["html"]
+    assert service.recruitment.platforms[0] == "prolific"
+    for name, code in (("finished", "DONE"), ("finished, attention failed", "DONE-A")):
+        assert f"cc={code}" in found[name]["html"]  # an open link's page has its code alone
+    assert not any("address of this page" in page["html"] for page in found.values())
     codes = service.recruitment.codes
     for reason, code in (("declined", codes.declined), ("full", codes.full),
                          ("closed", codes.full), ("practice", codes.screened_out)):  # fmt: skip
