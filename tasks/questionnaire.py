@@ -196,9 +196,11 @@ def simulated_answers(
                 list(question.right) if question.kind == "several" else question.right[0]
             )
         elif question.kind == "number":
-            least, most = question.stay_within or question.limits
-            if (least, most) == NUMBERS:
-                least, most = 0, 100
+            ranges = [question.limits, question.stay_within or question.limits]
+            least, most = max(low for low, _ in ranges), min(high for _, high in ranges)
+            # Of a wide range, only 100 numbers near 0: nobody is a thousand million years old.
+            most = min(most, max(least, 0) + 100)
+            least = max(least, most - 100)
             answers[question.name] = min(max(round(rng.uniform(least, most)), least), most)
         elif values:
             value = str(rng.choice(values))

@@ -152,12 +152,28 @@ def test_simulated_people_pass_what_is_to_be_passed(tmp_path):
             assert not is_screened_out(asked, answers)
 
 
-@pytest.mark.parametrize("limits", [(1900, 2020), (-10, -5), (0.2, 0.4), NUMBERS])
-def test_a_simulated_number_lies_within_any_limits(limits):
+@pytest.mark.parametrize(
+    ("limits", "stay"),
+    [
+        ((1900, 2020), None),
+        ((-10, -5), None),
+        ((0.2, 0.4), None),
+        (NUMBERS, None),
+        (NUMBERS, (18, 1e9)),
+        ((-1e9, 5), None),
+        ((0, 40), (18, 99)),
+        ((20, 120), (-1e9, 30)),
+    ],
+)
+def test_a_simulated_number_lies_within_any_limits(limits, stay):
     """A year of birth outside 0 to 100 stopped the preview and the simulation of a study."""
-    question = Question(kind="number", name="n", label="N", limits=limits, required=True)
-    answers = simulated_answers([question], np.random.default_rng(0), {})
-    assert check_answers([question], answers, {}) == answers
+    question = Question(kind="number", name="n", label="N", limits=limits, stay_within=stay)
+    rng = np.random.default_rng(0)
+    answers = [simulated_answers([question], rng, {}) for _ in range(40)]
+    assert all(check_answers([question], answer, {}) == answer for answer in answers)
+    assert not any(is_screened_out([question], answer) for answer in answers)
+    numbers = [answer["n"] for answer in answers]
+    assert max(numbers) - min(numbers) <= 100
 
 
 @pytest.fixture(scope="module")
