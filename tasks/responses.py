@@ -115,7 +115,7 @@ class TableError(ValueError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
-        # A problem is "FILE, kind row NUMBER: text" (`place`): file and text say what is alike.
+        # A problem is "FILE, kind row NUMBER: text" (`row_name`): file and text say what is alike.
         groups: dict[str, list[str]] = {}
         for problem in self.problems:
             groups.setdefault(re.sub(r" row \d+: ", " row: ", problem, count=1), []).append(problem)

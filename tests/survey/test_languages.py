@@ -172,8 +172,8 @@ def test_a_catalogue_half_done_is_said_and_one_that_would_break_a_page_is_refuse
     settings = StudySettings(forms=1, participants=2, language="pt_BR", trials=ONE_EACH)
     build(run, settings, tmp_path / "study", say=said.append, note=said.append)
     assert f"{len(marked_texts()) - 1} texts will be shown in English" in said[0]
-    cached_first_page = first_page(Words("pt_BR"), "")
-    assert '<html lang="pt-BR"' in cached_first_page and '<p lang="pt-BR"' in cached_first_page
+    page = first_page(Words("pt_BR"), "")
+    assert '<html lang="pt-BR"' in page and '<p lang="pt-BR"' in page
     add_catalogue("fr", **{"Trial {number} of {total}": "Essai {numero} sur {total}"})
     with pytest.raises(ValueError, match="the names in braces must be those of 'Trial {number}"):
         Words("fr")

@@ -109,7 +109,7 @@ def test_an_empty_text_is_refused(tmp_path):
         read_texts(consent(tmp_path / "consent.md"), {})
 
 
-QUESTION_TIMES = "[[question]]\nname = '{}'\nlabel = 'A'\nkind = {}\n"
+QUESTION = "[[question]]\nname = '{}'\nlabel = 'A'\nkind = {}\n"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ QUESTION_TIMES = "[[question]]\nname = '{}'\nlabel = 'A'\nkind = {}\n"
     ],
 )
 def test_a_question_that_nobody_can_answer_is_refused(tmp_path, name, kind, told):
-    (tmp_path / "q.toml").write_text(QUESTION_TIMES.format(name, kind))
+    (tmp_path / "q.toml").write_text(QUESTION.format(name, kind))
     with pytest.raises(ValueError, match=told):
         read_questionnaire(tmp_path / "q.toml", Words(), 0)
 

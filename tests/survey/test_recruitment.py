@@ -186,7 +186,7 @@ def prolific_keys(monkeypatch):
     key, forged = (RSAKey.generate_key(2048, {"kid": "k1"}) for _ in range(2))
     from joserfc.jwk import KeySet
 
-    monkeypatch.setattr(signed_links, "_keys", lambda anew=False: KeySet([key]))
+    monkeypatch.setattr(signed_links, "_keys", lambda refresh=False: KeySet([key]))
 
     def sign(by=key, **changes):
         claims = {"aud": "https://survey.org", "exp": time.time() + 60, "prolific": PROLIFIC}
