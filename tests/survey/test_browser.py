@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 from conftest import TRIALS, Survey, short
@@ -24,6 +25,7 @@ from visitors import (
     stored,
 )
 
+import survey_app
 from survey_app.schema import participants, responses
 from survey_app.store import Store
 from tasks.build import build
@@ -210,3 +212,23 @@ def test_the_network_never_carries_a_key(browser, survey, frozen):
                  "false_evolution"):  # fmt: skip
         assert word not in sent
     assert not [t.id for t in study.trials if f'"{t.id}"' in sent]
+
+
+def test_panels_of_several_pictures_and_of_a_timed_trial_fit(browser):
+    """A lens covered the picture above its own; the clock moved the pictures out of view."""
+    style = (Path(survey_app.__file__).parent / "component" / "page.css").read_text()
+    picture = '<div class="picture"><img><button class="zoom"></button></div>'
+    panels = f'<div class="panels n3">{f"<section class=panel>{2 * picture}</section>" * 3}</div>'
+    page = browser.new_page(viewport={"width": 1280, "height": 560})
+    widths = []
+    for attribute in ("", "data-timed=9"):
+        page.set_content(
+            f"<style>{style}</style><div class=survey><form {attribute}>{panels}</form></div>"
+        )
+        page.add_style_tag(content="img { height: 80px !important }")
+        upper, lens = page.locator("img").nth(0), page.locator(".zoom").nth(1)
+        above, box = upper.bounding_box(), lens.bounding_box()
+        assert above["y"] + above["height"] <= box["y"]
+        widths.append(above["width"])
+    assert widths[0] - widths[1] == pytest.approx(32, abs=0.5)  # 2rem, as the clock is high
+    page.close()
