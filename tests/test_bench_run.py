@@ -214,12 +214,13 @@ def test_a_killed_benchmark_goes_on_and_gives_the_same_bytes(run, benched, tmp_p
     assert "error" in conceptevo_("bench", out, "--leaderboard")
     scores = (out / "importance").rglob("scores-*.parquet")
     kept = {path: path.stat().st_mtime_ns for path in scores}
-    conceptevo_("bench", out, "--workers", 0, "--methods", "sign_t,random")
+    conceptevo_("bench", out, "--workers", 2, "--methods", "sign_t,random")
     assert kept and all(path.stat().st_mtime_ns == then for path, then in kept.items())
     conceptevo_("bench", whole, "--workers", 0, "--methods", "sign_t,random")
     made = [path.relative_to(out) for path in out.rglob("*.parquet")]
     assert any(path.parts[0] == "ablation" for path in made)
-    for path in (*made, Path("bench/leaderboard.csv"), Path("bench/tables/bins.csv")):
+    complete = Path("bench/about.json")  # names every artifact of the benchmark
+    for path in (*made, complete, Path("bench/leaderboard.csv"), Path("bench/tables/bins.csv")):
         assert (out / path).read_bytes() == (whole / path).read_bytes(), path
 
 

@@ -189,7 +189,9 @@ def test_a_stage_says_in_one_sentence_that_its_least_piece_does_not_fit(
         path.unlink()
     memory = WORKER_BYTES + (2**24 if stage == "train" else 0)  # which checks the network first
     with pytest.raises(
-        ValueError, match=message + r" [\d.]+ [GM]iB .* but only [\d.]+ MiB .*`memory`"
+        ValueError,
+        match=message
+        + r" (0\.\d\d GiB|\d{1,3}\.\d\d MiB) .* but only \d{1,2}\.\d\d MiB .*`memory`",
     ):
         run_until(stage, config_of(memory=memory / 2**30 / GIVEN_SHARE), tmp_path / "run", QUIET)
 
