@@ -33,7 +33,7 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError as error:
             raise TypeError(f"{_name(function)}: {error}") from None
         arguments = dict(zip(bound.arguments, bound.args, strict=False)) | bound.kwargs
-        if misread := [n for n, v in arguments.items() if _is_misread_boolean(function, n, v)]:
+        if misread := [n for n, v in arguments.items() if _is_boolean_for_number(function, n, v)]:
             raise ValueError("; ".join(_explain_type(function, n, arguments[n]) for n in misread))
         try:
             return checked(**arguments)  # by name, so that errors name the parameter
@@ -54,7 +54,7 @@ def _name(function: Callable[..., Any]) -> str:
     return function.__qualname__.removesuffix(".__init__")
 
 
-def _is_misread_boolean(function: Callable[..., Any], parameter: str, value: object) -> bool:
+def _is_boolean_for_number(function: Callable[..., Any], parameter: str, value: object) -> bool:
     """Return whether true or false would be read as a number."""
     kind = str(function.__annotations__.get(parameter))
     return isinstance(value, bool) and kind.startswith(("int", "float"))

@@ -98,8 +98,8 @@ def explain(origin: Path | str, error: ValidationError) -> str:
 
 
 def read_text(path: Path, kind: str) -> str:
-    """Read a text file that a researcher wrote (of which `kind`, for messages), with or without a
-    byte order mark.
+    """Read a text file that a researcher wrote, with or without a byte order mark; `kind` says in
+    messages what the file is.
 
     Raises:
         ValueError: it cannot be read, or is not in UTF-8.

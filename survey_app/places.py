@@ -319,9 +319,9 @@ class Places:
         with self.store.read() as connection:
             people_begun = connection.execute(query.select_from(people).where(begun)).all()
             # A link of Prolific is either signed or not.
-            resigned = people_begun and self.settings(connection).signed != settings.signed
+            signing_changed = people_begun and self.settings(connection).signed != settings.signed
         return sum(
-            (resigned and row.platform == "prolific") or not is_admitted(*row, settings)
+            (signing_changed and row.platform == "prolific") or not is_admitted(*row, settings)
             for row in people_begun
         )
 

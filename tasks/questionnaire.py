@@ -198,7 +198,7 @@ def simulated_answers(
         elif question.kind == "number":
             ranges = [question.limits, question.stay_within or question.limits]
             least, most = max(low for low, _ in ranges), min(high for _, high in ranges)
-            # Of a wide range, only 100 numbers near 0: nobody is a thousand million years old.
+            # Of a wide range only the 100 numbers nearest to 0, as most answers are.
             most = min(most, max(least, 0) + 100)
             least = max(least, most - 100)
             answers[question.name] = min(max(round(rng.uniform(least, most)), least), most)

@@ -233,7 +233,7 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
         yield (
             f"In {row.task}, accuracy was {100 * row.value:.1f} percentage points higher for "
             f"{as_words(larger)} than for {as_words(smaller)} "
-            f"({'control test; ' if control_prefix(row) else ''}"
+            f"({'control test; ' * row.question.endswith(CONTROL)}"
             f"{effect_text(results, row, '.1f', 100)})."
         )
     yield from _not_significant(table, "differences in accuracy between conditions", "contrasts")
@@ -305,7 +305,7 @@ def rated(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         yield (
             f"In {row.task}, the mean {row.asked} was {abs(row.value):.2f} points "
             f"{'higher' if row.value > 0 else 'lower'} for {as_words(row.first)} than for "
-            f"{as_words(row.second)} ({'control test; ' if control_prefix(row) else ''}"
+            f"{as_words(row.second)} ({'control test; ' * row.question.endswith(CONTROL)}"
             f"{effect_text(results, row, '.2f')})."
         )
     yield from _not_significant(table, "differences in mean ratings between conditions", "ratings")

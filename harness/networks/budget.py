@@ -36,8 +36,6 @@ FEWEST = 4
 SHARE = 0.7
 #: The same share of a memory that the user gives, which no other program uses.
 GIVEN_SHARE = 0.85
-#: Work that takes longer (seconds) is not repeated for a better estimate of its time.
-WARM_SECONDS = 1.0
 #: Bytes of a worker before it loads a network: interpreter and libraries.
 WORKER_BYTES = 450 * 2**20
 #: cgroup files: limit and usage, of version 2 and 1.
@@ -132,21 +130,14 @@ class Cost:
 
 
 def measure_cost(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
-    """Measure the time, without the first run unless that is long, and the memory of a piece of
-    work; see `measure_bytes`."""
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        work()
-        if device.place.type == "cuda":
-            torch.cuda.synchronize(device.place)
-        return (time.perf_counter() - start) / images
-
-    per_image = seconds()
-    # The overhead of a long first run is small, but on a GPU it also loads the code of kernels.
-    if device.place.type == "cuda" or per_image * images < WARM_SECONDS:
-        per_image = seconds()
-    return Cost(measure_bytes(work, images, device), per_image)
+    """Measure the memory (see `measure_bytes`) and then the time of a piece of work, so that the
+    overhead of a first run is not in the time."""
+    bytes_per_image = measure_bytes(work, images, device)
+    start = time.perf_counter()
+    work()
+    if device.place.type == "cuda":
+        torch.cuda.synchronize(device.place)
+    return Cost(bytes_per_image, (time.perf_counter() - start) / images)
 
 
 def measure_bytes(work: Callable[[], object], images: int, device: Device = CPU) -> float:
@@ -187,7 +178,7 @@ def _peak_bytes(events: Iterable[Any]) -> int:
 
 
 def fit_batch(
-    per_image: float, memory: int, largest: int, what: str, smallest: int = FEWEST
+    per_image: float, memory: int, largest: int, label: str, smallest: int = FEWEST
 ) -> int:
     """Return the number of images per pass that fits into the memory.
 
@@ -195,7 +186,7 @@ def fit_batch(
         per_image: bytes that a pass needs for each image.
         memory: bytes.
         largest: the largest batch wanted.
-        what: the work, for the message, e.g. "importance of series 'vgg'".
+        label: the work, for the message, e.g. "importance of series 'vgg'".
         smallest: the smallest useful batch.
 
     Raises:
@@ -205,7 +196,7 @@ def fit_batch(
     count = int(memory / max(per_image, 1.0))
     if count < min(smallest, largest):
         raise ValueError(
-            f"{what}: {min(smallest, largest)} images need "
+            f"{label}: {min(smallest, largest)} images need "
             f"{format_bytes(min(smallest, largest) * per_image)} per worker, but only "
             f"{format_bytes(memory)} are free beside its libraries and weights; increase "
             f"`memory`, or use fewer workers, fewer layers or smaller images"

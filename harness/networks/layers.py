@@ -78,9 +78,9 @@ def find_layers(
 def _find_default(passes: Passes) -> list[str]:
     """Return the names of the modules that are probed by default; those left out are logged."""
     modules = passes.two.modules
-    names = [name for name, seen in modules.items() if seen.nonlinear and seen.calls == 1]
-    names, left = split_layers(innermost_modules(names, modules), passes)
-    for reason, names_of_rule in left.items():
+    names = [name for name, record in modules.items() if record.nonlinear and record.calls == 1]
+    names, others = split_layers(innermost_modules(names, modules), passes)
+    for reason, names_of_rule in others.items():
         logger.info(
             "%s not probed by default (%s): %s",
             pluralise(len(names_of_rule), "layer is", "layers are"),

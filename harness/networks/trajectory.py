@@ -86,26 +86,28 @@ class Finding:
     value: float = field(default=float("nan"))
 
 
-def findings(path: Trajectory) -> list[Finding]:
+def findings(trajectory: Trajectory) -> list[Finding]:
     """Return all reasons to doubt a series."""
-    finite = np.asarray(path.non_finite).sum(axis=0) == 0
-    states = [(*path.digests[:, i], path.buffers[i]) for i in range(len(path.epochs))]
+    finite = np.asarray(trajectory.non_finite).sum(axis=0) == 0
+    states = [
+        (*trajectory.digests[:, i], trajectory.buffers[i]) for i in range(len(trajectory.epochs))
+    ]
     equal = _group_positions(states)
     distinct = [group[0] for group in equal if finite[group[0]]]
     # if several checkpoints are equal, it is unknown to which epoch the weights belong
     single = [group[0] for group in equal if len(group) == 1 and finite[group[0]]]
-    on_path, departures = _find_departures(path, single)
-    best_order, misordered = _find_order(path, on_path)
+    on_path, departures = _find_departures(trajectory, single)
+    best_order, misordered = _find_order(trajectory, on_path)
     return [
-        *_find_non_finite(path),
-        *_find_equal(path, [group for group in equal if len(group) > 1]),
+        *_find_non_finite(trajectory),
+        *_find_equal(trajectory, [group for group in equal if len(group) > 1]),
         *departures,
         *misordered,
-        *_find_reset_counters(path, single),
-        *(() if misordered else _find_jumps(path, best_order)),
-        *(() if misordered else _find_layer_departures(path, on_path)),
-        *_find_frozen(path, distinct),
-        *_find_dead_units(path, distinct),
+        *_find_reset_counters(trajectory, single),
+        *(() if misordered else _find_jumps(trajectory, best_order)),
+        *(() if misordered else _find_layer_departures(trajectory, on_path)),
+        *_find_frozen(trajectory, distinct),
+        *_find_dead_units(trajectory, distinct),
     ]
 
 
@@ -136,43 +138,53 @@ def _group_positions(keys: Sequence[object]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _find_non_finite(path: Trajectory) -> Iterator[Finding]:
-    for i, epoch in enumerate(path.epochs):
-        broken = [name for name, n in zip(path.layers, path.non_finite[:, i], strict=True) if n]
+def _find_non_finite(trajectory: Trajectory) -> Iterator[Finding]:
+    for i, epoch in enumerate(trajectory.epochs):
+        broken = [
+            name
+            for name, n in zip(trajectory.layers, trajectory.non_finite[:, i], strict=True)
+            if n
+        ]
         if broken:
-            count, names = int(path.non_finite[:, i].sum()), join_names(broken, 3)
+            count, names = int(trajectory.non_finite[:, i].sum()), join_names(broken, 3)
             text = f"Epoch {epoch} holds {count} weights that are NaN or infinite ({names})."
             yield Finding("not finite", (epoch,), text, tuple(broken), count)
 
 
-def _find_equal(path: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def _find_equal(trajectory: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
     for group in groups:
-        epochs = tuple(path.epochs[i] for i in group)
+        epochs = tuple(trajectory.epochs[i] for i in group)
         text = (
-            f"{len(epochs)} of {len(path.epochs)} checkpoints hold the same weights: epochs "
+            f"{len(epochs)} of {len(trajectory.epochs)} checkpoints hold the same weights: epochs "
             f"{join_names(epochs, 8)}."
         )
         yield Finding("equal", epochs, text, value=len(epochs))
 
 
-def _find_departures(path: Trajectory, positions: Sequence[int]) -> tuple[list[int], list[Finding]]:
+def _find_departures(
+    trajectory: Trajectory, positions: Sequence[int]
+) -> tuple[list[int], list[Finding]]:
     """Return the positions of the checkpoints on the trajectory, and a finding for each other that
     also fits nowhere else on it."""
     rest, departures = list(positions), []
     while len(rest) > 2:
-        ratios = detours(path.total[np.ix_(rest, rest)])
+        ratios = detours(trajectory.total[np.ix_(rest, rest)])
         candidates = [
             k for k in np.argsort(-np.nan_to_num(ratios), kind="stable") if ratios[k] > OFF_THE_WAY
         ]
-        strange = next((k for k in candidates if not _fits_elsewhere(path.total, rest, k)), None)
+        strange = next(
+            (k for k in candidates if not _fits_elsewhere(trajectory.total, rest, k)), None
+        )
         if strange is None:
             break
-        epoch, before, after = (path.epochs[rest[k]] for k in (strange, strange - 1, strange + 1))
+        epoch, before, after = (
+            trajectory.epochs[rest[k]] for k in (strange, strange - 1, strange + 1)
+        )
         ratio = float(ratios[strange])
-        by_layer = {name: float(r[strange]) for name, r in _layer_detours(path, rest).items()}
+        by_layer = {name: float(r[strange]) for name, r in _layer_detours(trajectory, rest).items()}
         layers = [name for name, value in by_layer.items() if value > OFF_THE_WAY]
         partial = 0 < len(layers) < len(by_layer)
-        where = f" in {_count_layers(layers)}" if partial else ""
+        where = f" in {_describe_layers(layers)}" if partial else ""
         text = (
             f"The weights of epoch {epoch} do not lie between those of epochs {before} and {after}"
             f"{where}: their distance to the nearer ones is {ratio:.1f} times the distance between "
@@ -194,22 +206,24 @@ def _fits_elsewhere(total: np.ndarray, positions: Sequence[int], k: int) -> bool
     return nearest in (others[0], others[-1]) and total[nearest, point] <= longest
 
 
-def _find_order(path: Trajectory, positions: Sequence[int]) -> tuple[list[int], list[Finding]]:
+def _find_order(
+    trajectory: Trajectory, positions: Sequence[int]
+) -> tuple[list[int], list[Finding]]:
     """Return the order in which the trajectory is much shorter, and a finding that names the
     checkpoints which it moves (none if the present order is right)."""
     order = list(positions)
-    while improvement := _improve_order(path.total, order):
+    while improvement := _improve_order(trajectory.total, order):
         order = improvement
     if _inversions(order) > _inversions(order[::-1]):  # both directions are equally long
         order.reverse()
-    epochs = tuple(path.epochs[p] for p, q in zip(positions, order, strict=True) if p != q)
+    epochs = tuple(trajectory.epochs[p] for p, q in zip(positions, order, strict=True) if p != q)
     if not epochs:
         return order, []
-    ratio = _length(path.total, order) / _length(path.total, positions)
+    ratio = _length(trajectory.total, order) / _length(trajectory.total, positions)
     text = (
         f"Epochs {join_names(epochs, 8)} seem to be in the wrong order: in the order "
-        f"{join_names([path.epochs[p] for p in order], 12)} the sum of steps is {1 - ratio:.0%} "
-        f"smaller."
+        f"{join_names([trajectory.epochs[p] for p in order], 12)} the sum of steps is "
+        f"{1 - ratio:.0%} smaller."
     )
     return order, [Finding("order", epochs, text, value=ratio)]
 
@@ -266,11 +280,11 @@ def _length(total: np.ndarray, order: Sequence[int]) -> float:
     return float(sum(total[p, q] for p, q in pairwise(order)))
 
 
-def _find_reset_counters(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
+def _find_reset_counters(trajectory: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     for p, q in pairwise(positions):
-        before, after = int(path.batches[p]), int(path.batches[q])
+        before, after = int(trajectory.batches[p]), int(trajectory.batches[q])
         if before > after >= 0:
-            earlier, later = path.epochs[p], path.epochs[q]
+            earlier, later = trajectory.epochs[p], trajectory.epochs[q]
             text = (
                 f"Epoch {later} has seen fewer batches than epoch {earlier}, by the counters of "
                 f"its normalisation layers ({after} and {before}): their order is wrong, or "
@@ -279,22 +293,22 @@ def _find_reset_counters(path: Trajectory, positions: Sequence[int]) -> Iterator
             yield Finding("order", (earlier, later), text, value=float(after - before))
 
 
-def _find_jumps(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
+def _find_jumps(trajectory: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     """Find steps much longer than the adjacent ones, per epoch and per square root of epochs.
 
     The first step is skipped if the series begins at epoch 0: training may begin with a long one.
     """
     steps = list(pairwise(positions))
-    spans = np.array([path.epochs[q] - path.epochs[p] for p, q in steps], dtype=float)
-    lengths = np.array([path.total[p, q] for p, q in steps])
+    spans = np.array([trajectory.epochs[q] - trajectory.epochs[p] for p, q in steps], dtype=float)
+    lengths = np.array([trajectory.total[p, q] for p, q in steps])
     rates: tuple[Callable[[np.ndarray], np.ndarray], ...] = (lambda x: x, np.sqrt)
-    begins_at_0 = bool(positions) and path.epochs[positions[0]] == 0
+    begins_at_0 = bool(positions) and trajectory.epochs[positions[0]] == 0
     for k in range(int(begins_at_0), len(steps)):
         adjacent = [j for j in (k - 1, k + 1) if 0 <= j < len(steps) and lengths[j] > 0]
         speeds = [lengths / rate(spans) for rate in rates]
         ratio = min((float(v[k] / v[adjacent].max()) for v in speeds if adjacent), default=0.0)
         if ratio > JUMP:
-            earlier, later = (path.epochs[p] for p in steps[k])
+            earlier, later = (trajectory.epochs[p] for p in steps[k])
             text = (
                 f"Between epochs {earlier} and {later} the weights jump: the step is {ratio:.1f} "
                 f"times as long as the longer adjacent one, as between checkpoints of different "
@@ -303,55 +317,57 @@ def _find_jumps(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]
             yield Finding("jump", (earlier, later), text, value=ratio)
 
 
-def _find_layer_departures(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
+def _find_layer_departures(trajectory: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     """Find single layers that are off the trajectory although the checkpoint as a whole is not."""
-    by_layer = _layer_detours(path, positions)
-    for k, epoch in enumerate(path.epochs[p] for p in positions):
+    by_layer = _layer_detours(trajectory, positions)
+    for k, epoch in enumerate(trajectory.epochs[p] for p in positions):
         ratios = {name: float(values[k]) for name, values in by_layer.items()}
         layers = [name for name, ratio in ratios.items() if ratio > LAYER_OFF_THE_WAY]
         if layers:
             largest = max(ratios[name] for name in layers)
             text = (
                 f"The weights of epoch {epoch} do not lie between those of its neighbours in "
-                f"{_count_layers(layers)}: their distance to the nearer ones is up to "
+                f"{_describe_layers(layers)}: their distance to the nearer ones is up to "
                 f"{largest:.1f} times the distance between these."
             )
             yield Finding("layer off the way", (epoch,), text, tuple(layers), largest)
 
 
-def _layer_detours(path: Trajectory, positions: Sequence[int]) -> dict[str, np.ndarray]:
+def _layer_detours(trajectory: Trajectory, positions: Sequence[int]) -> dict[str, np.ndarray]:
     """Return `detours` of each layer with units; others (scales, biases) have too few weights."""
     return {
-        name: detours(path.distances[k][np.ix_(positions, positions)])
-        for k, name in enumerate(path.layers)
-        if path.units[k].any()
+        name: detours(trajectory.distances[k][np.ix_(positions, positions)])
+        for k, name in enumerate(trajectory.layers)
+        if trajectory.units[k].any()
     }
 
 
-def _find_frozen(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
+def _find_frozen(trajectory: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     """Find layers whose weights are bitwise equal at consecutive checkpoints."""
     spans: dict[tuple[int, int], list[str]] = {}
-    for name, digests in zip(path.layers, path.digests, strict=True):
+    for name, digests in zip(trajectory.layers, trajectory.digests, strict=True):
         for _, run in groupby(positions, key=digests.__getitem__):
             equal = list(run)
             if len(equal) > 1:
                 spans.setdefault((equal[0], equal[-1]), []).append(name)
     for (first, last), names in sorted(spans.items()):
-        start, end = path.epochs[first], path.epochs[last]
-        text = f"From epoch {start} to {end}, the weights of {_count_layers(names)} do not change."
-        if len(names) == len(path.layers):
+        start, end = trajectory.epochs[first], trajectory.epochs[last]
+        text = (
+            f"From epoch {start} to {end}, the weights of {_describe_layers(names)} do not change."
+        )
+        if len(names) == len(trajectory.layers):
             text = f"From epoch {start} to {end}, no layer's weights change; only buffers do."
         yield Finding("frozen", (start, end), text, tuple(names), len(names))
 
 
-def _find_dead_units(path: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
+def _find_dead_units(trajectory: Trajectory, positions: Sequence[int]) -> Iterator[Finding]:
     for p in positions:
-        counts = path.dead[:, p].copy()
+        counts = trajectory.dead[:, p].copy()
         if p == positions[0]:
-            counts[counts == path.units[:, p]] = 0  # a layer may be initialised with zeros
-        names = [name for name, count in zip(path.layers, counts, strict=True) if count]
+            counts[counts == trajectory.units[:, p]] = 0  # a layer may be initialised with zeros
+        names = [name for name, count in zip(trajectory.layers, counts, strict=True) if count]
         if names:
-            epoch, total = path.epochs[p], int(path.units[:, p].sum())
+            epoch, total = trajectory.epochs[p], int(trajectory.units[:, p].sum())
             text = (
                 f"At epoch {epoch}, all incoming weights of {int(counts.sum())} of {total} units "
                 f"are zero ({join_names(names, 3)})."
@@ -359,5 +375,5 @@ def _find_dead_units(path: Trajectory, positions: Sequence[int]) -> Iterator[Fin
             yield Finding("dead units", (epoch,), text, tuple(names), float(counts.sum()))
 
 
-def _count_layers(names: Sequence[str]) -> str:
+def _describe_layers(names: Sequence[str]) -> str:
     return f"{pluralise(len(names), 'layer')} ({join_names(names, 3)})"

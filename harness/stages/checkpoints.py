@@ -209,9 +209,9 @@ def fit_pass_size(
     label: str,
     work: Callable[[], object],
     images: int,
-    limit: int,
+    largest: int,
     memory: int,
-    fewest: int = FEWEST,
+    smallest: int = FEWEST,
 ) -> int:
     """Return the number of images per pass with which work on a series' networks fits the memory.
 
@@ -219,14 +219,14 @@ def fit_pass_size(
         label: the work, for the message ("importance of series 'vgg'"); each is measured once.
         work: runs on `images` images.
         images: number of images on which the memory is measured.
-        limit: the largest batch wanted.
+        largest: the largest batch wanted.
         memory: bytes that a pass may take; see `pass_memory`.
-        fewest: the smallest useful number of images.
+        smallest: the smallest useful number of images.
 
     Raises:
-        ValueError: not even the fewest images fit.
+        ValueError: not even the smallest number of images fits.
     """
     measured = _bytes_per_image.setdefault(run, {})
     if label not in measured:
         measured[label] = measure_bytes(work, images, resources().device)
-    return fit_batch(measured[label], memory, limit, label, fewest)
+    return fit_batch(measured[label], memory, largest, label, smallest)
