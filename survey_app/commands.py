@@ -177,10 +177,11 @@ def survey(
         elif source == "human":
             check_codes(study, recruitment)
         store = open_database(url)
+        # A start that fails must not store the settings: a change of `signed` is reported once.
+        listening = listen(host, port)
         cautions = list(_cautions(study, Places(store, frozen.hash, source), recruitment))
         counts = Service(store, frozen, keys, source, recruitment).places.counts()
         store.engine.dispose()
-        listening = listen(host, port)
         address = f"http://{host}:{listening.getsockname()[1]}"
         if preview:
             console.print(

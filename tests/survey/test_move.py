@@ -1,6 +1,7 @@
 """A study moved to another database, and what a survey says before people are locked out."""
 
 import shutil
+import socket
 import sqlite3
 from contextlib import closing
 
@@ -178,8 +179,12 @@ def test_settings_that_lock_out_participants_who_have_begun_are_told(
 
 
 def test_a_survey_says_whom_its_settings_lock_out(folder, service):
-    edited = load_recruitment(folder).model_copy(update={"platforms": ("open",)})
-    write_recruitment(folder, edited)
+    """Also after a start that failed because another program uses the port."""
+    signing = {"signed": True, "platforms": ("prolific",), "audience": "survey.example.org"}
+    write_recruitment(folder, load_recruitment(folder).model_copy(update=signing))
+    with closing(socket.create_server(("127.0.0.1", 0))) as busy:
+        port = busy.getsockname()[1]
+        assert "cannot listen" in say("survey", folder, "--port", port, error=ValueError)
     told = served(folder, file_url(folder / "answers.sqlite"))
     assert "now refuses: 1 (platforms, studies, ids or signed" in told
     assert "change of signed is reported only at this first start" in told
