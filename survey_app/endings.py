@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.language import N_
+from tasks.recruitment import Codes
 
 
 @dataclass(frozen=True)
@@ -14,10 +15,17 @@ class Reason:
     Attributes:
         text: what the person reads.
         code: which of the recruitment codes the person returns to the platform with.
+        has_begun: whether it stops participants; otherwise it turns visitors away.
     """
 
     text: str
     code: str = "screened_out"
+    has_begun: bool = False
+
+    def code_for(self, platform: str, codes: Codes) -> str:
+        """Return the completion code of a person; "" for a visitor of the open link, as there is
+        no platform to which the visitor could return."""
+        return getattr(codes, self.code) if platform != "open" or self.has_begun else ""
 
 
 #: Reasons by the name that the database stores.
@@ -41,19 +49,24 @@ REASONS = {
         N_(
             "According to your answers, you do not belong to the group of people "
             "for whom this study is meant."
-        )
+        ),
+        has_begun=True,
     ),
-    "understanding": Reason(N_("Some answers about the instructions were not right.")),
+    "understanding": Reason(
+        N_("Some answers about the instructions were not right."), has_begun=True
+    ),
     "colour": Reason(
         N_(
             "This study requires that you can tell all colours apart, on a screen that shows them "
             "well."
-        )
+        ),
+        has_begun=True,
     ),
     "practice": Reason(
         N_(
             "The practice trials show that our instructions were not clear enough, so the study "
             "ends here. This is not your fault."
-        )
+        ),
+        has_begun=True,
     ),
 }

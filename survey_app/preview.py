@@ -25,7 +25,7 @@ def pages(service: Service) -> dict[str, dict[str, Any]]:
     codes, platform = service.recruitment.codes, service.recruitment.platforms[0]
     states = {"finished, attention failed": ParticipantState(Stage.FINISHED, code=codes.attention)}
     for name, reason in REASONS.items():
-        code = getattr(codes, reason.code)
+        code = reason.code_for(platform, codes)
         state = ParticipantState(Stage.SCREENED_OUT, reason=name, code=code)
         states[f"screened out, {name}"] = state
     states["withdrawn"] = ParticipantState(Stage.WITHDRAWN, code=codes.withdrawn)

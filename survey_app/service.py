@@ -128,13 +128,12 @@ class Service:
         return "earlier" if earlier else None
 
     def _refusal_page(self, visitor: Visitor, reason: str) -> dict[str, Any]:
-        code = getattr(self.recruitment.codes, REASONS[reason].code)
         state = ParticipantState(
             Stage.SCREENED_OUT,
             reason=reason,
             platform=visitor.platform,
             identity=visitor.details,
-            code=code,
+            code=REASONS[reason].code_for(visitor.platform, self.recruitment.codes),
         )
         return {"version": 1, "token": "", **self.view.page(state)}
 

@@ -12,8 +12,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 from command_line import say
-from conftest import Survey
-from people import arrive, go, open_service
+from conftest import FEW, Survey
+from people import arrive, go, look, open_service
 
 from survey_app import preview
 from survey_app.allowed_requests import SURVEY
@@ -233,6 +233,31 @@ def test_every_page_can_be_seen_by_name(frozen, study_folder, tmp_path):
     assert all(f"?page={name.split()[0]}" in listed for name in found)
     assert preview.page(service, "trial 2")["html"] == found["trial 2"]["html"]
     assert service.places.counts() == {"places": 60, "free": 60}
+
+
+@pytest.mark.parametrize("platform", ["open", "prolific"])
+def test_only_a_visitor_of_a_platform_is_turned_away_with_a_code(service, platform):
+    """A visitor of the open link has no account to which a code could be given."""
+    codes = service.recruitment.codes
+
+    def turn_away(name, **values):
+        page = look(service, arrive(service, name, platform))
+        page, _ = service.act(page["token"], {"values": values}) if values else (page, None)
+        assert page["stage"] == "screened_out"
+        return page["html"]
+
+    pages = {codes.declined: turn_away("a", consent="no")}
+    pages[codes.screened_out] = turn_away("b", consent="screen")
+    for number in range(FEW):
+        go(service, arrive(service, f"place {number}", platform), Stage.TRIAL)
+    pages[codes.full] = turn_away("c", consent="yes")
+    service.recruitment = service.recruitment.model_copy(update={"platforms": (platform,)})
+    previews = preview.pages(service)
+    pages[codes.full] += previews["screened out, closed"]["html"]
+    for code, html in pages.items():
+        assert (f">{code}</code>" in html) is (platform == "prolific")
+        assert ("completion code" in html) is (platform == "prolific")
+    assert f">{codes.screened_out}</code>" in previews["screened out, practice"]["html"]
 
 
 class Preview(Survey):
