@@ -37,21 +37,30 @@ _key_cache: dict[str, tuple[float, KeySet]] = {}
 
 
 def _keys(refresh: bool = False) -> KeySet:
+    """Return Prolific's keys. Raises BadAddress if they cannot be fetched."""
     address = api() + KEYS
     moment, keys = _key_cache.get(address, (0.0, KeySet([])))
     if refresh or not moment or time.monotonic() - moment > FRESH:
-        reply = httpx.get(address, timeout=10)
-        reply.raise_for_status()
-        keys = KeySet.import_key_set(reply.json())
+        try:
+            reply = httpx.get(address, timeout=10).raise_for_status().json()
+            keys = KeySet.import_key_set(reply)
+        # All but the first: the reply is no set of keys, such as that of a network's sign-in page.
+        except (httpx.HTTPError, JoseError, LookupError, TypeError, ValueError) as error:
+            raise BadAddress(_NOT_CHECKED) from error
         _key_cache[address] = (time.monotonic(), keys)
     return keys
 
 
 def _claims(token: str) -> dict[str, Any]:
-    try:
-        return jwt.decode(token, _keys(), algorithms=["RS256"]).claims
-    except JoseError:  # it may be signed with a key that is newer than the kept ones
-        return jwt.decode(token, _keys(refresh=True), algorithms=["RS256"]).claims
+    """Return what a token says. Raises BadAddress unless Prolific has signed it."""
+    for refresh in (False, True):  # it may be signed with a key that is newer than the kept ones
+        keys = _keys(refresh)
+        try:
+            return jwt.decode(token, keys, algorithms=["RS256"]).claims
+        # joserfc also raises a TypeError (header `crit` is no list) and a UnicodeEncodeError.
+        except (JoseError, TypeError, UnicodeEncodeError) as error:
+            reason = error
+    raise BadAddress(_NOT_SIGNED) from reason
 
 
 def read_link(token: str, audience: str) -> tuple[Mapping[str, str], bool]:
@@ -61,24 +70,17 @@ def read_link(token: str, audience: str) -> tuple[Mapping[str, str], bool]:
         BadAddress: the token is missing, not signed by Prolific, or for another domain, or
             Prolific's keys cannot be fetched.
     """
-    try:
-        claims = _claims(token)
-    except httpx.HTTPError as error:
-        raise BadAddress(
-            N_("Your link cannot be checked at the moment. Please reload this page in a minute.")
-        ) from error
-    except (JoseError, ValueError, TypeError) as error:
-        raise BadAddress(_NOT_SIGNED) from error
-    domains = claims.get("aud")
-    values = claims.get("prolific")
-    domains = set(map(str, domains if isinstance(domains, list) else [domains]))
-    if not {audience, f"https://{audience}"} & domains or not isinstance(values, dict):
+    claims = _claims(token)
+    parameters, expiry, domains = (claims.get(name) for name in ("prolific", "exp", "aud"))
+    domains = domains if isinstance(domains, list) else [domains]
+    is_for_this_survey = audience in domains or f"https://{audience}" in domains
+    if not (
+        is_for_this_survey and isinstance(parameters, dict) and isinstance(expiry, int | float)
+    ):
         raise BadAddress(_NOT_SIGNED)
-    expiry = claims.get("exp")
-    if isinstance(expiry, bool) or not isinstance(expiry, int | float):
-        raise BadAddress(_NOT_SIGNED)
-    parameters = {str(k): v for k, v in values.items() if isinstance(v, str)}
-    return parameters, time.time() > expiry + SKEW
+    texts = {name: value for name, value in parameters.items() if isinstance(value, str)}
+    return texts, time.time() > expiry + SKEW
 
 
+_NOT_CHECKED = N_("Your link cannot be checked at the moment. Please reload this page in a minute.")
 _NOT_SIGNED = N_("This link is not signed by Prolific. Please start again from Prolific.")

@@ -1,13 +1,16 @@
 """Who may begin, and who gets whose place; the study itself stays frozen."""
 
+import json
 import time
+from base64 import urlsafe_b64encode
 from datetime import timedelta
 
+import httpx
 import pytest
 from command_line import say
 from conftest import FEW, SETTINGS
 from joserfc import jwt
-from joserfc.jwk import RSAKey
+from joserfc.jwk import KeySet, RSAKey
 from people import arrive, fill, go, look
 from sqlalchemy import inspect, select, text
 
@@ -184,8 +187,6 @@ def test_made_up_ids_take_no_place(service):
 def prolific_keys(monkeypatch):
     """Return Prolific's signing key, and a forger's with the same name."""
     key, forged = (RSAKey.generate_key(2048, {"kid": "k1"}) for _ in range(2))
-    from joserfc.jwk import KeySet
-
     monkeypatch.setattr(signed_links, "_keys", lambda refresh=False: KeySet([key]))
 
     def sign(by=key, **changes):
@@ -216,6 +217,38 @@ def test_signed_links_and_nothing_else(prolific_keys):
             identify(parameters, SECRET, SIGNED)
     with pytest.raises(BadAddress, match="PROLIFIC_PID is missing"):
         identify({"prolific_token": sign(prolific={"STUDY_ID": STUDY})}, SECRET, SIGNED)
+
+
+@pytest.mark.parametrize("critical", [None, 1, True, "x", [1], ["b64"]])
+def test_a_forged_header_is_no_signature(prolific_keys, critical):
+    """joserfc raises a TypeError for a `crit` that is no list."""
+    token = prolific_keys[0]()
+    header = json.dumps({"alg": "RS256", "kid": "k1", "crit": critical}).encode()
+    forged = urlsafe_b64encode(header).rstrip(b"=").decode() + token[token.index(".") :]
+    with pytest.raises(BadAddress, match="not signed by Prolific"):
+        signed_links.read_link(forged, "survey.org")
+
+
+@pytest.mark.parametrize(
+    "reply", ["<html>sign in</html>", "null", "[]", "{}", '{"keys": 1}', '{"keys": [{}]}']
+)
+def test_without_prolifics_keys_nobody_is_called_a_forger(monkeypatch, reply):
+    monkeypatch.setenv(signed_links.API, "https://prolific.test")
+    request = httpx.Request("GET", "https://prolific.test")
+    monkeypatch.setattr(
+        signed_links.httpx, "get", lambda *_, **__: httpx.Response(200, text=reply, request=request)
+    )
+    with pytest.raises(BadAddress, match="cannot be checked at the moment"):
+        signed_links.read_link("e30.e30.", "survey.org")
+
+
+def test_an_error_of_the_software_is_no_bad_address(monkeypatch):
+    def fail(refresh: bool = False) -> KeySet:
+        raise TypeError("a mistake in the code")
+
+    monkeypatch.setattr(signed_links, "_keys", fail)
+    with pytest.raises(TypeError, match="a mistake in the code"):
+        signed_links.read_link("e30.e30.", "survey.org")
 
 
 def test_a_link_that_is_over_opens_only_what_has_begun(service, prolific_keys):
