@@ -220,6 +220,17 @@ def test_the_design_is_told_as_frozen_whoever_answered(made):
     assert [pluralise(n, "trial") for n in (1, 0, 1200)] == ["1 trial", "0 trials", "1,200 trials"]
 
 
+def test_only_measures_of_the_study_are_explained(tmp_path, made):
+    """Without evolution labelling and concept agreement there is neither d′ nor a label."""
+    study = make_study(tmp_path / "study", trials=2, tasks=("odd_one_out", "before_or_after"))
+    tables = make_responses(tmp_path / "study", study, people=8)
+    page, every = page_of(analyse(tmp_path, tmp_path / "study", tables)), page_of(made[-1])
+    for text in ("d′", "Similarity of labels", "control test of false evolutions"):
+        assert text in every and text not in page
+    assert "Tests of accuracies, differences and confidence therefore use" in page
+    assert "Tests of accuracies, differences, d′, ratings and confidence therefore use" in every
+
+
 def test_conditions_that_nobody_answered_count_as_such(made):
     """Only random neurons were answered: no empty legend is drawn, and the limits say so."""
     every = read_results(made[-1])

@@ -136,6 +136,13 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
     ]
 
 
+#: Kind of question -> its measure, of tests with errors clustered by participants and trials.
+CLUSTERED = {
+    "chance": "accuracies", "contrasts": "differences", "detection": "d′", "ratings": "ratings",
+    "confidence": "confidence",
+}  # fmt: skip
+
+
 def _method(results: Results) -> list[str]:
     responses = results.responses
     frozen = responses.study
@@ -150,6 +157,8 @@ def _method(results: Results) -> list[str]:
         median=responses.answers.groupby("participant").size().median(),
         designs=[_design(results, task) for task in results.planned_tasks],
         claim_rule=sentences.claim_rule(results.level),
+        kinds=set(results.claims.index.get_level_values(0)),
+        measures=CLUSTERED,
         without_run=results.joined_trials is None and len(results.tests_of("associations")),
     )
 
