@@ -171,6 +171,13 @@ def every_command(command=None, path=()):
         yield from every_command(command.get_command(context, name), (*path, name))
 
 
+def test_every_command_is_described():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = {" ".join(path).replace("bench run", "bench") for path, _ in every_command()}
+    assert not [name for name in names if not re.search(rf"conceptevo [^`\n]*\b{name}\b", text)]
+    assert ["responses", "move"] in [words[:2] for words in commands(ROOT / "README.md")]
+
+
 @pytest.mark.parametrize("path", [path for path, _ in every_command()], ids=" ".join)
 def test_help_explains_every_parameter_and_shows_all_of_it(path, monkeypatch):
     """Rich takes `[…]` in a help text for markup and swallows it."""
