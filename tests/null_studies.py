@@ -23,7 +23,7 @@ from analysis.statistics.claims import ALPHA, judge
 from analysis.statistics.clusters import holm
 from analysis.study.association import EVIDENCE, join_measures
 from analysis.study.frozen_study import FrozenStudy, read_study
-from analysis.study.responses import prepare
+from analysis.study.responses import select
 from analysis.study.results import Results, Settings
 from tests.synthetic_study import PLANTED, make_responses, make_study
 
@@ -88,10 +88,9 @@ def claims_of(design: Null, seed: int) -> pd.DataFrame:
     trials = frozen.trials.loc[frozen.trials["role"] == "trial", ["trial"]]
     rng = np.random.default_rng([seed, 1])
     network = trials.assign(**{name: rng.normal(size=len(trials)) for name in EVIDENCE})
-    responses = prepare(frozen, *answers, exclusions={}, is_validated=True)
+    responses = select(frozen, *answers, "human", {})
     settings = Settings(replicates=199, permutations=design.permutations, seed=seed)
-    results = Results(responses, settings, partial(prepare, frozen, *answers), None)
-    claims = replace(results, joined_trials=join_measures(responses, network)).claims
+    claims = Results(responses, settings, join_measures(responses, network)).claims
     return claims[claims["question"] != ""]
 
 

@@ -93,7 +93,7 @@ def results_of(folder, **plan) -> Results:
     write_text(folder / "study.json", study.model_dump_json())
     frozen = read_study(folder)
     responses = prepare(frozen, *make_responses(folder, study, people=20))
-    return Results(responses, Settings(99, 99), lambda rules: responses)
+    return Results(responses, Settings(99, 99))
 
 
 def test_the_table_sums_up_the_posterior(tmp_path, monkeypatch):

@@ -81,9 +81,9 @@ def study(tmp_path_factory):
     table, people = make_responses(folder, frozen.study, people=14, planted=CHANCE)
 
     def claims(keep=lambda t: t["trial"] != "", **settings) -> pd.DataFrame:
-        responses = prepare(frozen, table[keep(table)], people, exclusions={})
+        responses = replace(prepare(frozen, table[keep(table)], people), rules={})
         few = Settings(replicates=99, permutations=99, **settings)
-        results = Results(responses, few, lambda rules: responses)
+        results = Results(responses, few)
         tests = results.claims[results.claims["question"] != ""]
         return tests.assign(asked=tests.get("asked", pd.Series("", tests.index)).fillna(""))
 
@@ -134,7 +134,7 @@ def test_a_test_that_was_not_made_is_neither_claimed_nor_not(tmp_path):
     frozen = make_study(tmp_path, trials=4, tasks=("odd_one_out",))
     answers, people = make_responses(tmp_path, frozen, people=12)
     responses = prepare(read_study(tmp_path), answers[answers["condition"] != "base"], people)
-    results = Results(responses, Settings(permutations=99, replicates=99), lambda rules: responses)
+    results = Results(responses, Settings(permutations=99, replicates=99))
     table = claims(results).frame
     unmade = table["p"].isna()
     assert unmade.sum() > 4 and set(table.loc[unmade, "claimed"]) == {"not tested"}
@@ -147,9 +147,10 @@ def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, t
     frozen = make_study(tmp_path, trials=trials, forms=forms)
     study = read_study(tmp_path)
     before = unanswered_results(study)
-    responses = prepare(study, *make_responses(tmp_path, frozen, people=64), exclusions={})
+    responses = prepare(study, *make_responses(tmp_path, frozen, people=64))
+    responses = replace(responses, rules={})
     settings = Settings(permutations=99, replicates=99)
-    after = Results(responses, settings, lambda rules: responses).claims
+    after = Results(responses, settings).claims
 
     def keys(tests):
         kind = tests.index.get_level_values(0)

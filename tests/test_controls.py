@@ -33,7 +33,7 @@ def warnings_of(tmp_path_factory):
             "evolution_labelling": LABELLING | {"false_evolution": planted.get("joined", 0.85)},
         }
         responses = prepare(frozen, *make_responses(folder, study, people=40, planted=shares))
-        results = Results(responses, Settings(99, 99), lambda rules: responses)
+        results = Results(responses, Settings(99, 99))
         failed = failed_controls(results)
         told = [control.warning for control in failed]
         # First of all, in the abstract as well, and beside each claim of the task.
@@ -54,7 +54,7 @@ def test_leaving_a_control_out_does_not_silence_it(tmp_path):
     answers, people = make_responses(tmp_path, study, people=40)
     answers = answers[answers["condition"] != "random"]
     responses = prepare(read_study(tmp_path), answers, people)
-    results = Results(responses, Settings(99, 99), lambda rules: responses)
+    results = Results(responses, Settings(99, 99))
     [control] = failed_controls(results)
     assert control.warning.startswith(
         "Caution: controls of odd one out could not be tested: accuracy against chance, random (no "
@@ -69,7 +69,7 @@ def test_a_control_of_labels_that_could_not_be_tested_is_said(tmp_path):
     study = make_study(tmp_path, trials=8, tasks=("concept_agreement",))
     answers, people = make_responses(tmp_path, study, people=40)
     responses = prepare(read_study(tmp_path), answers[answers["condition"] != "random"], people)
-    results = Results(responses, Settings(permutations=999, replicates=99), lambda rules: responses)
+    results = Results(responses, Settings(permutations=999, replicates=99))
     [control] = failed_controls(results)
     assert "similarity of labels of the same pictures, random (no analysed" in control.warning
     # It is counted as a control, not as a planned test, and nothing is claimed from it.
@@ -90,7 +90,7 @@ def test_nothing_named_where_there_is_nothing_in_common_is_no_failure(tmp_path):
     assert len(unnamed) > 40
     answers.loc[random, "answer"] = unnamed
     responses = prepare(read_study(tmp_path), answers, people)
-    results = Results(responses, Settings(permutations=999, replicates=99), lambda rules: responses)
+    results = Results(responses, Settings(permutations=999, replicates=99))
     assert failed_controls(results) == []
     assert "Tests that could not be computed: 1 control test" in " ".join(main_findings(results))
 
@@ -107,7 +107,7 @@ def test_a_random_condition_that_may_be_as_accurate_as_a_claimed_one_has_not_pas
     trials = answers.loc[answers["condition"] == "random", "trial"].unique()[:4]
     kept = answers[(answers["condition"] != "random") | (few & answers["trial"].isin(trials))]
     responses = prepare(read_study(tmp_path), kept, people)
-    results = Results(responses, Settings(99, 99), lambda rules: responses)
+    results = Results(responses, Settings(99, 99))
     rows = results.tests_of("chance").set_index("what")
     assert rows["high"]["random"] > rows["value"][["base", "other_series"]].min()
     [control] = failed_controls(results)

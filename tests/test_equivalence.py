@@ -107,13 +107,8 @@ def results_of(folder, plan: Analysis, drop: str = "", trials: int = 16) -> Resu
     write_text(folder / "study.json", study.model_dump_json())
     answers, people = make_responses(folder, study, people=60, planted=ALIKE, spread=(0.3, 0.2))
     answers = answers[answers["condition"] != drop]
-    frozen = read_study(folder)
-
-    def reload(rules):
-        return prepare(frozen, answers, people, exclusions=rules, is_validated=True)
-
-    settings = Settings(replicates=99, permutations=99)
-    return Results(prepare(frozen, answers, people), settings, reload)
+    responses = prepare(read_study(folder), answers, people)
+    return Results(responses, Settings(replicates=99, permutations=99))
 
 
 def test_no_difference_can_be_a_finding_of_a_study(tmp_path):

@@ -62,11 +62,7 @@ def made(tmp_path_factory):
 def results(made) -> Results:
     folder, answers, people = made
     frozen = read_study(folder / "study")
-
-    def reload(rules):
-        return prepare(frozen, answers, people, exclusions=rules, is_validated=True)
-
-    return Results(prepare(frozen, answers, people), Settings(99, 99), reload)
+    return Results(prepare(frozen, answers, people), Settings(99, 99))
 
 
 def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made, tmp_path):

@@ -65,7 +65,7 @@ def test_the_tests_and_weights_are_those_of_the_analysis(folder):
     tables = make_responses(folder, frozen.study, people=20)
     answered = prepare(frozen, *tables)
     settings = Settings(replicates=99, permutations=99)
-    after = planned_claims(Results(answered, settings, lambda rules: answered))
+    after = planned_claims(Results(answered, settings))
     keys = ["question", "what", "asked"]
     weights = [t.set_index(keys)["weight"].sort_index() for t in (before, after)]
     assert weights[0].index.equals(weights[1].index)
@@ -80,7 +80,7 @@ def test_change_is_asked_about_only_if_a_trial_shows_one_neuron_at_several_epoch
     study = make_study(tmp_path, trials=4, tasks=("odd_one_out", "before_or_after"))
     frozen = read_study(tmp_path)
     responses = prepare(frozen, *make_responses(tmp_path, study, people=8))
-    results = Results(responses, Settings(replicates=99, permutations=99), lambda rules: responses)
+    results = Results(responses, Settings(replicates=99, permutations=99))
     neuron = frozen.data["neurons"].iloc[0][0]
     pairs = [(neuron, later) for later in (replace(neuron, epoch=20), replace(neuron, channel=9))]
     for pair, is_asked in zip(pairs, (True, False), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -274,7 +275,7 @@ def test_one_person_under_two_ids_is_pointed_out(folder, study, tables, changes)
     assert f"1 pair (p000 and q000 in {trials} of {trials} trials)" in note
     assert responses.flow.iloc[-1]["participants"] == 7  # no frozen rule excludes them
     rules = {**study.exclusions, "identical_above": 0.5}
-    again = prepare(study, *twins(*tables, **changes), exclusions=rules)
+    again = replace(responses, rules=rules)
     assert again.everyone.set_index("participant")["excluded"]["q000"] == "identical_above"
     assert again.flow.iloc[-1]["participants"] == 6
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -51,7 +52,6 @@ class AnalysedStudy:
     Attributes:
         responses: validated, exclusions applied. settings: of the analysis.
         joined_trials: the joined table of people and networks, None where no run was given.
-        reload: answers again, under other exclusion rules (for the grid of thresholds).
         reversion: changes of accuracy by pair, split and arm of a run, None where none was given.
         from_run: tables of that run which stand among the study's.
         demographics: question, answer, participants: what those analysed said of themselves,
@@ -61,7 +61,6 @@ class AnalysedStudy:
 
     responses: Responses
     settings: Settings
-    reload: Callable[[Mapping[str, Any]], Responses]
     joined_trials: pd.DataFrame | None = None
     reversion: pd.DataFrame | None = None
     from_run: Sequence[Table] = ()
@@ -123,23 +122,24 @@ class AnalysedStudy:
         """Return the conditions that only check whether the task works."""
         return self.responses.study.controls(task)
 
-    @property
+    @cached_property
     def tasks(self) -> list[str]:
         """Return those of the `planned_tasks` that have analysed responses."""
         answered_tasks = set(self.responses.answers["task"])
         return [task for task in self.planned_tasks if task in answered_tasks]
 
-    @property
+    @cached_property
     def planned_tasks(self) -> list[str]:
         """Return the tasks of the frozen study, in the order of participants, user-defined ones
         last."""
         tasks = set(self.responses.study.data["task"])
         return sorted(tasks, key=lambda task: (order_of(task_of(task)), task))
 
-    def answered_conditions(self, task: str) -> frozenset[str]:
-        """Return the conditions of a task with analysed responses."""
+    @cached_property
+    def answered_conditions(self) -> frozenset[tuple[str, str]]:
+        """Return the pairs of task and condition with analysed responses."""
         answers = self.responses.answers
-        return frozenset(answers.loc[answers["task"] == task, "condition"])
+        return frozenset(zip(answers["task"], answers["condition"], strict=True))
 
     @property
     def trials_answered(self) -> pd.Series:

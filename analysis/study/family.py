@@ -146,24 +146,18 @@ def planned_tests(results: AnalysedStudy, kind: str) -> Iterator[tuple[str, Plan
                 yield task, test
 
 
-def add_missing(results: AnalysedStudy, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Add the planned tests that could not be computed, each with a reason, to tables of tests
-    by kind.
+def add_missing(results: AnalysedStudy, kind: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Add the planned tests of a kind that could not be computed, each with a reason, to its table.
 
     The rows that are added come last; their value, interval and p are NaN.
     """
-    complete = {}
-    for kind in dict.fromkeys([*tables, *PLANNED]):
-        table = tables.get(kind, pd.DataFrame())
-        computed = {_key(row) for row in table.to_dict("records")}
-        missing = pd.DataFrame(r for r in _planned_rows(results, kind) if _key(r) not in computed)
-        if len(missing):
-            numbers = dict.fromkeys(["value", "low", "high", "null", "p"], float("nan"))
-            missing = missing.assign(n=0, left_out=0, **numbers)
-            table = pd.concat([table, missing], ignore_index=True) if len(table) else missing
-        if len(table):
-            complete[kind] = table
-    return complete
+    computed = {_key(row) for row in table.to_dict("records")}
+    missing = pd.DataFrame(r for r in _planned_rows(results, kind) if _key(r) not in computed)
+    if missing.empty:
+        return table
+    numbers = dict.fromkeys(["value", "low", "high", "null", "p"], float("nan"))
+    missing = missing.assign(n=0, left_out=0, **numbers)
+    return pd.concat([table, missing], ignore_index=True) if len(table) else missing
 
 
 def _key(row: dict) -> tuple[str, ...]:
@@ -184,8 +178,7 @@ def _planned_rows(results: AnalysedStudy, kind: str) -> Iterator[dict]:
 def _missing_reason(results: AnalysedStudy, task: str, test: PlannedTest) -> str:
     if test.ruled_out:
         return test.ruled_out
-    answered_conditions = results.answered_conditions(task)
-    missing = [c for c in test.needs if c not in answered_conditions]
+    missing = [c for c in test.needs if (task, c) not in results.answered_conditions]
     if missing and (len(missing) == len(test.needs) or not test.any_of_them):
         return f"no analysed responses of {', '.join(missing)}"
     return f"no analysed responses with a {test.asked}" if test.asked else "the responses lack it"

@@ -24,7 +24,8 @@ def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     Returns:
         first, second (in the order of their names), agreeing (trials), common (trials).
     """
-    consent = table["participant"].map(people.set_index("participant")["consented_at"])
+    consented_at = people.set_index("participant")["consented_at"]
+    consent = consented_at.reindex(table["participant"]).set_axis(table.index)
     browser_times = table["milliseconds"].where(table["milliseconds"] > 0)
     seconds = (table["answered_at"] - consent).dt.total_seconds()
     # Moments that several responses of a participant share are those of a session, not of each.

@@ -34,7 +34,7 @@ from analysis.study.figures import study_figures
 from analysis.study.frozen_study import FrozenStudy, read_study
 from analysis.study.participants import demographics_of
 from analysis.study.report import write_study_report
-from analysis.study.responses import Responses, prepare, read_tables
+from analysis.study.responses import prepare, read_tables
 from analysis.study.results import Results, Settings
 from analysis.study.tables import mark_source, study_tables
 from harness.artifacts import Run
@@ -144,12 +144,8 @@ def read_results(folder: Path) -> Results:
     """Read the data of a results folder or of an unpacked release pack; nothing is computed yet."""
     frozen = read_study(folder / "study")
     config = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
-    answers, people = read_tables(folder / "data" / "responses.csv")
-
-    def reload(rules: Mapping[str, Any]) -> Responses:
-        return prepare(frozen, answers, people, config["source"], rules, is_validated=True)
-
-    responses = prepare(frozen, answers, people, config["source"])
+    tables = read_tables(folder / "data" / "responses.csv")
+    responses = prepare(frozen, *tables, config["source"])
     network, reversion, demographics = (
         pd.read_csv(path) if (path := folder / "data" / name).is_file() else None for name in DATA
     )
@@ -159,7 +155,7 @@ def read_results(folder: Path) -> Results:
     from_run = [Table.from_json(path.read_text("utf-8")) for path in paths if path.is_file()]
     settings = Settings(**config["settings"])
     sample = config["about"].get("planned")
-    return Results(responses, settings, reload, trials, reversion, from_run, demographics, sample)
+    return Results(responses, settings, trials, reversion, from_run, demographics, sample)
 
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import gt, lt
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.study.frozen_study import FrozenStudy
@@ -32,31 +32,90 @@ class ResponseError(TableError):
 
 @dataclass(frozen=True)
 class Responses:
-    """The responses to analyse, and how they were selected.
+    """The responses of one source, and which of them exclusion rules leave to analyse.
 
     Attributes:
         study: the study.
         source: human, pilot or simulated: one only.
-        answers: rows of role "trial" of included participants, sorted by participant and trial,
-            with `value`, the parsed answer.
-        everyone: the measures by which exclusion was decided, one row per participant, with
-            `excluded`: why not analysed (no consent, not finished, no answers, or the first rule
-            that applied), "" for who is analysed.
-        flow: the CONSORT-like flow: step, participants, answers, not applicable (to how many who
-            finished the rule could not be applied; missing where the step is no rule).
+        collected: rows of role "trial" of all participants, sorted by participant and trial, with
+            `value`, the parsed answer.
+        unanswered: rows of trials without an answer, with the reason in `missing`.
+        measures: of `participant_measures`.
         identical: pairs of participants whose answers and times agree, see `identical_pairs`.
+        rules: exclusion rule -> threshold. With `dataclasses.replace` the same responses are
+            selected by other rules.
     """
 
     study: FrozenStudy
     source: str
-    answers: pd.DataFrame
-    everyone: pd.DataFrame
-    flow: pd.DataFrame
+    collected: pd.DataFrame
+    unanswered: pd.DataFrame
+    measures: pd.DataFrame
     identical: pd.DataFrame
+    rules: Mapping[str, Any]
 
     @property
     def simulated(self) -> bool:
         return self.source == "simulated"
+
+    @cached_property
+    def everyone(self) -> pd.DataFrame:
+        """Return the measures with `excluded`: why a participant is not analysed (no consent, not
+        finished, no answers, or the first rule that applied), "" for who is analysed.
+
+        Raises:
+            ValueError: an unknown rule.
+        """
+        people = self.measures
+        excluded = pd.Series("", index=people.index, dtype=object)
+        excluded[~people["consented"]] = NO_CONSENT
+        excluded[(excluded == "") & (people["status"] != "finished")] = NOT_FINISHED
+        excluded[(excluded == "") & (people["answers"] == 0)] = NO_ANSWERS
+        for rule, threshold in self.rules.items():
+            excluded[EXCLUSIONS.get(rule)(people, threshold) & (excluded == "")] = rule
+        return people.assign(excluded=excluded)
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """Return the collected rows of those who are analysed."""
+        included = self.everyone.loc[self.everyone["excluded"] == "", "participant"]
+        is_included = self.collected["participant"].isin(included)
+        return self.collected[is_included].reset_index(drop=True)
+
+    @cached_property
+    def flow(self) -> pd.DataFrame:
+        """Return the CONSORT-like flow from arrival to analysis.
+
+        Returns:
+            step, participants, answers, not applicable (to how many who finished the rule could
+            not be applied; missing where the step is no rule).
+        """
+        everyone = self.everyone
+        counts = self.collected["participant"].value_counts()
+        answers = everyone["participant"].map(counts).fillna(0)
+
+        def step(name: str, included: pd.Series, number: Any = pd.NA) -> dict[str, Any]:
+            counts = {"participants": int(included.sum()), "answers": int(answers[included].sum())}
+            return {"step": name, **counts, "not applicable": number}
+
+        finished = everyone["consented"] & (everyone["status"] == "finished")
+        rows = [
+            step("arrived", everyone["participant"].notna()),
+            step("gave consent", everyone["consented"]),
+            step("finished", finished),
+        ]
+        for reason, trials in self.unanswered.groupby("missing"):
+            counts = {"participants": trials["participant"].nunique(), "answers": len(trials)}
+            step_name = f"trials without an answer: {reason}"
+            rows.append({"step": step_name, **counts, "not applicable": pd.NA})
+        if (is_empty := everyone["excluded"] == NO_ANSWERS).any():
+            rows.append(step(f"excluded: {NO_ANSWERS}", is_empty))
+        for rule, threshold in self.rules.items():
+            n_unfit = finished & ~EXCLUSIONS.get(rule).applicable(everyone, threshold)
+            name = f"excluded: {rule_name(rule, threshold)}"
+            rows.append(step(name, everyone["excluded"] == rule, int(n_unfit.sum())))
+        rows.append(step("analysed", everyone["excluded"] == ""))
+        return pd.DataFrame(rows).astype({"not applicable": "Int64"})
 
 
 def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -86,51 +145,45 @@ def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def prepare(
-    study: FrozenStudy,
-    table: pd.DataFrame,
-    people: pd.DataFrame,
-    source: str | None = None,
-    exclusions: Mapping[str, Any] | None = None,
-    is_validated: bool = False,
+    study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame, source: str | None = None
 ) -> Responses:
-    """Validate responses and apply the exclusions.
+    """Validate responses and select those to analyse by the frozen exclusion rules.
 
     Args:
         table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS, see `read_tables`.
         source: which source to analyse; needed only where the tables hold several.
-        exclusions: rule -> threshold instead of the frozen ones (for the grid of thresholds).
-        is_validated: the tables were validated before.
 
     Raises:
         ResponseError: rows that contradict the study or one another; all are listed.
-        ValueError: no participants, several sources and none chosen, an unknown rule.
+        ValueError: no participants, several sources and none chosen.
     """
     if people.empty:
         raise ValueError("the tables hold no participants, so that there is nothing to analyse")
-    if not is_validated and (problems := find_problems(study, table, people)):
+    if problems := find_problems(study, table, people):
         raise ResponseError(problems)
-    source = _choose_source(people, source)
+    return select(study, table, people, _choose_source(people, source), study.exclusions)
+
+
+def select(
+    study: FrozenStudy,
+    table: pd.DataFrame,
+    people: pd.DataFrame,
+    source: str,
+    rules: Mapping[str, Any],
+) -> Responses:
+    """Select responses of one source by exclusion rules, without validating them.
+
+    Args:
+        table, people, source: as in `prepare`. rules: exclusion rule -> threshold.
+    """
     people = people[people["source"] == source].sort_values("participant").reset_index(drop=True)
     table, unanswered = _split_answered(table[table["source"] == source])
-    rules = study.exclusions if exclusions is None else exclusions
     data = table[table["role"] == "trial"]
     pairs = identical_pairs(data, people)
-    everyone = participant_measures(study, table, people, pairs)
-    excluded = pd.Series("", index=everyone.index, dtype=object)
-    excluded[~everyone["consented"]] = NO_CONSENT
-    excluded[(excluded == "") & (everyone["status"] != "finished")] = NOT_FINISHED
-    excluded[(excluded == "") & (everyone["answers"] == 0)] = NO_ANSWERS
-    for rule, threshold in rules.items():
-        applies = EXCLUSIONS.get(rule)(everyone, threshold)
-        excluded[applies & (excluded == "")] = rule
-    everyone = everyone.assign(excluded=excluded)
-    included = set(everyone.loc[excluded == "", "participant"])
-    answers = data[data["participant"].isin(included)]
-    answers = answers.sort_values(["participant", "trial"], kind="stable").reset_index(drop=True)
-    answers = answers.assign(value=[json.loads(text) for text in answers["answer"]])
-    return Responses(
-        study, source, answers, everyone, _flow_table(everyone, data, unanswered, rules), pairs
-    )
+    data = data.sort_values(["participant", "trial"], kind="stable").reset_index(drop=True)
+    data = data.assign(value=pd.Series(map(json.loads, data["answer"]), dtype=object))
+    measures = participant_measures(study, table, people, pairs)
+    return Responses(study, source, data, unanswered, measures, pairs, rules)
 
 
 def _split_answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -281,36 +334,6 @@ EXCLUSIONS: Registry[Rule] = Registry(
         ),
     },
 )
-
-
-def _flow_table(
-    everyone: pd.DataFrame, data: pd.DataFrame, unanswered: pd.DataFrame, rules: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Return the flow from arrival to analysis; see `Responses`."""
-    answers = everyone["participant"].map(data["participant"].value_counts()).fillna(0)
-
-    def step(name: str, included: pd.Series | np.ndarray, number: Any = pd.NA) -> dict[str, Any]:
-        counts = {"participants": int(included.sum()), "answers": int(answers[included].sum())}
-        return {"step": name, **counts, "not applicable": number}
-
-    finished = everyone["consented"] & (everyone["status"] == "finished")
-    rows = [
-        step("arrived", np.ones(len(everyone), dtype=bool)),
-        step("gave consent", everyone["consented"]),
-        step("finished", finished),
-    ]
-    for reason, trials in unanswered.groupby("missing"):
-        counts = {"participants": trials["participant"].nunique(), "answers": len(trials)}
-        step_name = f"trials without an answer: {reason}"
-        rows.append({"step": step_name, **counts, "not applicable": pd.NA})
-    if (is_empty := everyone["excluded"] == NO_ANSWERS).any():
-        rows.append(step(f"excluded: {NO_ANSWERS}", is_empty))
-    for rule, threshold in rules.items():
-        n_unfit = finished & ~EXCLUSIONS.get(rule).applicable(everyone, threshold)
-        name = f"excluded: {rule_name(rule, threshold)}"
-        rows.append(step(name, everyone["excluded"] == rule, int(n_unfit.sum())))
-    rows.append(step("analysed", everyone["excluded"] == ""))
-    return pd.DataFrame(rows).astype({"not applicable": "Int64"})
 
 
 def rule_in_words(rule: str, threshold: Any) -> str:

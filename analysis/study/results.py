@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.statistics.claims import judge
 from analysis.study import equivalence_tests  # noqa: F401 - registers its kind of question
 from analysis.study.analysed_study import AnalysedStudy, Settings, stack
-from analysis.study.family import add_missing
+from analysis.study.family import PLANNED, add_missing
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.thresholds import specifications
 
@@ -31,10 +31,12 @@ class Results(AnalysedStudy):
     def claims(self) -> pd.DataFrame:
         """Return every estimate of `STUDY_TESTS` and every planned test that could not be
         computed, with p-values adjusted together (see `analysis.statistics.claims`)."""
-        tests = add_missing(self, self._tests)
-        if not tests:
+        kinds = dict.fromkeys([*self._tests, *PLANNED])
+        tables = {kind: add_missing(self, kind, self._tests.get(kind, stack([]))) for kind in kinds}
+        tables = {kind: table for kind, table in tables.items() if len(table)}
+        if not tables:
             return pd.DataFrame()
-        return judge(pd.concat(tests), self.plan.primary, self.plan.primary_share)
+        return judge(pd.concat(tables), self.plan.primary, self.plan.primary_share)
 
     def tests_of(self, kind: str) -> pd.DataFrame:
         """Return the table of a kind of question: p (adjusted over the study), p_alone, claimed."""

@@ -31,7 +31,7 @@ def primary_tests(results: AnalysedStudy) -> pd.DataFrame:
     primary = plan.primary or (f"{choice_tasks[0]}.chance" if choice_tasks else "")
     kind = primary.rpartition(".")[2]
     table = STUDY_TESTS.get(kind)(results) if kind in STUDY_TESTS else pd.DataFrame()
-    table = add_missing(results, {kind: table}).get(kind, pd.DataFrame())
+    table = add_missing(results, kind, table)
     if table.empty:
         return table
     columns = ["question", "what", "value", "low", "high", "null", "p"]
@@ -82,7 +82,8 @@ def threshold_grid(results: AnalysedStudy, long: pd.DataFrame) -> pd.DataFrame:
 
 def _apply_rules(results: AnalysedStudy, rules: dict[str, Any]) -> AnalysedStudy:
     """Return the same study under other rules."""
-    responses, joined_trials = results.reload(rules), results.joined_trials
+    responses = replace(results.responses, rules=rules)
+    joined_trials = results.joined_trials
     if joined_trials is not None and len(responses.answers):
         joined_trials = join_measures(responses, joined_trials.drop(columns=OF_PEOPLE))
     return replace(results, responses=responses, joined_trials=joined_trials)

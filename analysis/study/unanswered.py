@@ -16,11 +16,11 @@ from analysis.planning.power import Plan, Sizes, draw_curves, power_curve
 from analysis.statistics.claims import ALPHA
 from analysis.study.family import RULED_OUT, is_ruled_out
 from analysis.study.frozen_study import FrozenStudy
-from analysis.study.responses import Responses
+from analysis.study.responses import select
 from analysis.study.results import Results, Settings
 from analysis.study.sentences import list_tests
 from harness.text import pluralise
-from tasks.responses import RESPONSES, as_table
+from tasks.responses import PARTICIPANTS, RESPONSES, as_table
 
 #: Differences of shares whose power is shown, besides a frozen smallest effect.
 EFFECTS = (0.05, 0.1, 0.15, 0.2)
@@ -29,10 +29,8 @@ WANTED_POWER = 0.8
 
 def unanswered_results(study: FrozenStudy) -> Results:
     """Return the results of a study without responses: every planned test, none computed."""
-    answers = as_table([], RESPONSES).assign(value=pd.Series(dtype=object))
-    nobody = pd.DataFrame()
-    responses = Responses(study, "human", answers, nobody, nobody, nobody)
-    return Results(responses, Settings(), lambda rules: responses)
+    nobody = as_table([], RESPONSES), as_table([], PARTICIPANTS)
+    return Results(select(study, *nobody, "human", {}), Settings())
 
 
 def describe_ruled_out(results: Results) -> str:
