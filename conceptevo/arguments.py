@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
-from inspect import signature
-from typing import Any, ParamSpec, TypeVar
+from inspect import Parameter, signature
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import ConfigDict, ValidationError, create_model
 
 from harness.config import explain_problem
+from harness.section import Section
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _Arguments(Section):
+    """The arguments of a call, checked like a section: no number is read from true or from text."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
 
 def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
@@ -24,22 +31,33 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
             does not allow; the message has a sentence for each.
         TypeError: an argument is missing, or there is no such parameter.
     """
-    checked: Any = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    parameters, kinds = signature(function), get_type_hints(function, include_extras=True)
+    name = function.__qualname__.removesuffix(".__init__")
+    # `bind` supplies the defaults; of `**parameters`, the function's own sections know the types
+    fields: dict[str, Any] = {
+        parameter.name: (kinds[parameter.name], None)
+        for parameter in parameters.parameters.values()
+        if parameter.name in kinds and parameter.kind != Parameter.VAR_KEYWORD
+    }
+    model = create_model(name, __base__=_Arguments, **fields)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            bound = signature(function).bind(*args, **kwargs)
+            bound = parameters.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{_name(function)}: {error}") from None
-        arguments = dict(zip(bound.arguments, bound.args, strict=False)) | bound.kwargs
-        if misread := [n for n, v in arguments.items() if _is_boolean_for_number(function, n, v)]:
-            raise ValueError("; ".join(_explain_type(function, n, arguments[n]) for n in misread))
+            raise TypeError(f"{name}: {error}") from None
+        given = {n: value for n, value in bound.arguments.items() if n in fields}
         try:
-            return checked(**arguments)  # by name, so that errors name the parameter
+            checked = model(**given)
         except ValidationError as error:
-            sentences = dict.fromkeys(_explain(function, arguments, error))
-            raise ValueError("; ".join(sentences)) from error
+            texts = [_explain_type(function, given, problem) for problem in error.errors()]
+            raise _refusal(name, texts) from error
+        bound.arguments.update((n, getattr(checked, n)) for n in given)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except ValidationError as error:  # of a section, whose fields are the arguments
+            raise _refusal(name, [_explain_value(problem) for problem in error.errors()]) from error
 
     return call
 
@@ -50,34 +68,20 @@ def check_fields(cls: type[R]) -> type[R]:
     return cls
 
 
-def _name(function: Callable[..., Any]) -> str:
-    return function.__qualname__.removesuffix(".__init__")
+def _refusal(name: str, texts: list[str]) -> ValueError:
+    return ValueError("; ".join(dict.fromkeys(f"{name}: {text}" for text in texts)))
 
 
-def _is_boolean_for_number(function: Callable[..., Any], parameter: str, value: object) -> bool:
-    """Return whether true or false would be read as a number."""
-    kind = str(function.__annotations__.get(parameter))
-    return isinstance(value, bool) and kind.startswith(("int", "float"))
-
-
-def _explain_type(function: Callable[..., Any], parameter: str, value: object, kind="") -> str:
+def _explain_type(function: Callable[..., Any], given: Mapping[str, Any], problem: Any) -> str:
+    parameter = problem["loc"][0]
+    is_literal = problem["type"] == "literal_error"
+    kind = problem["ctx"]["expected"] if is_literal else function.__annotations__[parameter]
+    value = problem["input"] if isinstance(given[parameter], Mapping) else given[parameter]
     simple = isinstance(value, str | int | float | tuple | list | None)
-    text = reprlib.repr(value) if simple else type(value).__name__
-    kind = kind or function.__annotations__[parameter]
-    return f"{_name(function)}: {parameter} must be {kind}, got {text}"
+    return f"{parameter} must be {kind}, got {reprlib.repr(value) if simple else type(value).__name__}"
 
 
-def _explain(
-    function: Callable[..., Any], arguments: Mapping[str, Any], error: ValidationError
-) -> Iterator[str]:
-    for problem in error.errors():
-        parameter = str(problem["loc"][0]) if problem["loc"] else ""
-        if error.title in (function.__name__, function.__qualname__):
-            kind = problem["ctx"]["expected"] if problem["type"] == "literal_error" else ""
-            value = arguments[parameter]
-            value = problem["input"] if isinstance(value, Mapping) else value
-            yield _explain_type(function, parameter, value, kind)
-        elif problem["type"] == "extra_forbidden":  # a section, whose fields are the arguments
-            yield f"{_name(function)}: there is no parameter {parameter}"
-        else:
-            yield f"{_name(function)}: {explain_problem(problem)}"
+def _explain_value(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return f"there is no parameter {problem['loc'][0]}"
+    return explain_problem(problem)

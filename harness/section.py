@@ -28,24 +28,24 @@ class Section(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _refuse_booleans(cls, raw: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _refuse_misread(cls, raw: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
         section = validate(raw)
         values = raw if isinstance(raw, dict) else {}
-        misread = {n: v for n, v in values.items() if _is_misread_boolean(v, getattr(section, n))}
-        if misread:
-            error = PydanticCustomError("number", "must hold a number, not true or false")
+        if misread := {n: v for n, v in values.items() if _is_misread(v, getattr(section, n))}:
+            error = PydanticCustomError("number", "must hold a number, not true, false or text")
             faults = [InitErrorDetails(type=error, loc=(n,), input=v) for n, v in misread.items()]
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return section
 
 
-def _is_misread_boolean(raw: object, value: object) -> bool:
-    """Return whether true or false was read as a number, in a value or within lists and tables."""
+def _is_misread(raw: object, value: object) -> bool:
+    """Return whether true, false or text was read as a number, in a value or within lists and
+    tables."""
     if isinstance(raw, dict) and isinstance(value, dict):
-        return any(map(_is_misread_boolean, raw.values(), value.values()))
+        return any(map(_is_misread, raw.values(), value.values()))
     if isinstance(raw, list | tuple) and isinstance(value, list | tuple):
-        return any(map(_is_misread_boolean, raw, value))
-    return isinstance(raw, bool) and type(value) in (int, float)
+        return any(map(_is_misread, raw, value))
+    return isinstance(raw, bool | str) and type(value) in (int, float)
 
 
 def check_each(check: Callable[[str], object]) -> AfterValidator:

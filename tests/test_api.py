@@ -329,6 +329,20 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
         (lambda s, i, p, c: ce.Evidence(i.pixels, s.view), "images must be Images .*, got ndarray"),
         (lambda s, i, p, c: ce.Recorder("r", evidence=i), "Evidence | None, got Images"),
         (lambda s, i, p, c: ce.Recorder("r", every=True), "Recorder: every must be int, got True"),
+        (lambda s, i, p, c: ce.Recorder("r", every="5"), "Recorder: every must be int, got '5'"),
+        (
+            lambda s, i, p, c: ce.importance(s, i, ("1", 4)),
+            r"importance: pair must be tuple\[int, int\], got \('1', 4\)",
+        ),
+        (
+            lambda s, i, p, c: p.strip(ce.Neuron("mine", 1, "features.2", 0), side=True),
+            "Probed.strip: side must be PositiveInt, got True",
+        ),
+        (
+            lambda s, i, p, c: ce.probe(s, i, k="5", activations="no"),
+            "^probe: k must be int, got '5'$",
+        ),
+        (lambda s, i, p, c: ce.space(p, dimension="5"), "^space: dimension: must hold a number"),
         (lambda s, i, p, c: ce.probe([1, 2], i), r"^probe: series must be .*, got \[1, 2\]$"),
         (lambda s, i, p, c: ce.Recorder("r").record({}, 1), "a torch module, got dict"),
     ],
@@ -336,6 +350,18 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
 def test_wrong_arguments_are_refused_in_one_sentence(series, images, probed, scores, call, message):
     with pytest.raises(ValueError, match=message):
         call(series, images, probed, scores)
+
+
+def test_resampling_needs_a_second_class_and_says_so_before_any_work(series, images):
+    of_one = images.labels == 0
+    alone = ce.Images(images.pixels[of_one], images.labels[of_one], classes=["r"])
+    outputs = {"class_outputs": {"r": 0}}
+    one_class = ce.Series("mine", series.models, series.view, **outputs)
+    scores = ce.importance(one_class, alone, (1, 4), ["change"], heldout_images=4, progress=False)
+    text = r"bench\.ablations .* all test images are of class 'r': .* \(revert, zero, mean\)$"
+    with pytest.raises(ValueError, match=text):
+        ce.ablate(scores, "resample", progress=False)
+    assert len(ce.ablate(scores, "zero", ce.Arms(2, 2, 2), progress=False).to_pandas())
 
 
 def test_missing_arguments_are_named_with_their_function():

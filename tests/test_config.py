@@ -51,6 +51,7 @@ SERIES = [{"name": "a"}]
         ),
         ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
         ({"series": SERIES, "probe": {"k": True}}, r"probe\.k: must hold a number, not true"),
+        ({"series": SERIES, "probe": {"k": "5"}}, r"probe\.k: must hold a number, not .* or text"),
         ({"series": [{"name": "a", "skip": [True]}]}, r"series\.0\.skip: must hold a number"),
         (
             {"series": [{"name": "a", "class_outputs": {"b": True}}]},

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from harness.artifacts import Run
 from harness.config import Config, ConfigError, parse_config
+from harness.evolutions.ablation import ABLATIONS
 from harness.evolutions.arms import BenchParameters
 from harness.evolutions.importance import IMPORTANCE
 from harness.networks.sources import Source
@@ -73,7 +74,8 @@ def bench_study(plan: Plan, coverage: Coverage) -> AblationStudy:
         coverage: only its pairs and layers are used.
 
     Raises:
-        ConfigError: a series, class or layer is unknown, or there is no pair.
+        ConfigError: a series, class or layer is unknown, there is no pair, or an ablation needs
+            images of another class where there is only one.
         ValueError: a pair's epochs are not epochs of its series, in increasing order.
     """
     config, pairs, layers = plan.config, coverage.pairs, coverage.layers
@@ -83,6 +85,14 @@ def bench_study(plan: Plan, coverage: Coverage) -> AblationStudy:
         raise ConfigError(
             "no series has two trained checkpoints: there is no evolution to score; name --pairs, "
             "or add checkpoints"
+        )
+    labels = plan.test_images.labels
+    if "resample" in config.bench.ablations and (labels == labels[0]).all():
+        raise ConfigError(
+            f"bench.ablations (--ablation): 'resample' replaces maps by those for an image of "
+            f"another class, and all test images are of class "
+            f"{plan.test_images.classes[labels[0]]!r}: add images of another class, or name other "
+            f"ablations ({', '.join(name for name in ABLATIONS if name != 'resample')})"
         )
     names = dict.fromkeys(source.name for source, _ in selection)
     return AblationStudy(
