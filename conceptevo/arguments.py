@@ -78,7 +78,9 @@ def _explain_type(function: Callable[..., Any], given: Mapping[str, Any], proble
     kind = problem["ctx"]["expected"] if is_literal else function.__annotations__[parameter]
     value = problem["input"] if isinstance(given[parameter], Mapping) else given[parameter]
     simple = isinstance(value, str | int | float | tuple | list | None)
-    return f"{parameter} must be {kind}, got {reprlib.repr(value) if simple else type(value).__name__}"
+    return (
+        f"{parameter} must be {kind}, got {reprlib.repr(value) if simple else type(value).__name__}"
+    )
 
 
 def _explain_value(problem: Any) -> str:

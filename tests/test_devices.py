@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from harness.images.sets import View
 from harness.networks import budget, devices
 from harness.networks.architectures import build
 from harness.networks.budget import (
-    fit_batch,
+    BatchWork,
     measure_bytes,
     measure_cost,
     run_halving,
@@ -182,13 +183,14 @@ def test_workers_share_the_budget(monkeypatch):
 
 def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
     cost = 253 * 2**20
-    assert fit_batch(cost, 8 * 2**30, 32, "importance") == 32
-    assert fit_batch(cost, 4 * 2**30, 32, "importance") == 16
+    work = BatchWork("importance of vgg", lambda: None, 4, largest=32)
+    assert work.batch_size(cost, 8 * 2**30) == 32
+    assert work.batch_size(cost, 4 * 2**30) == 16
     with pytest.raises(ValueError, match=r"importance of vgg: 4 images need 0\.99 GiB per worker"):
-        fit_batch(cost, 2**29, 32, "importance of vgg")
-    assert fit_batch(cost, 2**29, 2, "importance of vgg") == 2
+        work.batch_size(cost, 2**29)
+    assert replace(work, largest=2).batch_size(cost, 2**29) == 2
     with pytest.raises(ValueError, match=r"4 images need 12\.00 MiB .* only 0\.10 MiB are free"):
-        fit_batch(3 * 2**20, 100_000, 32, "probing")
+        work.batch_size(3 * 2**20, 100_000)
 
 
 def memory_error_of_user_code():

@@ -77,11 +77,11 @@ def dissect(
         )
         return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
 
-    def run_pass(make_recording: Callable[[], R], size: int) -> R:
+    def run_pass(make_recording: Callable[[], R], batch_size: int) -> R:
         recording = make_recording()
         keep = ActivationRecorder(network.model, layers, recording.keep)
         with borrow(network.model), torch.inference_mode(), network.device.computing(), keep:
-            for ids, batch in batches(images, np.arange(len(images)), network.view, size):
+            for ids, batch in batches(images, np.arange(len(images)), network.view, batch_size):
                 recording.start(ids)
                 inputs = network.device.batch(batch)
                 run_network(network.model, inputs, "to name what its neurons detect")

@@ -177,40 +177,48 @@ def _peak_bytes(events: Iterable[Any]) -> int:
     return peak
 
 
-def fit_batch(
-    per_image: float, memory: int, largest: int, label: str, smallest: int = FEWEST
-) -> int:
-    """Return the number of images per pass that fits into the memory.
+@dataclass(frozen=True)
+class BatchWork:
+    """Work that is done batch by batch, and one batch on which its cost is measured.
 
-    Args:
-        per_image: bytes that a pass needs for each image.
-        memory: bytes.
-        largest: the largest batch wanted.
-        label: the work, for the message, e.g. "importance of series 'vgg'".
-        smallest: the smallest useful batch.
-
-    Raises:
-        ValueError: fewer than `smallest` (or `largest`, if smaller) images fit.
+    Attributes:
+        label: the work, for messages, e.g. "importance of series 'vgg'".
+        do: does the work on the batch to measure; the result is discarded.
+        images: number of images in that batch.
+        largest: largest number of images per pass that is wanted.
+        smallest: smallest number of images per pass that is useful.
     """
-    memory = max(memory, 0)
-    count = int(memory / max(per_image, 1.0))
-    if count < min(smallest, largest):
-        raise ValueError(
-            f"{label}: {min(smallest, largest)} images need "
-            f"{format_bytes(min(smallest, largest) * per_image)} per worker, but only "
-            f"{format_bytes(memory)} are free beside its libraries and weights; increase "
-            f"`memory`, or use fewer workers, fewer layers or smaller images"
-        )
-    return min(count, largest)
+
+    label: str
+    do: Callable[[], object]
+    images: int
+    largest: int
+    smallest: int = FEWEST
+
+    def batch_size(self, bytes_per_image: float, memory: int) -> int:
+        """Return the number of images per pass with which the work fits into `memory` bytes.
+
+        Raises:
+            ValueError: fewer than `smallest` (or `largest`, if smaller) images fit.
+        """
+        memory, smallest = max(memory, 0), min(self.smallest, self.largest)
+        count = int(memory / max(bytes_per_image, 1.0))
+        if count < smallest:
+            raise ValueError(
+                f"{self.label}: {smallest} images need {format_bytes(smallest * bytes_per_image)} "
+                f"per worker, but only {format_bytes(memory)} are free beside its libraries and "
+                f"weights; increase `memory`, or use fewer workers, fewer layers or smaller images"
+            )
+        return min(count, self.largest)
 
 
-def run_halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
+def run_halving(work: Callable[[int], T], batch_size: int, label: str) -> T:
     """Do some work; if memory runs out, log it and repeat with half as many images per pass.
 
     Args:
         work: function of the number of images per pass; it must start anew at each call.
         batch_size: number of images per pass at first.
-        what: the work, for the messages.
+        label: the work, for the messages.
 
     Raises:
         MemoryError: not even one image per pass fits.
@@ -222,11 +230,13 @@ def run_halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
             if not is_out_of_memory(error):
                 raise
             if batch_size == 1:
-                raise MemoryError(f"{what}: not even one image per pass fits the memory") from error
+                raise MemoryError(
+                    f"{label}: not even one image per pass fits the memory"
+                ) from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         batch_size = (batch_size + 1) // 2
-        _log.warning("%s: out of memory; continuing with %d images per pass", what, batch_size)
+        _log.warning("%s: out of memory; continuing with %d images per pass", label, batch_size)
 
 
 #: Messages of torch's allocators of the main memory (on Unix, on Windows) and of Apple's GPUs, and

@@ -15,7 +15,7 @@ from harness.artifacts import Artifact, Run
 from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.images.sets import ImageSet
-from harness.networks.budget import FEWEST, pass_memory, resources, run_halving
+from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
@@ -23,7 +23,7 @@ from harness.randomness import generator
 from harness.records import ARM, CONTROLS, JOINT, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import fit_pass_size, layer_names, open_pair
+from harness.stages.checkpoints import fit_batch_size, layer_names, open_pair
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
 from harness.stages.series_images import SeriesImages, series_images
@@ -162,10 +162,8 @@ class RunArms(Work):
         all_sets = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
         target_of = load_targets(run, self.source, self.pair.epoch_to)
-        label = f"ablation of series {self.source.name!r}"
         memory = pass_memory(models.older, models.newer)
-        reverting, count = partial(revert_few, models, images), min(FEWEST, len(images.images))
-        batch_size = fit_pass_size(run, label, reverting, count, config.revert.batch_size, memory)
+        batch_size = fit_batch_size(run, ablation_work(self.source, models, images), memory)
         frames = []
         for class_id in self.classes:
             table = all_sets[all_sets["class_id"] == class_id]
@@ -188,17 +186,17 @@ class RunArms(Work):
         class_id: int,
         class_arms: list[Arm],
         target: Target,
-        size: int,
+        batch_size: int,
     ) -> pd.DataFrame:
-        """Return the records of one class, computed with `size` images per pass."""
+        """Return the records of one class, computed with `batch_size` images per pass."""
         seed = images.config.seed
         class_images = Images(
-            images.batches(arm_images(images, class_id, self.split), size),
-            partial(images.importance_batches, class_id, size),
+            images.batches(arm_images(images, class_id, self.split), batch_size),
+            partial(images.importance_batches, class_id, batch_size),
             lambda ids: images.batch(choose_donors(images.images, ids, seed)),
         )
         with resources().device.computing():
-            return ablate(models, class_arms, class_images, target, self.ablation, size)
+            return ablate(models, class_arms, class_images, target, self.ablation, batch_size)
 
 
 def arm_images(images: SeriesImages, class_id: int, split: str) -> np.ndarray:
@@ -242,14 +240,20 @@ def arm_works(study: AblationStudy) -> list[RunArms]:
     ]
 
 
-def revert_few(models: ModelPair, images: SeriesImages) -> None:
-    """Revert all neurons for the smallest batch, to measure the cost of one image: no other
-    ablation keeps more than the maps of two models."""
-    batch = images.smallest_batch()
+def ablation_work(source: Source, models: ModelPair, images: SeriesImages) -> BatchWork:
+    """Return the ablation of a series by its most expensive batch, the reversion of all neurons: no
+    other ablation keeps more than the maps of two models."""
+    count = min(FEWEST, len(images.images))
     channels = {layer.name: torch.arange(layer.channels) for layer in models.layers}
-    batches = Images([(torch.arange(len(batch)), batch)])
-    with resources().device.computing():
-        ablate(models, [Arm(JOINT, channels, [("", "", 0)])], batches, 0)
+    arms_of_all = [Arm(JOINT, channels, [("", "", 0)])]
+
+    def do() -> None:
+        batches = Images([(torch.arange(count), images.batch(np.arange(count)))])
+        with resources().device.computing():
+            ablate(models, arms_of_all, batches, 0)
+
+    label = f"ablation of series {source.name!r}"
+    return BatchWork(label, do, count, images.config.revert.batch_size)
 
 
 def study_steps(

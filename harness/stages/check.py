@@ -19,7 +19,7 @@ from harness.config import Config, ConfigError, refuse
 from harness.images.batches import load_batch
 from harness.images.sets import FileImages, open_images
 from harness.networks.architectures import build, takes_channels_last
-from harness.networks.budget import FEWEST, pass_memory, resources
+from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources
 from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.layers import find_layers
@@ -33,7 +33,7 @@ from harness.stages.check_outputs import check_outputs, class_accuracy
 from harness.stages.checkpoints import (
     CheckpointWork,
     declare_checkpoints,
-    fit_pass_size,
+    fit_batch_size,
     loadable_checkpoints,
     open_checkpoint,
     prepare_model,
@@ -130,10 +130,11 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     device = resources().device
     model = device.model(model)
     inputs = device.batch(batch if channels_last else batch.contiguous())
-    label, sample, count = f"checking series {source.name!r}", inputs[:FEWEST], len(inputs)
+    do, count = partial(run_network, model, inputs[:FEWEST]), len(inputs)
+    label = f"checking series {source.name!r}"
+    work = BatchWork(label, do, len(inputs[:FEWEST]), largest=count, smallest=count)
     with borrow(model), torch.no_grad(), device.computing():
-        work = partial(run_network, model, sample)
-        fit_pass_size(run, label, work, len(sample), count, pass_memory(model), count)
+        fit_batch_size(run, work, pass_memory(model))
     with device.computing():
         output = check_passes(model, inputs)
         traced_output = check_gradients(model, layers, inputs[:FEWEST])

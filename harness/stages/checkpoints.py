@@ -15,7 +15,7 @@ from harness.config import Config
 from harness.images.batches import random_images
 from harness.images.sets import View, open_images
 from harness.networks.architectures import channels_last
-from harness.networks.budget import FEWEST, fit_batch, measure_bytes, pass_memory, resources
+from harness.networks.budget import FEWEST, BatchWork, measure_bytes, pass_memory, resources
 from harness.networks.calls import expose_calls
 from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.parts import open_attention
@@ -101,20 +101,20 @@ class LayersWork(CheckpointWork):
             resources().device,
         )
 
-    def pass_size(
-        self, run: Run, network: Network, work: Callable[[int], object], limit: int, fixed: int
+    def fit_batch_size(
+        self, run: Run, network: Network, do: Callable[[int], object], largest: int, kept: int
     ) -> int:
         """Return the number of images per pass with which the work fits the memory.
 
         Args:
-            work: does the same work on a given number of images.
-            limit: the largest batch wanted.
-            fixed: bytes that are kept between passes.
+            do: does the same work on a given number of images.
+            largest: the largest number wanted.
+            kept: bytes that are kept between passes.
         """
         count = min(FEWEST, len(open_images(run, self.split)))
         label = f"{self.activity} series {self.source.name!r}"
-        memory = pass_memory(network.model) - fixed
-        return fit_pass_size(run, label, partial(work, count), count, limit, memory)
+        work = BatchWork(label, partial(do, count), count, largest)
+        return fit_batch_size(run, work, pass_memory(network.model) - kept)
 
 
 def loadable_checkpoints(config: Config) -> list[tuple[Source, int]]:
@@ -185,7 +185,7 @@ def layer_names(run: Run, series: str) -> list[str]:
 
 
 _last_pair: list[tuple[Run, Source, Pair, ModelPair]] = []  # at most the last pair
-#: The bytes that one image needs, by kind of work.
+#: The bytes that one image needs, by the label of the work.
 _bytes_per_image: WeakKeyDictionary[Run, dict[str, float]] = WeakKeyDictionary()
 
 
@@ -204,29 +204,14 @@ def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
     return models
 
 
-def fit_pass_size(
-    run: Run,
-    label: str,
-    work: Callable[[], object],
-    images: int,
-    largest: int,
-    memory: int,
-    smallest: int = FEWEST,
-) -> int:
-    """Return the number of images per pass with which work on a series' networks fits the memory.
-
-    Args:
-        label: the work, for the message ("importance of series 'vgg'"); each is measured once.
-        work: runs on `images` images.
-        images: number of images on which the memory is measured.
-        largest: the largest batch wanted.
-        memory: bytes that a pass may take; see `pass_memory`.
-        smallest: the smallest useful number of images.
+def fit_batch_size(run: Run, work: BatchWork, memory: int) -> int:
+    """Return the number of images per pass with which work on a series' networks fits into `memory`
+    bytes (see `pass_memory`); what bears one label is measured once.
 
     Raises:
         ValueError: not even the smallest number of images fits.
     """
     measured = _bytes_per_image.setdefault(run, {})
-    if label not in measured:
-        measured[label] = measure_bytes(work, images, resources().device)
-    return fit_batch(measured[label], memory, largest, label, smallest)
+    if work.label not in measured:
+        measured[work.label] = measure_bytes(work.do, work.images, resources().device)
+    return work.batch_size(measured[work.label], memory)

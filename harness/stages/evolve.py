@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,14 +14,14 @@ from harness.artifacts import Artifact, Run
 from harness.config import Config
 from harness.evolutions.arms import ranks
 from harness.evolutions.importance import importance_method, sensitivities, split_half, summarise
-from harness.networks.budget import pass_memory, resources, run_halving
+from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
-from harness.stages.checkpoints import fit_pass_size, open_pair
+from harness.stages.checkpoints import fit_batch_size, open_pair
 from harness.stages.prototypes import load_targets, prototype_artifacts, prototype_works
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.space import map_work
@@ -80,7 +80,11 @@ class ScoreEvolutions(Work):
         images = series_images(run, self.source, self.config)
         older = load_targets(run, self.source, self.pair.epoch_from)
         newer = load_targets(run, self.source, self.pair.epoch_to)
-        batch_size = self._pass_size(run, models, images, newer(self.classes[0]))
+        batch = images.batch(np.arange(min(FEWEST, len(images.images))))
+        scoring = scoring_work(
+            self.source, models, batch, newer(self.classes[0]), self.method, self.config
+        )
+        batch_size = fit_batch_size(run, scoring, pass_memory(models.older, models.newer))
         share = importance_method(self.method).share
         scores, reliability = [], []
         for class_id in self.classes:
@@ -112,35 +116,30 @@ class ScoreEvolutions(Work):
         images: SeriesImages,
         class_id: int,
         pair_targets: tuple[Target, Target],
-        size: int,
+        batch_size: int,
     ) -> dict[str, np.ndarray]:
-        """Return the sensitivities of one class's images, computed with `size` images per pass."""
+        """Return the sensitivities of one class's images, with `batch_size` images per pass."""
         with resources().device.computing():
             return sensitivities(
                 models,
-                images.importance_batches(class_id, size),
+                images.importance_batches(class_id, batch_size),
                 pair_targets,
                 importance_method(self.method),
                 self._generator("importance", class_id),
                 self.config.evolve.path_steps,
-                partial(images.other_class_batches, class_id, size),
+                partial(images.other_class_batches, class_id, batch_size),
             )
 
-    def _pass_size(self, run: Run, models: ModelPair, images: SeriesImages, target: Target) -> int:
-        """Return the number of images per pass with which the method fits this worker's memory."""
-        batch = images.smallest_batch()
-        score = make_scorer(models, batch, target, self.method, self.config.evolve.path_steps)
-        label = f"importance of series {self.source.name!r} by {self.method}"
-        limit, memory = self.config.evolve.batch_size, pass_memory(models.older, models.newer)
-        return fit_pass_size(run, label, score, len(batch), limit, memory)
 
-
-def make_scorer(
-    models: ModelPair, batch: Tensor, target: Target, method: str, path_steps: int
-) -> Callable[[], object]:
-    """Return a function that scores one batch, to measure its cost."""
+def scoring_work(
+    source: Source, models: ModelPair, batch: Tensor, target: Target, method: str, config: Config
+) -> BatchWork:
+    """Return the scoring of a series by a method, with the batch on which its cost is measured."""
     rng, plugin = np.random.default_rng(0), importance_method(method)
-    return partial(sensitivities, models, [batch], target, plugin, rng, path_steps, lambda: [batch])
+    steps = config.evolve.path_steps
+    do = partial(sensitivities, models, [batch], target, plugin, rng, steps, lambda: [batch])
+    label = f"importance of series {source.name!r} by {method}"
+    return BatchWork(label, do, len(batch), config.evolve.batch_size)
 
 
 def score_works(study: AblationStudy) -> list[ScoreEvolutions]:

@@ -64,9 +64,11 @@ class NameByMasks(LayersWork):
             subset = replace(images, arrays=images.arrays[:count], labels=images.labels[:count])
             return dissect(network, subset, masks_of_all[:count], concepts, **options)
 
-        fixed = masks_of_all.nbytes + threshold_bytes(network, self.count)
-        size = self.pass_size(run, network, name_neurons, ProbeParameters().batch_size, fixed)
-        yield name_neurons(self.count, batch_size=size, on_image=advance)
+        kept, largest = threshold_bytes(network, self.count), ProbeParameters().batch_size
+        batch_size = self.fit_batch_size(
+            run, network, name_neurons, largest, masks_of_all.nbytes + kept
+        )
+        yield name_neurons(self.count, batch_size=batch_size, on_image=advance)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class NameByAttributes(LayersWork):
         parameters = ProbeParameters(k=1, responsive=1)  # only the activations are needed
         layer_bytes = [4 * len(images) * layer.channels for layer in network.layers]
         limit = min(sum(layer_bytes), max(pass_memory(network.model) // 2, *layer_bytes))
-        size = self.pass_size(
+        batch_size = self.fit_batch_size(
             run,
             network,
             lambda count: probe_range(network, images, range(count), parameters),
@@ -108,7 +110,7 @@ class NameByAttributes(LayersWork):
                 replace(network, layers=group),
                 images,
                 range(len(images)),
-                parameters.model_copy(update={"batch_size": size}),
+                parameters.model_copy(update={"batch_size": batch_size}),
                 advance if number == 0 else lambda count: None,
             )
             assert record.activations is not None

@@ -111,14 +111,14 @@ class ProbeRange(ProbeWork):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         network, images = self.network(run), open_images(run, "probe")
         units = sum(layer.channels for layer in network.layers)
-        size = self.pass_size(
+        batch_size = self.fit_batch_size(
             run,
             network,
             lambda count: probe_range(network, images, range(count), self.parameters),
             self.parameters.batch_size,
             image_bytes(units, self.parameters) * len(self.images),
         )
-        parameters = self.parameters.model_copy(update={"batch_size": size})
+        parameters = self.parameters.model_copy(update={"batch_size": batch_size})
         record = probe_range(network, images, self.images, parameters, advance)
         if record.activations is not None:
             yield record.activations

@@ -14,13 +14,13 @@ from torch.nn import functional
 from harness.artifacts import Artifact, Run
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import FEWEST, pass_memory, resources, run_halving
+from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
 from harness.networks.objectives import Target, choose_objective, read_embeddings
 from harness.networks.recording import borrow
 from harness.networks.running import run_logits
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import CheckpointWork, fit_pass_size, load_model
+from harness.stages.checkpoints import CheckpointWork, fit_batch_size, load_model
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
@@ -50,20 +50,19 @@ class MakePrototypes(CheckpointWork):
         model = load_model(run, self.source, self.epoch)
         purpose = "for the prototypes of classes"
 
-        def mean(ids: np.ndarray, size: int) -> Tensor:
+        def mean(ids: np.ndarray, batch_size: int) -> Tensor:
             with borrow(model), torch.inference_mode(), resources().device.computing():
                 answers = [
                     run_logits(model, batch, purpose).cpu()
-                    for _, batch in images.batches(ids, size)
+                    for _, batch in images.batches(ids, batch_size)
                 ]
             outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
             return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
 
         label, count = f"prototypes of series {self.source.name!r}", min(FEWEST, len(images.images))
-        limit = self.config.evolve.batch_size
-        work = partial(mean, np.arange(count), count)
-        size = fit_pass_size(run, label, work, count, limit, pass_memory(model))
-        rows = [run_halving(partial(mean, ids), size, label).float() for ids in ids_by_class]
+        do, largest = partial(mean, np.arange(count), count), self.config.evolve.batch_size
+        batch_size = fit_batch_size(run, BatchWork(label, do, count, largest), pass_memory(model))
+        rows = [run_halving(partial(mean, ids), batch_size, label).float() for ids in ids_by_class]
         yield {
             "prototypes": torch.stack(rows).numpy(),
             "images": np.array([len(ids) for ids in ids_by_class]),

@@ -15,14 +15,14 @@ from torch import Tensor
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.evolutions import arms
 from harness.images.sets import ArrayImages, View
-from harness.networks.budget import FEWEST, Cost, fit_batch, measure_cost, pass_memory, resources
+from harness.networks.budget import FEWEST, BatchWork, Cost, measure_cost, pass_memory, resources
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair, Network
 from harness.networks.recording import borrow
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
-from harness.stages.ablate import RunArms, arm_images, arm_works, revert_few, set_works
-from harness.stages.evolve import ScoreEvolutions, make_scorer, score_works
+from harness.stages.ablate import RunArms, ablation_work, arm_images, arm_works, set_works
+from harness.stages.evolve import ScoreEvolutions, score_works, scoring_work
 from harness.stages.naming import naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
@@ -159,16 +159,13 @@ class Sample:
 
     def _importance(self, rest: list[ScoreEvolutions]) -> Estimate:
         """Estimate importance from a few images scored by each method."""
-        batch, evolve = self.batch(min(self.sample_size, FEWEST)), self.config.evolve
+        batch = self.batch(min(self.sample_size, FEWEST))
         target = sample_target(self.source, self.models.newer, self.plan.test_images, batch)
         costs, memory = dict[str, Cost](), 0.0
         for name in dict.fromkeys(work.method for work in rest):
-            score = make_scorer(self.models, batch, target, name, evolve.path_steps)
-            costs[name] = cost = measure_cost(score, len(batch), resources().device)
-            label = f"importance of series {self.source.name!r} by {name}"
-            free_memory = pass_memory(self.models.older, self.models.newer)
-            size = fit_batch(cost.bytes, free_memory, evolve.batch_size, label)
-            memory = max(memory, cost.bytes * size)
+            scoring = scoring_work(self.source, self.models, batch, target, name, self.config)
+            costs[name], batch_size = self._measure(scoring)
+            memory = max(memory, costs[name].bytes * batch_size)
         seconds = sum(
             costs[work.method].seconds * len(self.images.parts(class_id)["importance"])
             for work in rest
@@ -180,12 +177,8 @@ class Sample:
 
     def _ablation(self, sets: Sequence[Work], rest: list[RunArms]) -> Estimate:
         """Estimate ablation from a batch of arms over all layers and in single layers."""
-        reverting = partial(revert_few, self.models, self.images)
-        cost = measure_cost(reverting, min(FEWEST, len(self.plan.test_images)), resources().device)
-        label = f"ablation of series {self.source.name!r}"
-        free_memory = pass_memory(self.models.older, self.models.newer)
-        size = fit_batch(cost.bytes, free_memory, self.config.revert.batch_size, label)
-        seconds = arm_seconds(self.models, self.batch(min(size, self.sample_size)))
+        cost, batch_size = self._measure(ablation_work(self.source, self.models, self.images))
+        seconds = arm_seconds(self.models, self.batch(min(batch_size, self.sample_size)))
         names = self.study.layers.get(self.source.name) or [la.name for la in self.models.layers]
         total = rows = 0.0
         for work in rest:
@@ -193,9 +186,13 @@ class Sample:
             images = sum(len(arm_images(self.images, c, work.split)) for c in work.classes)
             total += (joint * seconds["joint"] + single * seconds["layer"]) * images
             rows += (joint + single) * images
-        memory = cost.bytes * size
         disk = ROW_BYTES["records"] * rows
-        return self._estimate("revert", [*sets, *rest], total, memory, disk)
+        return self._estimate("revert", [*sets, *rest], total, cost.bytes * batch_size, disk)
+
+    def _measure(self, work: BatchWork) -> tuple[Cost, int]:
+        """Return the cost of work on both networks, and the images per pass that fit the memory."""
+        cost = measure_cost(work.do, work.images, resources().device)
+        return cost, work.batch_size(cost.bytes, pass_memory(self.models.older, self.models.newer))
 
 
 def count_arms(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:

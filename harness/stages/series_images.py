@@ -13,7 +13,7 @@ from harness.artifacts import Run
 from harness.config import Config
 from harness.images.batches import batches, load_batch
 from harness.images.sets import ImageSet, View, open_images
-from harness.networks.budget import FEWEST, resources
+from harness.networks.budget import resources
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.stages.checkpoints import read_view
@@ -34,13 +34,9 @@ class SeriesImages:
         """Return the images with these ids, [images, channels, height, width]."""
         return resources().device.batch(load_batch(self.images, ids, self.view))
 
-    def smallest_batch(self) -> Tensor:
-        """Return the smallest batch that is run, for measuring the cost of one image."""
-        return self.batch(np.arange(min(FEWEST, len(self.images))))
-
-    def batches(self, ids: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ids and images, `size` at a time."""
-        for batch_ids, batch in batches(self.images, ids, self.view, size):
+    def batches(self, ids: np.ndarray, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ids and images, `batch_size` at a time."""
+        for batch_ids, batch in batches(self.images, ids, self.view, batch_size):
             yield batch_ids, resources().device.batch(batch)
 
     @cached_property
@@ -57,12 +53,12 @@ class SeriesImages:
             )
         )
 
-    def importance_batches(self, class_id: int, size: int) -> list[Tensor]:
+    def importance_batches(self, class_id: int, batch_size: int) -> list[Tensor]:
         """Return batches of the images of a class on which importance is measured."""
         ids = self.parts(class_id)["importance"]
-        return [batch for _, batch in self.batches(ids, size)]
+        return [batch for _, batch in self.batches(ids, batch_size)]
 
-    def other_class_batches(self, class_id: int, size: int) -> list[Tensor]:
+    def other_class_batches(self, class_id: int, batch_size: int) -> list[Tensor]:
         """Return batches of random importance images of other classes, at most twice as many as
         the importance images of this class."""
         counts = np.bincount(self.images.labels, minlength=len(self.images.classes))
@@ -77,7 +73,7 @@ class SeriesImages:
         limit = 2 * len(self.parts(class_id)["importance"])
         rng = generator(self.config.seed, "images of other classes", class_id)
         ids = np.sort(rng.choice(all_ids, min(limit, len(all_ids)), replace=False))
-        return [batch for _, batch in self.batches(ids, size)]
+        return [batch for _, batch in self.batches(ids, batch_size)]
 
 
 def series_images(run: Run, source: Source, config: Config, split: str = "test") -> SeriesImages:
