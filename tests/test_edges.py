@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import STATISTICS, Estimate
@@ -28,7 +27,7 @@ from analysis.statistics.contrasts import ClusterContrasts, differences
 from analysis.statistics.crossed_effects import CrossedEffects, fit_conditions
 from analysis.statistics.estimate import FEWEST, add_permutation_test
 from analysis.statistics.labels import LabelAgreement
-from analysis.statistics.shares import ClusteredShares, clopper_pearson, log_odds, means
+from analysis.statistics.shares import ClusteredShares, log_odds, means
 from tests import oracles_statistics as plain
 
 
@@ -185,15 +184,6 @@ def test_a_share_equal_to_chance_has_p_one():
     found = ClusteredShares(1 / 6)(one)[("a",)]
     assert found.value == pytest.approx(1 / 6) and found.p == 1
     assert 0 <= found.low < 1 / 6 < found.high <= 1
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 12), st.integers(1, 12), st.sampled_from([0.9, 0.95]))
-def test_clopper_and_pearson_are_statsmodels(right, more, level):
-    n = right + more
-    expected = proportion_confint(right, n, 1 - level, method="beta")
-    low, high = clopper_pearson(right / n, n, level)
-    assert (low, high) == pytest.approx(tuple(np.nan_to_num(expected)), abs=1e-9)
 
 
 @settings(max_examples=25, deadline=None)

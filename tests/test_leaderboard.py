@@ -70,7 +70,7 @@ def test_lost_is_undefined_where_nothing_was_right_before():
     right = wide[CONTROLS, "before", 0] > 0
     lost = 1 - wide["good", "q1", 0][right]
     assert found.value[0] == pytest.approx(lost.groupby("class_id").mean().mean())
-    assert measures.class_outcomes_before(wide)[3] == 0
+    assert measures.class_means(wide, "good")["before"][3] == 0
 
 
 def drawn(between, rng, classes=12, images=25):

@@ -103,11 +103,6 @@ def class_means(outcomes: pd.DataFrame, method: str) -> pd.DataFrame:
     return units.groupby("class_id").mean()
 
 
-def class_outcomes_before(outcomes: pd.DataFrame) -> pd.Series:
-    """Return the mean outcome of the unchanged network by class."""
-    return outcomes[CONTROLS, "before", 0].groupby("class_id").mean()
-
-
 def ablation_curve(outcomes: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
     """Return the mean outcome over classes by the share of ablated neurons: columns share, most
     (most important first) and least (least important first)."""

@@ -10,7 +10,6 @@ import pandas as pd
 from rich.table import Table as ScreenTable
 
 from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers the figures
-from analysis.benchmark import measures
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the tables
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import differing_settings, read_comparable
@@ -23,6 +22,7 @@ from analysis.statistics import comparisons
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import holm
 from harness.files import write_text
+from harness.records import CONTROLS
 from harness.results import read_results
 from harness.text import pluralise
 
@@ -62,8 +62,8 @@ EQUAL = 1e-9
 
 
 @shelf.sentences("bench", "leaderboard")
-def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """Return sentences on the data on which importance is measured."""
+def name_objectives(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
+    """Return sentences on what importance is measured."""
     return bench.results.objective_sentences
 
 
@@ -137,7 +137,7 @@ def _gap_text(row: pd.Series) -> str:
 def _undefined_values(bench: Bench) -> list[str]:
     """Return sentences on what could not be evaluated."""
     remarks = []
-    before = measures.class_outcomes_before(bench.outcomes(bench.main))
+    before = bench.outcomes(bench.main)[CONTROLS, "before", 0].groupby("class_id").mean()
     names = [bench.classes[c] for c in before.index[before == 0]]
     if names:
         remarks.append(

@@ -21,7 +21,7 @@ from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import as_estimates, code_responses, holm, two_way_jackknife
-from analysis.statistics.estimate import ALIKE, FEWEST
+from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import means
 from harness.records import CONTROLS
 from harness.results import read_results
@@ -75,22 +75,22 @@ def summarise_runs(values: pd.DataFrame) -> pd.DataFrame:
     runs = gaps_by_cell.groupby(level="run").mean()
     rows = []
     for method, method_gaps in gaps_by_cell.items():
-        defined = method_gaps.dropna().reset_index()
-        mean, low, high, _, reason = _mean_with_interval(method_gaps, None, 1.0)
-        row = {
-            "method": method, "mean": mean, "low": low, "high": high,
+        defined, mean = method_gaps.dropna().reset_index(), _estimate_mean(method_gaps, None, 1.0)
+        contrast = Estimate(np.nan)
+        if method != reference:
+            contrast = _estimate_mean(method_gaps - gaps_by_cell[reference], 0.0, 2.0)
+        is_other = contrast.reason not in ("", mean.reason)
+        notes = [mean.reason, f"difference: {contrast.reason}" * is_other]
+        rows.append({
+            "method": method, "mean": mean.value, "low": mean.low, "high": mean.high,
             "sd over runs": runs[method].std(ddof=1), "lowest": runs[method].min(),
             "highest": runs[method].max(), "networks": defined["network"].nunique(),
             "classes": defined["class"].nunique(), "cells": len(defined),
             "left out": int((values["method"] == method).sum()) - len(defined),
-        }  # fmt: skip
-        contrast = (np.nan, np.nan, np.nan, np.nan, "")
-        if method != reference:
-            contrast = _mean_with_interval(method_gaps - gaps_by_cell[reference], 0.0, 2.0)
-        names = ("difference", "difference low", "difference high", "p alone")
-        row |= dict(zip(names, contrast, strict=False))
-        notes = [reason, f"difference: {contrast[-1]}" if contrast[-1] not in ("", reason) else ""]
-        rows.append(row | {"reason": "; ".join(filter(None, notes))})
+            "difference": contrast.value, "difference low": contrast.low,
+            "difference high": contrast.high, "p alone": contrast.p,
+            "reason": "; ".join(filter(None, notes)),
+        })  # fmt: skip
     table = pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable")
     table.insert(len(table.columns) - 1, "p", holm(table["p alone"].to_numpy(float)))
     return table.reset_index(drop=True)
@@ -102,11 +102,8 @@ def reference_of(values: pd.DataFrame) -> str:
     return SCORE if SCORE in methods else str(methods.idxmax())
 
 
-def _mean_with_interval(
-    cells: pd.Series, null: float | None, largest: float
-) -> tuple[float, float, float, float, str]:
-    """Return the mean over networks and classes, the ends of its interval (limited to ± `largest`),
-    its p-value, and the reason why they are missing ("" if they are not).
+def _estimate_mean(cells: pd.Series, null: float | None, largest: float) -> Estimate:
+    """Estimate the mean over networks and classes; its interval is limited to ± `largest`.
 
     Args:
         cells: values by run, network and class, rounded here so that rounding errors are no
@@ -114,18 +111,16 @@ def _mean_with_interval(
     """
     defined = cells.dropna().round(12).rename("value").reset_index().assign(method="")
     networks, classes = defined["network"].nunique(), defined["class"].nunique()
+    mean = defined["value"].mean()
     if min(networks, classes) < FEWEST:
         numbers = f"{pluralise(networks, 'network')} and {pluralise(classes, 'class', 'classes')}"
-        reason = f"an interval needs {FEWEST} of each (here: {numbers})"
-        return defined["value"].mean(), np.nan, np.nan, np.nan, reason
+        return Estimate(mean, reason=f"an interval needs {FEWEST} of each (here: {numbers})")
     if defined["value"].nunique() == 1:  # if all differences are 0, p is 1
         value = defined["value"].iloc[0]
-        return value, np.nan, np.nan, 1.0 if value == null else np.nan, ALIKE
+        return Estimate(value, p=1.0 if value == null else np.nan, reason=ALIKE)
     data = code_responses(defined, "value", "method", "network", "class")
-    [estimate] = as_estimates(
-        two_way_jackknife(data, means), lambda ends: ends.clip(-largest, largest), null, np.zeros(1)
-    )
-    return estimate.value, estimate.low, estimate.high, estimate.p, estimate.reason
+    result = two_way_jackknife(data, means)
+    return as_estimates(result, lambda e: e.clip(-largest, largest), null, np.zeros(1))[0]
 
 
 def compare_runs(folders: Sequence[Path]) -> Table:
@@ -138,18 +133,16 @@ def compare_runs(folders: Sequence[Path]) -> Table:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("the same run was given twice; a run counts once")
     benches, common = read_comparable(folders)
-    labels = _folder_labels(folders)
-    values = pd.concat(
-        [class_values(b, name) for b, name in zip(benches, labels, strict=True)], ignore_index=True
-    )
+    labels = [folder.resolve().name for folder in folders]
+    if len(set(labels)) < len(labels):
+        labels = [f"{name} ({number})" for number, name in enumerate(labels, 1)]
+    values = pd.concat(map(class_values, benches, labels), ignore_index=True)
     values = values[values["method"].isin(common)]
     frame = summarise_runs(values)
-    taus = [
-        comparisons.rank_agreement(
-            {m: a.ranking()[m] for m in common}, {m: b.ranking()[m] for m in common}
-        )[0]
-        for a, b in combinations(benches, 2)
-    ]
+    rankings = [{m: v for m, v in b.ranking().items() if m in common} for b in benches]
+    taus = [comparisons.rank_agreement(a, b)[0] for a, b in combinations(rankings, 2)]
+    taus = [tau for tau in taus if np.isfinite(tau)]
+    tau_text = f"{np.mean(taus):.2f} on average, {min(taus):.2f} at least" if taus else "undefined"
     absent = sorted({m for b in benches for m in b.methods} - set(frame["method"]))
     signed_columns = ["mean", "low", "high", "lowest", "highest", "difference", "difference low",
               "difference high"]  # fmt: skip
@@ -162,18 +155,13 @@ def compare_runs(folders: Sequence[Path]) -> Table:
         "(two-way cluster variance, t); standard deviation, lowest and highest of the runs' own "
         f"means; difference from {reference_of(values)} with its unadjusted interval, p adjusted "
         "by Holm over methods. "
-        f"Kendall's τ between rankings of two runs: {_describe_taus(taus)}."
+        f"Kendall's τ between rankings of two runs: {tau_text}."
         + f" Left out, as a run lacks them or their values: {', '.join(absent)}." * bool(absent)
         + differing_settings(benches, common),
         frame,
         dict.fromkeys(signed_columns, "{:+.3f}")
         | {"sd over runs": "{:.3f}", "p alone": P_VALUE, "p": P_VALUE},
     )
-
-
-def _describe_taus(taus: Sequence[float]) -> str:
-    taus = [tau for tau in taus if np.isfinite(tau)]
-    return f"{np.mean(taus):.2f} on average, {min(taus):.2f} at least" if taus else "undefined"
 
 
 def read_comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
@@ -212,11 +200,3 @@ def differing_settings(benches: Sequence[Bench], methods: Sequence[str]) -> str:
     if redefined:
         settings.append(f"the definition of {join(redefined)}")
     return f" They differ in {join(settings)}." if settings else ""
-
-
-def _folder_labels(folders: Sequence[Path]) -> list[str]:
-    """Return the names of folders, numbered if some are equal."""
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{name} ({k})" for k, name in enumerate(names, 1)]

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.stats.contingency_tables import cochrans_q
+from statsmodels.stats.contingency_tables import cochrans_q, mcnemar
 
-from analysis.benchmark.measures import arms_of, class_means, mean_of_arm
+from analysis.benchmark.measures import arms_of, class_means, mean_of_arm, means_of_arms
 from analysis.statistics.classes import find_bins, page_trend, wilcoxon
 from analysis.statistics.clusters import holm
 from harness.records import CONTROLS, PAIR
@@ -85,35 +84,27 @@ def image_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     rows = []
     for key, group in outcomes.groupby(level=PAIR, sort=False):
         for method in methods:
-            arms = arms_of(group, method)
-            means = pd.DataFrame(
-                {a: mean_of_arm(arms, a) for a in arms.columns.get_level_values("arm").unique()}
-            )
+            means = pd.DataFrame(means_of_arms(arms_of(group, method)))
             bins = find_bins(list(means.columns))
             correct = means[bins].dropna().to_numpy() > 0.5
-            varies = len(correct) > 0 and (correct.any(axis=1) & ~correct.all(axis=1)).any()
-            rows.append(
-                dict(zip(PAIR, key, strict=True))
-                | {
-                    "method": method,
-                    "images": len(correct),
-                    "cochran": float(cochrans_q(correct.astype(int)).pvalue)
-                    if varies
-                    else (1.0 if correct.size else float("nan")),
-                    "mcnemar_last": _mcnemar(means, "q1", bins[-1] if bins else ""),
-                    "mcnemar_matched": _mcnemar(means, "q1", "matched"),
-                }
-            )
+            cochran = 1.0 if correct.size else float("nan")  # if no image varies between bins
+            if (correct.any(axis=1) & ~correct.all(axis=1)).any():
+                cochran = float(cochrans_q(correct.astype(int)).pvalue)
+            tests = {
+                "cochran": cochran,
+                "mcnemar_last": _mcnemar(means, bins[-1] if bins else ""),
+                "mcnemar_matched": _mcnemar(means, "matched"),
+            }
+            names = dict(zip(PAIR, key, strict=True)) | {"method": method}
+            rows.append(names | {"images": len(correct)} | tests)
     return pd.DataFrame(rows)
 
 
-def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
-    """Return the p-value of the exact test: a sign test over the images that differ."""
-    correct = arms.reindex(columns=[first, second]).dropna() > 0.5
-    if correct.empty:
-        return float("nan")
-    wins = (correct[first] > correct[second]).sum()
-    losses = (correct[first] < correct[second]).sum()
-    if wins + losses == 0:
-        return 1.0  # no image differs between the arms
-    return float(stats.binomtest(wins, wins + losses).pvalue)
+def _mcnemar(means: pd.DataFrame, arm: str) -> float:
+    """Return the p-value of the exact test of q1 against `arm`: a sign test over the images that
+    differ, 1 if none does; NaN without images."""
+    correct = means.reindex(columns=["q1", arm]).dropna() > 0.5
+    table = pd.crosstab(correct["q1"], correct[arm]).reindex(
+        index=[False, True], columns=[False, True], fill_value=0
+    )
+    return float(mcnemar(table, exact=True).pvalue) if len(correct) else float("nan")

@@ -13,6 +13,7 @@ from scipy import stats
 from scipy.special import expit
 
 from analysis.statistics.clusters import (
+    CrossedData,
     as_estimates,
     code_responses,
     combine,
@@ -22,7 +23,7 @@ from analysis.statistics.clusters import (
 from analysis.statistics.contrasts import condition_pairs, contrast
 from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
-from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
+from analysis.statistics.statistic import STATISTICS, Estimates
 
 #: Reason why d′ has no interval if all or no trials of a condition were judged as changed.
 UNBOUNDED = "a rate is 0 or 1: no interval and no test of d′, whose true value can be large"
@@ -67,7 +68,7 @@ class Learning:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, left_out = select_answered(frame, "correct")
+        answered = frame.dropna(subset=["correct"])
         if answered.empty:
             return {}
         correct = answered["correct"].astype(float)
@@ -88,7 +89,7 @@ class Learning:
             reason = f"a slope needs {FEWEST} participants with several positions (here: {moving})"
         return {
             ("all conditions",): Estimate(
-                value, low, high, n=len(answered), left_out=left_out,
+                value, low, high, n=len(answered), left_out=len(frame) - len(answered),
                 test="t over participants", p=p, level=self.level, clustered=("participant",),
                 reason=reason,
             )
@@ -107,8 +108,7 @@ class Calibration:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, _ = select_answered(frame, "correct")
-        answered, _ = select_answered(answered, "confidence")
+        answered = frame.dropna(subset=["correct", "confidence"])
         if answered.empty:
             return {}
         data = code_responses(answered, group="confidence")
@@ -136,64 +136,63 @@ class TypeTwo:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, _ = select_answered(frame, "correct")
-        answered, _ = select_answered(answered, "confidence")
         if frame.empty:
             return {}
-        left_out, key = len(frame) - len(answered), ("all conditions",)
-        reason = "no participant has a right and a wrong answer with a confidence in one condition"
-        undefined: Estimates = {
-            key: Estimate(np.nan, left_out=left_out, level=self.level, reason=reason)
-        }
-        if answered.empty:
-            return undefined
-        answered = answered.reset_index(drop=True)
-        data = code_responses(answered)
-        confidence = answered["confidence"].to_numpy(dtype=float)
-        wins, pairs = np.zeros(len(answered)), np.zeros(len(answered))
-        for rows in answered.groupby(["participant", "condition"]).indices.values():
-            is_correct = data.values[rows] > 0
-            a, b = rows[is_correct], rows[~is_correct]
-            won = (np.sign(np.subtract.outer(confidence[a], confidence[b])) + 1) / 2
-            wins[a] += won.sum(axis=1)
-            wins[b] += won.sum(axis=0)
-            pairs[a] += len(b)
-            pairs[b] += len(a)
+        answered = frame.dropna(subset=["correct", "confidence"]).reset_index(drop=True)
+        wins, pairs = _compare_confidence(answered)
         # Each pair is counted at both of its responses: the number of pairs is half the sum.
         top, bottom = wins.sum() / 2, pairs.sum() / 2
-        if not bottom:
-            return undefined
+        if bottom:
+            estimate = self._estimate(code_responses(answered), wins, pairs)
+            value = float(top / bottom)
+            ends = (np.minimum(estimate.low, value), np.maximum(estimate.high, value))
+            estimate = replace(estimate, value=value, low=float(ends[0]), high=float(ends[1]))
+        else:
+            reason = (
+                "no participant has a right and a wrong answer with a confidence in one condition"
+            )
+            estimate = Estimate(np.nan, level=self.level, reason=reason)
+        return {("all conditions",): replace(estimate, left_out=len(frame) - len(answered))}
 
-        def logit_of(won: np.ndarray, of: np.ndarray, extra: float) -> np.ndarray:
+    def _estimate(self, data: CrossedData, wins: np.ndarray, pairs: np.ndarray) -> Estimate:
+        """Return the area with its interval from the logit; half a pair is added where needed."""
+        top, bottom = wins.sum() / 2, pairs.sum() / 2
+        for extra in (0.0, 0.5):  # half a pair more on each side (Hautus 1995) avoids infinities
             with np.errstate(divide="ignore", invalid="ignore"):
-                return np.log(won + extra) - np.log(of - won + extra)
-
-        def deviations(extra: float) -> list[np.ndarray]:
-            """Return squared deviations of the logit without each participant, item, response."""
-            squares = []
-            for cluster, share in ((data.participant, 0.5), (data.item, 1.0), (codes, 1.0)):
-                won = top - share * np.bincount(cluster, wins)
-                of = bottom - share * np.bincount(cluster, pairs)
-                with np.errstate(invalid="ignore"):
-                    difference = logit_of(won, of, extra) - logit_of(top, bottom, extra)
-                squares.append(np.square(difference))
-            return squares
-
-        codes, extra = np.arange(len(answered)), 0.0
-        if not all(np.isfinite(part).all() for part in deviations(extra)):
-            extra = 0.5  # half a pair more on each side (Hautus 1995): no logit is infinite
-        by_participant, by_item, by_response = deviations(extra)
+                value = np.log(top + extra) - np.log(bottom - top + extra)
+                parts = []
+                for cluster, share in (
+                    (data.participant, 0.5), (data.item, 1.0), (np.arange(len(wins)), 1.0)
+                ):  # fmt: skip
+                    won = top - share * np.bincount(cluster, wins)
+                    of = bottom - share * np.bincount(cluster, pairs)
+                    logits = np.log(won + extra) - np.log(of - won + extra)
+                    parts.append(np.square(logits - value))
+            if all(np.isfinite(part).all() for part in parts):
+                break
+        by_participant, by_item, by_response = parts
         by_stratum = [by_item[data.stratum == s] for s in np.unique(data.stratum)]
-        parts = [by_participant, *by_stratum, by_response]
-        variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
-        value_logit = np.atleast_1d(logit_of(top, bottom, extra))
-        one_group = np.ones((1, 1))  # the pairs of all conditions are pooled as one group
+        people, *items, responses = (
+            (len(p) - 1) / len(p) * p.sum(keepdims=True)
+            for p in (by_participant, *by_stratum, by_response)
+        )
+        # The pairs of all conditions are pooled as one group.
         data = replace(data, group=np.zeros_like(data.group), groups=("all conditions",))
-        result = combine(data, value_logit, variances[0], variances[1:-1], variances[-1], one_group)
-        (estimate,) = as_estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)
-        value = float(top / bottom)
-        low, high = float(np.minimum(estimate.low, value)), float(np.maximum(estimate.high, value))
-        return {key: replace(estimate, value=value, low=low, high=high, left_out=left_out)}
+        result = combine(data, np.atleast_1d(value), people, items, responses, np.ones((1, 1)))
+        return as_estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)[0]
+
+
+def _compare_confidence(answered: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each response [n], the pairs of a correct and an incorrect response of its
+    participant and condition: how many the correct one wins by confidence, and their number."""
+    confidence, correct = (answered[c].to_numpy(dtype=float) for c in ("confidence", "correct"))
+    wins, pairs = np.zeros(len(answered)), np.zeros(len(answered))
+    for rows in answered.groupby(["participant", "condition"]).indices.values():
+        a, b = rows[correct[rows] > 0], rows[correct[rows] == 0]
+        won = (np.sign(np.subtract.outer(confidence[a], confidence[b])) + 1) / 2
+        wins[a], wins[b] = won.sum(axis=1), won.sum(axis=0)
+        pairs[a], pairs[b] = len(b), len(a)
+    return wins, pairs
 
 
 @STATISTICS.add("detection")
@@ -220,7 +219,8 @@ class Detection:
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         """Raise ValueError if one of the two conditions has no responses."""
-        answered, left_out = select_answered(frame, "changed")
+        answered = frame.dropna(subset=["changed"])
+        left_out = len(frame) - len(answered)
         answered = answered[answered["condition"].isin([self.signal, self.noise])]
         conditions = set(answered["condition"])
         if lacking := [name for name in (self.signal, self.noise) if name not in conditions]:
@@ -267,7 +267,7 @@ class Changed:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, _ = select_answered(frame, "changed")
+        answered = frame.dropna(subset=["changed"])
         if answered.empty:
             return {}
         data = code_responses(answered, value="changed")
@@ -295,13 +295,12 @@ class Ratings:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, left_out = select_answered(frame, self.value)
+        answered = frame.dropna(subset=[self.value])
         if answered.empty:
             return {}
         data = code_responses(answered, value=self.value)
-        counts = np.bincount(data.group)
+        counts, left_out = np.bincount(data.group), len(frame) - len(answered)
         low, high = self.scale or (float(data.values.min()), float(data.values.max()))
-
         result = two_way_jackknife(data, means)
         names = [(name, "") for name in data.groups]
         results = as_estimates(result, lambda ends: ends.clip(low, high), None, counts, self.level)

@@ -38,12 +38,9 @@ def class_changes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFr
     """
     column = OUTCOMES[outcome]
     keys = [*PAIR, "layer", "method", "split", "class_id", "arm"]
-    means = (
-        records.groupby(keys, observed=True, sort=False)[[f"{column}_before", f"{column}_after"]]
-        .mean()
-        .rename(columns={f"{column}_before": "before", f"{column}_after": "after"})
-        .reset_index()
-    )
+    groups = records.groupby(keys, observed=True, sort=False)
+    ends = {end: (f"{column}_{end}", "mean") for end in ("before", "after")}
+    means = groups.agg(**ends).reset_index()
     return means.assign(change=means["after"] - means["before"])
 
 

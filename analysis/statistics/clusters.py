@@ -173,9 +173,8 @@ def two_way_jackknife(
     factor n/(n−1) for each kind of cluster.
 
     Args:
-        weights: the weight of each group in each value [k, groups], see `count_clusters`. By
-            default value k is that of group k; if their numbers differ, every group enters every
-            value.
+        weights: the weight of each group in each value [k, groups], see `count_clusters`; by
+            default value k is that of group k.
     """
     total, count = data.sums(np.zeros_like(data.participant), 1)
     point = function(total[0], count[0])
@@ -206,13 +205,6 @@ def two_way_jackknife(
     return combine(data, point, people, strata, cells, weights)
 
 
-def _weights(data: CrossedData, point: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    if weights is not None:
-        return weights
-    groups = len(data.groups)
-    return np.eye(groups) if len(point) == groups else np.ones((len(point), groups))
-
-
 def combine(
     data: CrossedData,
     point: np.ndarray,
@@ -229,7 +221,7 @@ def combine(
     V_cells: otherwise a small variance would come with few degrees of freedom, and the intervals of
     guessing participants would contain the true value in 98 to 99 % of studies.
     """
-    weights = _weights(data, point, weights)
+    weights = np.eye(len(data.groups)) if weights is None else weights
     person = count_clusters(data.participant, data.group, weights)
     item = count_clusters(data.item, data.group, weights)
     items = np.sum(strata, axis=0)

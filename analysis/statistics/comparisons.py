@@ -171,27 +171,17 @@ def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
         names: all names, from best to worst.
         pairs: the result of `differences`.
     """
-    groups = [list(names)]
+    groups = {frozenset(names)}
     is_different = pairs["p"].isna() | (pairs["p"] < ALPHA)
-    for first, second in pairs.loc[is_different, ["first", "second"]].to_numpy():
-        for group in [g for g in groups if first in g and second in g]:  # insert …
-            groups.remove(group)
-            groups += [[n for n in group if n != first], [n for n in group if n != second]]
-        groups = [  # … and absorb
-            g
-            for i, g in enumerate(groups)
-            if not any(
-                set(g) < set(other) or (set(g) == set(other) and j < i)
-                for j, other in enumerate(groups)
-                if j != i
-            )
-        ]
-    position = {name: index for index, name in enumerate(names)}
-    groups.sort(key=lambda group: [position[name] for name in group])
+    for pair in pairs.loc[is_different, ["first", "second"]].to_numpy():
+        for group in [g for g in groups if g.issuperset(pair)]:  # insert …
+            groups = groups - {group} | {group - {name} for name in pair}
+        groups = {g for g in groups if not any(g < other for other in groups)}  # … and absorb
+    ordered = sorted(groups, key=lambda group: sorted(map(names.index, group)))
     compared_pairs = pairs.loc[pairs["p"].notna(), ["first", "second"]]
     compared = set(compared_pairs.to_numpy().ravel()) if len(pairs) else set(names)
     return {
-        name: "".join(_letter(i) for i, group in enumerate(groups) if name in group)
+        name: "".join(_letter(i) for i, group in enumerate(ordered) if name in group)
         * (name in compared)
         for name in names
     }

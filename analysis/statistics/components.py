@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.statistics.clusters import CrossedData, code_responses, why_too_few
 from analysis.statistics.crossed_effects import fit_conditions
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
+from analysis.statistics.statistic import STATISTICS, Estimates
 
 #: Residual variance on the logit scale: that of the standard logistic distribution.
 LOGISTIC = np.pi**2 / 3
@@ -42,7 +42,7 @@ class VarianceComponents:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, _ = select_answered(frame, self.value)
+        answered = frame.dropna(subset=[self.value])
         if answered.empty:
             return {}
         data = code_responses(answered, value=self.value)

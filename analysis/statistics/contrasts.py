@@ -20,6 +20,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy import optimize, special
+from statsmodels.stats.proportion import proportion_confint
 
 from analysis.statistics.clusters import (
     CLUSTERED,
@@ -31,14 +32,8 @@ from analysis.statistics.clusters import (
     two_way_jackknife,
 )
 from analysis.statistics.estimate import Estimate, alpha_of
-from analysis.statistics.shares import (
-    AS_TRIALS,
-    clopper_pearson,
-    clusters_as_trials,
-    log_odds,
-    means,
-)
-from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
+from analysis.statistics.shares import AS_TRIALS, clusters_as_trials, log_odds, means
+from analysis.statistics.statistic import STATISTICS, Estimates
 
 #: Lower limit of the p-values that are computed.
 SMALLEST = 1e-12
@@ -84,7 +79,7 @@ class _Share:
 
     def ends(self, alpha: float, df: float) -> tuple[float, float]:
         if not self.estimable:
-            return clopper_pearson(self.value, self.trials, 1 - alpha)
+            return proportion_confint(self.value * self.trials, self.trials, alpha, "beta")
         reach = max(
             -special.stdtrit(df, alpha / 2) * np.sqrt(self.variance),
             -special.ndtri(alpha / 2) * np.sqrt(self.independent),
@@ -202,8 +197,8 @@ class ClusterContrasts:
     seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, left_out = select_answered(frame, "correct")
-        data = code_responses(answered)
+        answered = frame.dropna(subset=["correct"])
+        data, left_out = code_responses(answered), len(frame) - len(answered)
         pairs = condition_pairs(data.groups, self.reference)
         if not pairs:
             return {}

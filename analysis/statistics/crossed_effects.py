@@ -13,7 +13,7 @@ from analysis.statistics.clusters import CLUSTERED, code_responses, t_interval, 
 from analysis.statistics.contrasts import condition_pairs
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.shares import chance_of
-from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
+from analysis.statistics.statistic import STATISTICS, Estimates
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class FittedConditions:
 
 def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
     """Fit conditions with both correct and incorrect responses; return None if there are none."""
-    answered, _ = select_answered(frame, "correct")
+    answered = frame.dropna(subset=["correct"])
     share = answered.groupby("condition")["correct"].transform("mean")
     answered = answered[(share > 0) & (share < 1)]
     if answered.empty:

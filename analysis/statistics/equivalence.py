@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,10 @@ from analysis.statistics.clusters import CLUSTERED, CrossedData, code_responses
 from analysis.statistics.contrasts import condition_pairs, contrast, differences
 from analysis.statistics.estimate import ALIKE, Estimate
 from analysis.statistics.shares import means
-from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
+from analysis.statistics.statistic import STATISTICS, Estimates
+
+#: (level, tested value) -> the ends of an interval, and the two-sided p-value of the tested value.
+Interval = Callable[[float, float], tuple[float, float, float]]
 
 
 def two_one_sided_p(value: float, margin: float, p_low: float, p_high: float) -> float:
@@ -65,7 +69,7 @@ class Equivalence:
         return self.scale[1] - self.scale[0]
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, left_out = select_answered(frame, self.value)
+        answered = frame.dropna(subset=[self.value])
         if answered.empty:
             return {}
         data = code_responses(answered, value=self.value)
@@ -74,31 +78,29 @@ class Equivalence:
             return {}
         counts, level = np.bincount(data.group), 2 * self.level - 1
         results: Estimates = {}
-        for (a, b), pair_test in zip(pairs, self._test_pairs(data, pairs, level), strict=True):
-            low, high, p, value, reason = pair_test
+        for (a, b), (value, interval, reason) in zip(
+            pairs, self._intervals(data, pairs), strict=True
+        ):
+            low, high, p_low = interval(level, -self.margin)
+            *_, p_high = interval(level, self.margin)
+            low, high = np.clip([low, high], -self.largest, self.largest).tolist()
             results[data.groups[a], data.groups[b]] = Estimate(
-                value, low, high, n=int(counts[[a, b]].sum()), left_out=left_out,
-                test="two one-sided tests, participants and items clustered", p=p,
+                value, low, high, n=int(counts[[a, b]].sum()), left_out=len(frame) - len(answered),
+                test="two one-sided tests, participants and items clustered",
+                p=two_one_sided_p(value, self.margin, p_low, p_high),
                 effect=self.margin, effect_name="smallest effect of interest",
-                level=level, clustered=CLUSTERED, reason=reason,
+                level=level, clustered=CLUSTERED, reason=reason or (ALIKE if np.isnan(low) else ""),
             )  # fmt: skip
         return results
 
-    def _test_pairs(
-        self, data: CrossedData, pairs: list[tuple[int, int]], level: float
-    ) -> Iterator[tuple[float, float, float, float, str]]:
-        """Yield the ends of the interval, p, value and reason of each pair."""
+    def _intervals(
+        self, data: CrossedData, pairs: list[tuple[int, int]]
+    ) -> Iterator[tuple[float, Interval, str]]:
+        """Yield the difference of each pair, its interval, and why it has none ("" if it has)."""
         if self.scale == (0, 1):
             for d in differences(data, pairs):
-                low, high, p_low = d.interval(level, -self.margin)
-                *_, p_high = d.interval(level, self.margin)
-                p = two_one_sided_p(d.value, self.margin, p_low, p_high)
-                yield low, high, p, d.value, d.reason
-            return
-        result = contrast(data, pairs, means)
-        for k, value in enumerate(map(float, result.point)):
-            low, high, p_low = result.interval(k, level, -self.margin)
-            *_, p_high = result.interval(k, level, self.margin)
-            low, high = np.clip([low, high], -self.largest, self.largest).tolist()
-            reason = result.reasons[k] or (ALIKE if np.isnan(low) else "")
-            yield low, high, two_one_sided_p(value, self.margin, p_low, p_high), value, reason
+                yield d.value, d.interval, d.reason
+        else:
+            result = contrast(data, pairs, means)
+            for k, value in enumerate(map(float, result.point)):
+                yield value, partial(result.interval, k), result.reasons[k]

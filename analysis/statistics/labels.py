@@ -123,12 +123,9 @@ class LabelAgreement:
             ValueError: the similarity is not a symmetric matrix over the labels.
         """
         text = frame["label"].fillna("").map(normalise)
-        responses = (
-            frame.assign(text=text, stage=frame.get("stage", 0))
-            .pivot(index=["participant", "trial"], columns="stage", values="text")
-            .fillna("")
-            .sort_index()
-        )
+        rows = frame.assign(text=text, stage=frame.get("stage", 0))
+        responses = rows.pivot(index=["participant", "trial"], columns="stage", values="text")
+        responses = responses.fillna("").sort_index()
         responses = responses.iloc[_order_by_labels(responses)]
         texts = sorted(set(responses.to_numpy().ravel()) - {""})
         similar = self._similarity(texts)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.special import expit, logit
+from statsmodels.stats.proportion import proportion_confint
 
 from analysis.statistics.clusters import (
     CLUSTERED,
@@ -19,8 +20,8 @@ from analysis.statistics.clusters import (
     count_clusters,
     two_way_jackknife,
 )
-from analysis.statistics.estimate import Estimate
-from analysis.statistics.statistic import STATISTICS, Estimates, select_answered
+from analysis.statistics.estimate import Estimate, alpha_of
+from analysis.statistics.statistic import STATISTICS, Estimates
 
 #: Reason given with an interval for which the variance cannot be estimated.
 AS_TRIALS = "variance not estimable: Clopper–Pearson interval with clusters as trials"
@@ -71,19 +72,18 @@ class ExactBinomial:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, _ = select_answered(frame, "correct")
-        groups = {str(name): group["correct"] for name, group in answered.groupby("condition")}
-        results = []
-        for name, correct in groups.items():
-            hits, n = int(correct.sum()), len(correct)
-            test = stats.binomtest(hits, n, chance_of(self.chance, name))
-            interval = test.proportion_ci(self.level)
-            results.append(
-                Estimate(hits / n, interval.low, interval.high, n=n,
-                         test="exact binomial, answers as if independent", p=float(test.pvalue),
-                         level=self.level)
-            )  # fmt: skip
-        return by_condition(frame, list(groups), results)
+        results: Estimates = {}
+        for condition, answers in frame.groupby("condition")["correct"]:
+            name, correct = str(condition), answers.dropna()
+            if len(correct):
+                n, chance = len(correct), chance_of(self.chance, name)
+                test = stats.binomtest(int(correct.sum()), n, chance)
+                results[(name,)] = Estimate(
+                    test.statistic, *test.proportion_ci(self.level), n=n,
+                    left_out=len(answers) - n, test="exact binomial, answers as if independent",
+                    p=float(test.pvalue), level=self.level,
+                )  # fmt: skip
+        return results
 
 
 @STATISTICS.add("cluster_bootstrap")
@@ -113,14 +113,12 @@ class ClusteredShares:
     seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        answered, _ = select_answered(frame, "correct")
-        data = code_responses(answered)
+        data = code_responses(frame.dropna(subset=["correct"]))
         chances = np.array([chance_of(self.chance, name) for name in data.groups])
+        estimates = clustered_shares(data, chances, self.level)
         results = [
             replace(estimate, effect=estimate.value - chance, effect_name="above chance")
-            for estimate, chance in zip(
-                clustered_shares(data, chances, self.level), chances, strict=True
-            )
+            for estimate, chance in zip(estimates, chances, strict=True)
         ]
         return by_condition(frame, data.groups, results)
 
@@ -153,17 +151,15 @@ def _clusters_as_trials(
     interval.
     """
     n = clusters_as_trials(data, g)
-    low, high = clopper_pearson(share, n, level)
+    k = share * n
+    low, high = proportion_confint(k, n, alpha_of(level), "beta")
     p = np.nan
-    if chance is not None:
-        k = share * n
+    if chance is not None and np.isclose(share, chance, rtol=0, atol=1e-12):
+        p = 1.0
+    elif chance is not None:
         upper = float(stats.beta.cdf(chance, k, n - k + 1)) if k > 0 else 1.0
         lower = float(stats.beta.sf(chance, k + 1, n - k)) if k < n else 1.0
-        p = (
-            1.0
-            if np.isclose(share, chance, rtol=0, atol=1e-12)
-            else min(1.0, 2 * min(upper, lower))
-        )
+        p = min(1.0, 2 * min(upper, lower))
     return Estimate(
         share, low, high, n=int((data.group == g).sum()),
         test=f"exact binomial, {n:.3g} clusters as trials", p=p, level=level, clustered=CLUSTERED,
@@ -179,11 +175,3 @@ def clusters_as_trials(data: CrossedData, g: int) -> float:
         float(count_clusters(codes[in_group], single_group, np.ones((1, 1))).effective[0])
         for codes in (data.participant, data.item)
     )
-
-
-def clopper_pearson(share: float, n: float, level: float) -> tuple[float, float]:
-    """Return Clopper & Pearson's (1934) interval of a share of n trials; n may be fractional."""
-    k, tail = share * n, (1 - level) / 2
-    low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
-    return low, high

@@ -36,9 +36,3 @@ def tabulate(estimates: Estimates, names: list[str]) -> pd.DataFrame:
         for key, e in estimates.items()
     ]
     return pd.DataFrame(rows)
-
-
-def select_answered(frame: pd.DataFrame, value: str) -> tuple[pd.DataFrame, int]:
-    """Return the rows that have the value, and the number of rows that do not."""
-    answered_rows = frame[frame[value].notna()]
-    return answered_rows, len(frame) - len(answered_rows)
