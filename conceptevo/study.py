@@ -19,8 +19,8 @@ def build(run: Path, out: Path, settings: Path | None = None) -> None:
             "(pip install 'conceptevo-harness\\[analysis]')."
         )
         return
+    from analysis.study.before_collection import describe_ruled_out, results_without_responses
     from analysis.study.frozen_study import read_study
-    from analysis.study.unanswered import describe_ruled_out, unanswered_results
 
-    if warning := describe_ruled_out(unanswered_results(read_study(out))):
+    if warning := describe_ruled_out(results_without_responses(read_study(out))):
         console.print(warning, style="yellow")

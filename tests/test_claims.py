@@ -11,13 +11,13 @@ from scipy import stats
 
 import conceptevo.study
 from analysis.statistics.claims import CONTROL, QUESTIONS, judge
+from analysis.study.before_collection import describe_ruled_out, results_without_responses
 from analysis.study.family import is_ruled_out
 from analysis.study.frozen_study import read_study
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.tables import claims
-from analysis.study.unanswered import describe_ruled_out, unanswered_results
 from tasks import settings
 from tasks.kinds import all_tasks
 from tests.null_studies import CHANCE, DESIGNS, PRIMARY, Null, claims_of, measure
@@ -146,7 +146,7 @@ def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, t
     """Known before anybody responds, by the same names; everything else can be tested."""
     frozen = make_study(tmp_path, trials=trials, forms=forms)
     study = read_study(tmp_path)
-    before = unanswered_results(study)
+    before = results_without_responses(study)
     responses = prepare(study, *make_responses(tmp_path, frozen, people=64))
     responses = replace(responses, rules={})
     settings = Settings(permutations=99, replicates=99)

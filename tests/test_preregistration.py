@@ -16,11 +16,15 @@ from analysis.planning.power import Plan, rejections
 from analysis.statistics.claims import ALPHA
 from analysis.study import preregistration as document
 from analysis.study.abstract import abstract_of_study
+from analysis.study.before_collection import (
+    planned_claims,
+    results_without_responses,
+    simulate_power,
+)
 from analysis.study.frozen_study import read_study
 from analysis.study.preregistration import AUTHORS, preregistration
 from analysis.study.responses import EXCLUSIONS, prepare
 from analysis.study.results import Results, Settings
-from analysis.study.unanswered import planned_claims, simulate_power, unanswered_results
 from harness.files import write_text
 from tasks.questionnaire import Check, Question
 from tasks.settings import QUESTIONS, Analysis, Exclusion
@@ -61,7 +65,7 @@ def folder(tmp_path_factory):
 def test_the_tests_and_weights_are_those_of_the_analysis(folder):
     """The document is written before, the claims are judged after: both list the same tests."""
     frozen = read_study(folder)
-    before = planned_claims(unanswered_results(frozen))
+    before = planned_claims(results_without_responses(frozen))
     tables = make_responses(folder, frozen.study, people=20)
     answered = prepare(frozen, *tables)
     settings = Settings(replicates=99, permutations=99)
@@ -95,7 +99,7 @@ def test_change_is_asked_about_only_if_a_trial_shows_one_neuron_at_several_epoch
 
 
 def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
-    text = preregistration(unanswered_results(read_study(folder)), None)
+    text = preregistration(results_without_responses(read_study(folder)), None)
     assert tuple(h for h in re.findall(r"^###? (.*)$", text, re.M) if h in OSF) == OSF
     for said in (
         "odd one out: The share of correct responses differs from chance (0.167): base; other",
@@ -131,7 +135,7 @@ def test_it_says_who_cannot_take_part(folder):
     }  # fmt: skip
     frozen = read_study(folder)
     study = frozen.study.model_copy(update=updates)
-    text = preregistration(unanswered_results(replace(frozen, study=study)), None)
+    text = preregistration(results_without_responses(replace(frozen, study=study)), None)
     for said in (
         "- a window of less than 900 pixels", "- “How old?”: outside 18 to 99", "“Glasses?”: Yes",
         "fewer than 1 of 1 correct responses (What for?) in each of 2 attempts",
@@ -142,7 +146,7 @@ def test_it_says_who_cannot_take_part(folder):
 
 def test_it_says_where_nothing_is_tested_for_equivalence(tmp_path):
     freeze(tmp_path, Analysis(smallest_effect=0.15, reference="random"))
-    text = preregistration(unanswered_results(read_study(tmp_path)), None)
+    text = preregistration(results_without_responses(read_study(tmp_path)), None)
     assert "In odd one out, equivalence is not tested, because each planned comparison" in text
 
 
@@ -154,7 +158,7 @@ def test_every_kind_of_question_and_rule_has_words():
 
 def test_the_power_is_that_of_the_planner(folder):
     """One condition, its own share of α: what `conceptevo power` gives for the same design."""
-    power = simulate_power(unanswered_results(read_study(folder)), studies=50)
+    power = simulate_power(results_without_responses(read_study(folder)), studies=50)
     assert power is not None
     assert sorted(set(power.table["size"])) == [0.05, 0.1, 0.15, 0.2]
     assert sorted(set(power.table["participants"])) == [25, 50, 75, 100]
@@ -169,7 +173,7 @@ def test_the_power_is_that_of_the_planner(folder):
 @pytest.mark.parametrize("primary", ["concept_agreement.ratings", "odd_one_out.contrasts", ""])
 def test_other_main_questions_and_none(tmp_path, primary):
     freeze(tmp_path, Analysis(primary=primary))
-    results = unanswered_results(read_study(tmp_path))
+    results = results_without_responses(read_study(tmp_path))
     power = simulate_power(results, studies=50)
     assert (power is None) == (primary != "odd_one_out.contrasts")
     text = preregistration(results, power)

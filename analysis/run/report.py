@@ -180,7 +180,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 
 @shelf.sentences("run", "limits")
-def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
+def name_linear_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
     has_study = has_results(run, REVERSION)
     methods = read_results(run.root, REVERSION).about["methods"] if has_study else {}
@@ -263,7 +263,7 @@ def _baseline_sentences(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
 
 
 @shelf.sentences("run", "space")
-def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
+def compare_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return sentences on differences from the first space, and on untrained networks."""
     if run_tables.named_concepts(run) is None:
         return [
@@ -306,7 +306,7 @@ def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 
 @shelf.sentences("run", "reversion")
-def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
+def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the gap between the last quarter and q1 by score, and on the gaps that
     differ significantly."""
     if not has_results(run, REVERSION):

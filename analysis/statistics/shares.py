@@ -78,10 +78,11 @@ class ExactBinomial:
             if len(correct):
                 n, chance = len(correct), chance_of(self.chance, name)
                 test = stats.binomtest(int(correct.sum()), n, chance)
+                low, high = test.proportion_ci(self.level)
                 results[(name,)] = Estimate(
-                    test.statistic, *test.proportion_ci(self.level), n=n,
-                    left_out=len(answers) - n, test="exact binomial, answers as if independent",
-                    p=float(test.pvalue), level=self.level,
+                    test.statistic, low, high, n=n, left_out=len(answers) - n,
+                    test="exact binomial, answers as if independent", p=float(test.pvalue),
+                    level=self.level,
                 )  # fmt: skip
         return results
 

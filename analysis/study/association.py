@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.exhibits.phrases import as_words
 from analysis.statistics.estimate import FEWEST, Estimate, add_permutation_test
 from analysis.statistics.statistic import Estimates
 from analysis.study.frozen_study import FrozenStudy
@@ -33,10 +34,13 @@ MEASURES = {
 }
 EVIDENCE = tuple(MEASURES)
 CHANNEL = [*PAIR, "layer", "channel"]
-
-
 #: Columns that `people_by_trial` adds to the measures of networks.
 OF_PEOPLE = ["task", "condition", "answers", "rate"]
+
+
+def name_measure(name: str) -> str:
+    """Return the name of a network measure, condition or pair of conditions for readers."""
+    return MEASURES.get(name, as_words(name))
 
 
 def people_by_trial(responses: Responses) -> pd.DataFrame:

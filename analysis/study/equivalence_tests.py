@@ -18,19 +18,15 @@ from analysis.study.family import RULED_OUT, PlannedTest, planned_tests
 from analysis.study.planned_tests import STUDY_TESTS
 
 
-def _margins(results: AnalysedStudy) -> dict[str, float]:
-    """Return kind of comparison -> frozen smallest effect of interest, if there is one."""
-    plan = results.plan
-    margins = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
-    return {kind: margin for kind, margin in margins.items() if margin > 0}
-
-
 @STUDY_TESTS.add("equivalence")
 def equivalence(results: AnalysedStudy) -> pd.DataFrame:
     """Test each planned pair of conditions of interest, whoever answered; see `Equivalence`."""
+    plan = results.plan
+    margins = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
     rows = [
         _compare(results, task, test, margin)
-        for kind, margin in _margins(results).items()
+        for kind, margin in margins.items()
+        if margin > 0
         for task, test in planned_tests(results, kind)
         if not set(test.needs) & set(results.controls(task))
     ]

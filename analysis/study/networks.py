@@ -141,7 +141,7 @@ def reversion_published(results: Results) -> Table | None:
 
 
 @shelf.sentences("study", "association")
-def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
+def describe_associations(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield one sentence per significant association, and one for all others."""
     tests = results.tests_of("associations")
     if tests.empty or (tests := tests.dropna(subset=["value"])).empty:
@@ -176,7 +176,7 @@ def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 @shelf.sentences("study", "association")
-def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
+def compare_with_observer(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield whether colours and edges alone, without any concept, give the correct responses."""
     trials = observed_trials(results)
     answers, any_above = results.responses.answers, False
@@ -214,7 +214,7 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 @shelf.sentences("study", "networks")
-def undone(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
+def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield whether reverting evolutions changes predictions in the order of their importance."""
     table = held_out_changes(results)
     if table is None:

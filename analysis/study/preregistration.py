@@ -13,20 +13,20 @@ from analysis.exhibits.phrases import as_words
 from analysis.exhibits.report import render
 from analysis.exhibits.tables import markdown_table
 from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
-from analysis.study.association import MEASURES
-from analysis.study.frozen_study import read_study
-from analysis.study.responses import rule_in_words
-from analysis.study.results import Results
-from analysis.study.sentences import claim_rule
-from analysis.study.unanswered import (
+from analysis.study.association import name_measure
+from analysis.study.before_collection import (
     WANTED_POWER,
     Power,
     describe_ruled_out,
     planned_claims,
     power_figure,
+    results_without_responses,
     simulate_power,
-    unanswered_results,
 )
+from analysis.study.frozen_study import read_study
+from analysis.study.responses import rule_in_words
+from analysis.study.results import Results
+from analysis.study.sentences import claim_rule
 from harness.files import write_text
 from tasks.study import Study
 
@@ -140,16 +140,11 @@ def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
     study, test = results.responses.study, tests.iloc[0]
     task, kind = test["question"].rpartition(".")[0], test["kind"]
     chance = study.chance(task).get(test["what"], np.nan) if kind == "chance" else np.nan
-    names = "; ".join(map(_test_name, tests["what"]))
+    names = "; ".join(map(name_measure, tests["what"]))
     text = HYPOTHESES[kind].format(
         what=names, asked=test["asked"], margin=test["margin"], null=f"{chance:.3g}"
     )
     return f"{test['task']}: {text}"
-
-
-def _test_name(what: str) -> str:
-    """Return the name of a condition, pair or measure for readers."""
-    return MEASURES.get(what, as_words(what))
 
 
 def _trial_counts(results: Results) -> pd.DataFrame:
@@ -206,7 +201,7 @@ def _measured_variables(results: Results) -> list[str]:
 def _weights_table(tests: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "question": tests["question"], "test": tests["what"].map(_test_name),
+            "question": tests["question"], "test": tests["what"].map(name_measure),
             "scale": tests["asked"],
             "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
         }
@@ -237,7 +232,7 @@ def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[P
     Raises:
         ValueError: no frozen study there, or one that was changed.
     """
-    results = unanswered_results(read_study(folder))
+    results = results_without_responses(read_study(folder))
     power = simulate_power(results, studies)
     paths, picture = [out], ""
     if power is not None:

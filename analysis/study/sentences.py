@@ -11,7 +11,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.phrases import as_words, ci_text, join, p_text, percent, rows_of, with_sign
 from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
-from analysis.study.association import MEASURES
+from analysis.study.association import name_measure
 from analysis.study.controls import count_outcomes, failed_controls
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.results import Results
@@ -23,11 +23,6 @@ def share_ci_text(results: Results, row: Any) -> str:
     if pd.isna(row.low) or pd.isna(row.high):
         return "no interval estimable"
     return f"unadjusted {results.level} CI [{percent(row.low)}, {percent(row.high)}]"
-
-
-def control_prefix(row: Any) -> str:
-    """Return the words that precede the name of a control condition."""
-    return "control " if row.question.endswith(CONTROL) else ""
 
 
 def p_texts(row: Any) -> str:
@@ -92,26 +87,29 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     source = prefixes[results.responses.source]
     if plan.primary:
         reasons = "; ".join(dict.fromkeys(primary_tests["reason"])) or "no analysed responses"
+        claimed, total = int(primary_tests["claimed"].sum()), len(primary_tests)
+        subject = f"{claimed} of {total} tests {'was' if claimed == 1 else 'were'}"
+        if total == 1:
+            subject = f"The test was{'' if claimed else ' not'}"
         yield (
             f"The primary hypothesis, frozen before data collection, concerns "
             f"{hypothesis(results)}. "
             + (
-                f"{source}{_count_claimed(primary_tests, 'test')} significant after adjustment."
+                f"{source}{subject} significant after adjustment."
                 if primary_tests["p"].notna().any()
                 else f"It could not be tested ({reasons}); its share of α is not redistributed."
             )
         )
     else:
         yield "No primary hypothesis was frozen with the study; all tests have the same weight."
-    for noun, role_tests in split_by_role(tests):
-        untested = role_tests[role_tests["p"].isna()]
-        if untested.empty:
-            continue
-        yield (
-            f"Tests that could not be computed: {pluralise(len(untested), noun)} "
-            f"({list_tests(untested)}). {'Its' if len(untested) == 1 else 'Their'} share of α is "
-            "not redistributed."
-        )
+    control, is_untested = is_control(tests), tests["p"].isna()
+    for noun, is_role in (("planned test", ~control), ("control test", control)):
+        if len(untested := tests[is_role & is_untested]):
+            yield (
+                f"Tests that could not be computed: {pluralise(len(untested), noun)} "
+                f"({list_tests(untested)}). {'Its' if len(untested) == 1 else 'Their'} share of α "
+                "is not redistributed."
+            )
     smallest_p = 1 / (results.settings.permutations + 1)
     permutation_tests = tests[tests.index.get_level_values(0).isin(["labels", "associations"])]
     remaining = tests.loc[~tests["claimed"], "weight"].sum()
@@ -131,20 +129,12 @@ def list_tests(tests: pd.DataFrame) -> str:
     computed."""
     return "; ".join(
         f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
-        f"{join([MEASURES.get(what, as_words(what)) for what in rows['what']])} "
+        f"{join(list(map(name_measure, rows['what'])))} "
         f"[{as_words(str(why))}]"
         for (question, kind, why), rows in tests.groupby(
             ["question", tests.index.get_level_values(0), "reason"], sort=False
         )
     )
-
-
-def split_by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield planned tests and control tests, each with its noun; empty ones are skipped."""
-    control = is_control(tests)
-    for noun, group in (("planned test", tests[~control]), ("control test", tests[control])):
-        if len(group):
-            yield noun, group
 
 
 def summarise_tests(tests: pd.DataFrame) -> str:
@@ -168,29 +158,12 @@ def summarise_tests(tests: pd.DataFrame) -> str:
     return sentence
 
 
-def _count_claimed(tests: pd.DataFrame, noun: str) -> str:
-    """Return how many of some tests are claimed, as the beginning of a sentence."""
-    claimed, total = int(tests["claimed"].sum()), len(tests)
-    if total == 1:
-        return f"The {noun} was{'' if claimed else ' not'}"
-    return f"{claimed} of {total} {noun}s {'was' if claimed == 1 else 'were'}"
-
-
-#: Claim about accuracy -> its comparison with chance in words.
-VERDICTS = {
-    "above": "significantly above chance",
-    "below": "significantly below chance",
-    "not": "not significantly different from chance",
-    "untested": "not testable against chance",
-}
-
-
-def _verdict(row: Any) -> str:
+def _compare_with_chance(row: Any) -> str:
     if pd.isna(row.p):
-        return "untested"
+        return "not testable against chance"
     if not row.claimed:
-        return "not"
-    return "above" if row.value > row.null else "below"
+        return "not significantly different from chance"
+    return f"significantly {'above' if row.value > row.null else 'below'} chance"
 
 
 @shelf.sentences("study", "accuracy")
@@ -199,7 +172,8 @@ def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[st
     separate."""
     if (table := results.tests_of("chance")).empty:
         return
-    table = table.assign(control=is_control(table), verdict=[*map(_verdict, rows_of(table))])
+    verdicts = [_compare_with_chance(row) for row in rows_of(table)]
+    table = table.assign(control=is_control(table), verdict=verdicts)
     for (task, control, null, verdict), rows in table.groupby(
         ["task", "control", "null", "verdict"], sort=False
     ):
@@ -210,8 +184,8 @@ def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[st
             for row in rows_of(rows)
         ]
         yield (
-            f"In {task}, accuracy was {VERDICTS[str(verdict)]} ({percent(null)}) in the "
-            f"{noun}{'s' * (len(rows) > 1)} {join(texts)}."
+            f"In {task}, accuracy was {verdict} ({percent(null)}) in the {noun}"
+            f"{'s' * (len(rows) > 1)} {join(texts)}."
         )
 
 
@@ -296,7 +270,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 @shelf.sentences("study", "naming")
-def rated(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
+def compare_ratings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield one sentence per significant difference of mean ratings, and one for all others."""
     if (table := results.tests_of("ratings")).empty:
         return
@@ -322,10 +296,11 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         if pd.isna(row.low):
             interval = row.reason
         yield (
-            f"In {row.task}, {control_prefix(row)}condition {as_words(row.condition)}, labels of "
-            f"the same pictures were {significance} more similar than labels of different trials "
-            f"(mean similarity of two participants' labels {row.value:.2f}, {interval}; "
-            f"{row.null:.2f} after permuting responses between trials; {p_texts(row)})."
+            f"In {row.task}, {'control ' * row.question.endswith(CONTROL)}condition "
+            f"{as_words(row.condition)}, labels of the same pictures were {significance} more "
+            f"similar than labels of different trials (mean similarity of two participants' labels "
+            f"{row.value:.2f}, {interval}; {row.null:.2f} after permuting responses between "
+            f"trials; {p_texts(row)})."
         )
 
 

@@ -11,7 +11,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure
 from analysis.exhibits.phrases import as_words
 from analysis.study.results import Results
-from analysis.study.thresholds import FROZEN
+from analysis.study.thresholds import FROZEN, NO_RULE
 
 #: Maximum number of tests of the primary hypothesis that are drawn.
 SHOWN = 6
@@ -37,7 +37,10 @@ def specification_curve(results: Results) -> Figure | None:
         return None
     rule_sets = sets.drop_duplicates("specification").set_index("specification")
     rule_sets = rule_sets.loc[sorted(order)]
-    names = [_changed_rule(row) for row in rule_sets[["rule", "threshold"]].itertuples(index=False)]
+    names = [
+        {"all rules": "as frozen", NO_RULE: NO_RULE}.get(row.rule, f"{row.rule}: {row.threshold}")
+        for row in rule_sets.itertuples()
+    ]
     heights = [1.5] * len(tests_shown) + [0.17 * len(names) + 0.3]
     canvas, axes = plt.subplots(
         len(heights), 1, figsize=(6.4, sum(heights) + 0.5), sharex=True, height_ratios=heights,
@@ -74,13 +77,6 @@ def _drop_unchanged(all_sets: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         return all_sets, 0
     equal_sets = [n for n, row in values.iterrows() if n and row.equals(values.loc[0].rename(n))]
     return all_sets[~all_sets["specification"].isin(equal_sets)], len(equal_sets)
-
-
-def _changed_rule(row) -> str:
-    """Return the changed rule in words."""
-    if row.rule in ("all rules", "no rule"):
-        return "as frozen" if row.rule == "all rules" else "no rule"
-    return f"{row.rule}: {row.threshold}"
 
 
 def _draw_estimates(axis: Axes, rows: pd.DataFrame, positions: dict[int, int]) -> None:

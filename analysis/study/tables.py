@@ -3,7 +3,6 @@ show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
 from analysis.study import thresholds as other_rules
 from analysis.study.analysed_study import stack
-from analysis.study.association import MEASURES
+from analysis.study.association import name_measure
 from analysis.study.controls import control_outcome, failed_controls, lowest_claimed_accuracy
 from analysis.study.planned_tests import crossed_contrasts
 from analysis.study.responses import SOURCE_NOTES
@@ -28,10 +27,7 @@ FROM_NETWORKS = {"reversion_published", "reversion"}
 SHARE, SIGNED, POINTS, P = "{:.2f}", "{:+.2f}", "{:+.1%}", P_VALUE
 ESTIMATE = ["value", "low", "high"]
 #: Columns of names of the program.
-NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
-    ["condition", "first", "second", "what", "evidence"],
-    lambda name: MEASURES.get(name, as_words(name)),
-)
+NAMES: Formats = dict.fromkeys(["condition", "first", "second", "what", "evidence"], name_measure)
 #: Description of p-values in every caption.
 CORRECTED = "adjusted p (weighted Holm procedure over all planned tests and control tests)"
 #: Column -> heading for readers, where these differ.
@@ -85,22 +81,21 @@ def claims(results: Results) -> Table | None:
     if results.claims.empty:
         return None
     tests = results.claims[results.claims["question"] != ""]
-    table = tests[
-        ["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p", "p_error", "reason"]
-    ]
-    table.insert(1, "question", tests["question"].str.rpartition(".")[2])
-    control = is_control(tests)
-    lowest = lowest_claimed_accuracy(tests)
+    lowest, reason = lowest_claimed_accuracy(tests), tests["reason"]
     outcomes = [control_outcome(row.Index[0], row, lowest) or "–" for row in tests.itertuples()]
-    claimed_text = tests["claimed"].map({True: "yes", False: "no"})
-    claimed_text = claimed_text.mask(tests["p"].isna(), "not tested")
-    table.insert(0, "claimed", np.where(control, outcomes, claimed_text))
+    claimed = np.where(tests["claimed"], "yes", np.where(tests["p"].isna(), "not tested", "no"))
     for failed in failed_controls(results):
-        lacks_note = ~table["reason"].str.contains(failed.note, regex=False)
-        notes = (table["reason"] + "; " + failed.note).str.removeprefix("; ")
-        table["reason"] = notes.where(lacks_note & (table["task"] == failed.task), table["reason"])
+        concerned = (tests["task"] == failed.task) & ~reason.str.contains(failed.note, regex=False)
+        reason = reason.mask(concerned, (reason + "; " + failed.note).str.removeprefix("; "))
     is_primary = tests["question"] == results.plan.primary
-    table.insert(1, "main", is_primary.map({True: "yes", False: "no"}))
+    table = tests.assign(
+        claimed=np.where(is_control(tests), outcomes, claimed),
+        main=np.where(is_primary, "yes", "no"),
+        question=tests["question"].str.rpartition(".")[2],
+        reason=reason,
+    )
+    table = table[["claimed", "main", "task", "question", "what", *ESTIMATE, "null", "weight",
+                   "p_alone", "p", "p_error", "reason"]]  # fmt: skip
     weights_text = "All tests have the same weight. "
     if results.plan.primary and not is_primary.all():
         weights_text = (
@@ -217,11 +212,6 @@ def _fit_notes(results: Results) -> str:
     return f" Mixed models whose intervals may be too narrow: {fit_list}." if fit_texts else ""
 
 
-def _format_odds_ratio(odds: float) -> str:
-    """Format an odds ratio with two decimals, or without any above one thousand."""
-    return f"{odds:.2f}" if odds < 1000 else ">1000"
-
-
 @shelf.table("study", "contrasts")
 def contrasts(results: Results) -> Table | None:
     if (table := results.tests_of("contrasts")).empty:
@@ -234,8 +224,9 @@ def contrasts(results: Results) -> Table | None:
             odds = source[source["measure"] == "odds ratio"].set_index(keys)[ESTIMATE]
             risk = risk.join(_add_prefix(odds, name), on=keys)
     odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
+    odds_formats = dict.fromkeys(odds, lambda o: f"{o:.2f}" if o < 1000 else ">1000")
     sign_formats = dict.fromkeys(["difference", "low", "high"], POINTS)
-    formats: Formats = {**sign_formats, **dict.fromkeys(odds, _format_odds_ratio), **NAMES, "p": P}
+    formats: Formats = {**sign_formats, **odds_formats, **NAMES, "p": P}
     return Table(
         "contrasts",
         "Differences between conditions",

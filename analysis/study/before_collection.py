@@ -27,7 +27,7 @@ EFFECTS = (0.05, 0.1, 0.15, 0.2)
 WANTED_POWER = 0.8
 
 
-def unanswered_results(study: FrozenStudy) -> Results:
+def results_without_responses(study: FrozenStudy) -> Results:
     """Return the results of a study without responses: every planned test, none computed."""
     nobody = as_table([], RESPONSES), as_table([], PARTICIPANTS)
     return Results(select(study, *nobody, "human", {}), Settings())
