@@ -37,6 +37,19 @@ class Section(BaseModel):
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return section
 
+    @classmethod
+    def read(cls, path: Path, kind: str) -> Self:
+        """Read a TOML file; `kind` says in messages what the file is.
+
+        Raises:
+            ValueError: the file cannot be read, or a line per parameter with its value and what is
+                allowed.
+        """
+        try:
+            return cls(**read_toml(path, kind))
+        except ValidationError as error:
+            raise ValueError(explain(path, error)) from error
+
 
 def _is_misread(raw: object, value: object) -> bool:
     """Return whether true, false or text was read as a number, in a value or within lists and

@@ -3,19 +3,18 @@ lacks."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 from babel.messages import Catalog
+from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po, write_po
-from jinja2 import Environment, nodes
 
 from harness.files import whole_file
 from tasks.language import LOCALES, SOURCE, languages
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("tasks", "survey_app")
+METHODS = [("**.py", "python"), ("templates/**.html", "jinja2.ext:babel_extract")]
 MARKS = ("words", "N_")
 
 
@@ -24,32 +23,11 @@ def marked_texts() -> list[str]:
     sorted."""
     texts: set[str] = set()
     for folder in FOLDERS:
-        for path in (ROOT / folder).rglob("*.py"):
-            texts.update(_texts_in_code(ast.parse(path.read_text(encoding="utf-8"))))
-        for path in (ROOT / folder).rglob("templates/*.html"):
-            texts.update(_texts_in_template(Environment().parse(path.read_text(encoding="utf-8"))))
+        marked = extract_from_dir(ROOT / folder, METHODS, keywords=dict.fromkeys(MARKS))
+        texts.update(str(text) for _, _, text, *_ in marked)
     for path in (ROOT / "tasks/texts").glob("*.md"):
         texts.update(filter(None, path.read_text(encoding="utf-8").splitlines()))
     return sorted(texts)
-
-
-def _texts_in_code(tree: ast.AST) -> Iterator[str]:
-    """Yield the first arguments of the calls that mark a text."""
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and node.args):
-            continue
-        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-        text = node.args[0]
-        if name in MARKS and isinstance(text, ast.Constant) and isinstance(text.value, str):
-            yield text.value
-
-
-def _texts_in_template(page: nodes.Template) -> Iterator[str]:
-    """Yield the marked texts of a template."""
-    for call in page.find_all(nodes.Call):
-        marks = isinstance(call.node, nodes.Name) and call.node.name in MARKS
-        if marks and call.args and isinstance(call.args[0], nodes.Const):
-            yield call.args[0].value
 
 
 def read_catalogue(language: str) -> Catalog:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from harness.section import Section, explain, read_toml
+from harness.section import Section
 from tasks.drawings import draw_plate
 from tasks.files import OwnPicture, content_name, read_picture
 from tasks.language import N_, Words
@@ -83,10 +83,7 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     Raises:
         ValueError: the file is invalid; the message names the question and what is allowed.
     """
-    try:
-        file = File(**read_toml(path, "questionnaire"))
-    except ValidationError as error:
-        raise ValueError(explain(path, error)) from error
+    file = File.read(path, "questionnaire")
     questions: list[Question] = []
     pictures: list[OwnPicture] = []
     for entry in file.question:

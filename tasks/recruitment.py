@@ -13,10 +13,10 @@ import secrets
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.files import write_text
-from harness.section import Section, explain, read_toml
+from harness.section import Section
 
 Platform = Literal["prolific", "mturk", "open"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
@@ -154,7 +154,4 @@ def load_recruitment(folder: Path) -> Recruitment:
         ValueError: unreadable, naming the parameter, its value and what is allowed.
     """
     path = folder / FILE
-    try:
-        return Recruitment(**read_toml(path, "settings")) if path.exists() else Recruitment()
-    except ValidationError as error:
-        raise ValueError(explain(path, error)) from error
+    return Recruitment.read(path, "settings") if path.exists() else Recruitment()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, StrictInt, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, StrictInt, field_validator
 
-from harness.section import Section, explain, read_text, read_toml
+from harness.section import Section, read_text
 from tasks.language import N_, SOURCE, Words
 from tasks.recruitment import LONGEST_LEASE, Entry
 
@@ -188,26 +188,19 @@ class StudySettings(Section):
 
 
 def load_settings(path: Path | None) -> StudySettings:
-    """Read study.toml; without a file, return the defaults.
+    """Read study.toml, from whose folder relative paths begin; without a file, the defaults.
 
     Raises:
         ValueError: naming the parameter, its value and what is allowed.
     """
     if path is None:
         return StudySettings()
-    try:
-        return _resolve_paths(path.parent, StudySettings(**read_toml(path, "settings")))
-    except ValidationError as error:
-        raise ValueError(explain(path, error)) from error
+    settings = StudySettings.read(path, "settings")
 
+    def resolve(file: str) -> str:
+        return str(path.parent / file) if file else ""
 
-def _resolve_paths(folder: Path, settings: StudySettings) -> StudySettings:
-    """Return the settings with relative paths resolved from the folder of study.toml."""
-
-    def resolve(path: str) -> str:
-        return str(folder / path) if path else ""
-
-    texts = {name: resolve(path) for name, path in settings.texts}
+    texts = {name: resolve(file) for name, file in settings.texts}
     evidence = settings.evidence.model_copy(update={"groups": resolve(settings.evidence.groups)})
     return settings.model_copy(update={"texts": Texts(**texts), "evidence": evidence})
 
