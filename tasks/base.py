@@ -11,7 +11,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -41,25 +41,32 @@ class Option(Section):
     image: str
 
 
-class Field(Section):
-    """One part of an answer.
+class FormField(Section):
+    """What a participant is asked, in a trial or beside the trials; `choices`: (value, label)."""
 
-    `pick`: one of the trial's options. `scale`: one of `choices` (value, label). `text`: a few
-    words, or None through the checkbox `none_label`; `panel` places it under that panel.
-    """
-
-    kind: Literal["pick", "scale", "text"]
+    kind: str
     name: str
     label: str
     choices: tuple[tuple[str, str], ...] = ()
+
+    def translate(self, words: Words) -> Self:
+        """Return the field in a language."""
+        readable = ("label", "none_label", "low", "high")
+        texts: dict[str, Any] = {name: words(text) for name, text in self if name in readable}
+        texts["choices"] = tuple((value, words(label)) for value, label in self.choices)
+        return self.model_copy(update=texts)
+
+
+class Field(FormField):
+    """One part of an answer.
+
+    `pick`: one of the trial's options. `scale`: one of `choices`. `text`: a few words, or None
+    through the checkbox `none_label`; `panel` places it under that panel.
+    """
+
+    kind: Literal["pick", "scale", "text"]
     none_label: str = ""
     panel: int | None = None
-
-    def translate(self, words: Words) -> Field:
-        """Return the field in a language."""
-        choices = tuple((value, words(label)) for value, label in self.choices)
-        texts = {"label": words(self.label), "none_label": words(self.none_label)}
-        return self.model_copy(update={**texts, "choices": choices})
 
 
 class Pictures(Section):
@@ -273,7 +280,7 @@ def check_values(fields: Sequence[Field], trial: Trial, raw: object) -> dict[str
     """Check the values of a trial's fields that a browser has sent.
 
     Raises:
-        UnfitAnswer: a field is missing or holds what it may not.
+        InvalidAnswer: a field is missing or holds what it may not.
         ValueError: not an object, or a field that is unknown.
     """
     if not isinstance(raw, dict):

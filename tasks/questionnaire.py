@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from harness.section import Section
-from tasks.base import InvalidAnswer, clean_text
+from tasks.base import FormField, InvalidAnswer, clean_text
 from tasks.files import OwnPicture
-from tasks.language import N_, Words
+from tasks.language import N_
 
 When = Literal["before", "quiz", "after"]
 NUMBERS = (-1e9, 1e9)  # of a question for a number that names no limits
@@ -34,41 +34,37 @@ class Check(Section):
     attempts: int = 1
 
 
-class Question(Section):
-    """One question.
+class QuestionSettings(FormField):
+    """What a researcher writes about a question.
 
     Attributes:
-        kind: `choice`: one of `choices` (value, label). `several`: any of them. `scale`: one of
-            them in a row, between the anchors `low` and `high`. `number`: within `limits`. `text`.
+        kind: `choice`: one of `choices`. `several`: any of them. `scale`: one of them in a row,
+            between the anchors `low` and `high`. `number`: within `limits`. `text`.
         when: before the instructions, after them (`quiz`: whoever does not pass reads them again),
             or after the trials.
         shown_if: what makes it appear. screen_out: answers that end the study. stay_within: of a
             number; others end the study.
-        right: the right answers, any of them; check: the Check they count for.
         picture: name of a picture shown above the answers.
     """
 
     kind: Literal["choice", "several", "scale", "number", "text"]
-    name: str
-    label: str
-    choices: tuple[tuple[str, str], ...] = ()
     when: When = "after"
     required: bool = False
     shown_if: Condition | None = None
     screen_out: tuple[str, ...] = ()
     stay_within: tuple[float, float] | None = None
-    right: tuple[str, ...] = ()
-    check: str = ""
     low: str = ""
     high: str = ""
     limits: tuple[float, float] = NUMBERS
     picture: str = ""
 
-    def translate(self, words: Words) -> Question:
-        """Return the question in a language."""
-        choices = tuple((value, words(label)) for value, label in self.choices)
-        texts = {name: words(getattr(self, name)) for name in ("label", "low", "high")}
-        return self.model_copy(update={**texts, "choices": choices})
+
+class Question(QuestionSettings):
+    """One question, as frozen; `right`: the right answers, any of them; `check`: the Check they
+    count for."""
+
+    right: tuple[str, ...] = ()
+    check: str = ""
 
 
 BUILT_IN = (
@@ -108,7 +104,7 @@ def check_answers(
         earlier: answers of earlier pages, which may make questions appear.
 
     Raises:
-        UnfitAnswer: a required answer is missing, or one is not what may be answered.
+        InvalidAnswer: a required answer is missing, or one is not what may be answered.
     """
     answers: dict[str, Any] = {}
     for question in questions:

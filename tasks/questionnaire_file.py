@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,13 +20,12 @@ from tasks.language import N_, Words
 from tasks.pictures import encode
 from tasks.questionnaire import (
     COLOUR,
-    NUMBERS,
     UNDERSTANDING,
     Check,
     Condition,
     Question,
     Questionnaire,
-    When,
+    QuestionSettings,
 )
 
 #: Digits that look alike in dots are left out, such as 5 and 6.
@@ -41,24 +39,14 @@ class Choice(Section):
     label: str
 
 
-class Entry(Section):
+class Entry(QuestionSettings):
     """One `[[question]]` of the file."""
 
-    kind: Literal["choice", "several", "scale", "number", "text"]
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     label: str = Field(min_length=1)
-    choices: tuple[str | Choice, ...] = ()
+    choices: tuple[str | Choice, ...] = ()  # type: ignore[assignment]
     points: int = Field(default=0, ge=0, le=11)
-    low: str = ""
-    high: str = ""
-    limits: tuple[float, float] = NUMBERS
-    required: bool = False
-    when: When = "after"
-    shown_if: Condition | None = None
-    screen_out: tuple[str, ...] = ()
-    stay_within: tuple[float, float] | None = None
     right: tuple[str, ...] | str = ()
-    picture: str = ""
 
 
 class Understanding(Section):
