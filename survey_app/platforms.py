@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import quote
 
 from survey_app.signed_links import BadAddress, read_link
@@ -24,8 +25,20 @@ FORMS = {
     "mturk": "[A-Z0-9]{6,30}",
     "open": f"[A-Za-z0-9_-]{{{LINK_ID}}}",
 }
-#: Platform -> its parameters with the ids of the person and of the study.
-_CHECKED = {"prolific": ("PROLIFIC_PID", "STUDY_ID"), "mturk": ("workerId", "hitId")}
+
+
+class Parameters(NamedTuple):
+    """The names of a platform's parameters with the ids of person, study and session."""
+
+    person: str
+    study: str
+    session: str
+
+
+PARAMETERS = {
+    "prolific": Parameters("PROLIFIC_PID", "STUDY_ID", "SESSION_ID"),
+    "mturk": Parameters("workerId", "hitId", "assignmentId"),
+}
 LINK_OVER = N_("This link has expired. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
@@ -82,47 +95,39 @@ def identify(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHE
 
 def _parse_visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Visitor:
     platform = next((_IDENTIFYING[name] for name in _IDENTIFYING if name in parameters), "open")
-    if platform == "prolific":
-        return _prolific(parameters, entry)
-    if platform == "mturk":
-        return _mturk(parameters, entry)
-    signed_id = _read_id(parameters, "p")
-    if not hmac.compare_digest(signed_id, _sign_id(signed_id[:LINK_ID], secret)):
-        raise BadAddress(N_("This link is not complete. Please open the link you were sent again."))
-    return Visitor("open", signed_id[:LINK_ID])
-
-
-def _prolific(parameters: Mapping[str, str], entry: Entry) -> Visitor:
+    if platform == "open":
+        signed_id = _read_id(parameters, "p")
+        if not hmac.compare_digest(signed_id, _sign_id(signed_id[:LINK_ID], secret)):
+            raise BadAddress(_CUT_OFF)
+        return Visitor("open", signed_id[:LINK_ID])
     outdated = False
-    if entry.signed:
+    if platform == "prolific" and entry.signed:
         parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
-    elif "PROLIFIC_PID" not in parameters:  # a signed link, which this study does not accept
-        raise BadAddress(
-            N_(
-                "This study does not accept Prolific's secured links. Please tell the "
-                "researchers to use plain URL parameters."
-            )
-        )
-    keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
-    details = {key: _read_id(parameters, key) for key in keys}
-    _check(details, entry, *_CHECKED["prolific"], FORMS["prolific"])
-    return Visitor("prolific", details["PROLIFIC_PID"], outdated=outdated, details=details)
-
-
-def _mturk(parameters: Mapping[str, str], entry: Entry) -> Visitor:
-    if parameters["assignmentId"] == PREVIEW:
+    elif platform == "prolific" and "PROLIFIC_PID" not in parameters:
+        raise BadAddress(_SIGNED)
+    elif parameters.get("assignmentId") == PREVIEW:
         return Visitor("mturk", "", preview=True)
-    details = {key: _read_id(parameters, key) for key in ("assignmentId", "hitId", "workerId")}
-    _check(details, entry, *_CHECKED["mturk"], FORMS["mturk"])
-    details["turkSubmitTo"] = _submission_url(parameters.get("turkSubmitTo", ""))
-    return Visitor("mturk", details["workerId"], details=details)
+    details = {name: _read_id(parameters, name) for name in PARAMETERS[platform]}
+    _check(platform, details, entry)
+    if platform == "mturk":
+        details["turkSubmitTo"] = _submission_url(parameters.get("turkSubmitTo", ""))
+    person = details[PARAMETERS[platform].person]
+    return Visitor(platform, person, outdated=outdated, details=details)
 
 
-def _check(details: Mapping[str, str], entry: Entry, person: str, study: str, form: str) -> None:
+_CUT_OFF = N_("This link is not complete. Please open the link you were sent again.")
+_SIGNED = N_(
+    "This study does not accept Prolific's secured links. Please tell the researchers to use plain "
+    "URL parameters."
+)
+
+
+def _check(platform: str, details: Mapping[str, str], entry: Entry) -> None:
     """Raise BadAddress if the person's id is malformed or the link belongs to another study."""
-    if not re.fullmatch(entry.ids or form, details[person]):
-        raise _incomplete(person)
-    if entry.studies and details[study] not in entry.studies:
+    names = PARAMETERS[platform]
+    if not re.fullmatch(entry.ids or FORMS[platform], details[names.person]):
+        raise _incomplete(names.person)
+    if entry.studies and details[names.study] not in entry.studies:
         raise BadAddress(
             N_("This link belongs to another study. Please start again from the platform.")
         )
@@ -134,10 +139,9 @@ def is_admitted(
     """Return whether a stored participant's link is accepted, as far as the stored ids tell."""
     if platform not in entry.platforms:
         return False
-    if platform not in _CHECKED or platform_id is None:
-        return True
     try:
-        _check(details, entry, *_CHECKED[platform], FORMS[platform])
+        if platform in PARAMETERS and platform_id is not None:
+            _check(platform, details, entry)
     except BadAddress:
         return False
     return True

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from survey_app.places import UNFINISHED, Places
+from survey_app.platforms import PARAMETERS
 from survey_app.signed_links import api
 from survey_app.store import Store
 from survey_app.submissions import submissions
@@ -27,22 +28,16 @@ TOKEN = "CONCEPTEVO_PROLIFIC_TOKEN"
 TRIES, LONGEST_WAIT = 4, 60.0  # attempts at a call; seconds between two of them
 #: Prolific's statuses of people who left without finishing -> the reasons that we store.
 GONE = {"RETURNED": "returned", "TIMED-OUT": "timed_out", "SCREENED OUT": "screened_out"}
-PARAMETERS = "PROLIFIC_PID={{%PROLIFIC_PID%}}&STUDY_ID={{%STUDY_ID%}}&SESSION_ID={{%SESSION_ID%}}"
-#: Code -> its type at Prolific, and what Prolific does when a participant returns with it.
+#: Code -> its type at Prolific, and the reason for which Prolific asks participants who bring it to
+#: return their submission; "": it is reviewed instead.
 CODES = {
-    "completed": ("COMPLETED", "MANUALLY_REVIEW"),
-    "attention": ("FAILED_ATTENTION_CHECK", "MANUALLY_REVIEW"),
-    "screened_out": ("OTHER", "MANUALLY_REVIEW"),
-    "declined": ("NO_CONSENT", "REQUEST_RETURN"),
-    "withdrawn": ("OTHER", "REQUEST_RETURN"),
-    "full": ("OTHER", "REQUEST_RETURN"),
-    "expired": ("OTHER", "REQUEST_RETURN"),
-}
-RETURN_REASONS = {
-    "declined": "You chose not to take part.",
-    "withdrawn": "You withdrew from the study.",
-    "full": "No place was free. You may try again later.",
-    "expired": "Your place was given to someone else.",
+    "completed": ("COMPLETED", ""),
+    "attention": ("FAILED_ATTENTION_CHECK", ""),
+    "screened_out": ("OTHER", ""),
+    "declined": ("NO_CONSENT", "You chose not to take part."),
+    "withdrawn": ("OTHER", "You withdrew from the study."),
+    "full": ("OTHER", "No place was free. You may try again later."),
+    "expired": ("OTHER", "Your place was given to someone else."),
 }
 
 
@@ -112,11 +107,12 @@ def draft(
     """
     if study.minutes is None:
         raise ValueError(f"study {study.hash} does not state its duration; build it again")
+    query = "&".join(f"{name}={{{{%{name}%}}}}" for name in PARAMETERS["prolific"])
     return {
         "name": study.title,
         "internal_name": f"{study.title} ({study.hash})",
         "description": description,
-        "external_study_url": f"{address.rstrip('/')}/?{PARAMETERS}",
+        "external_study_url": f"{address.rstrip('/')}/?{query}",
         "is_external_study_url_secure": recruitment.signed,
         "prolific_id_option": "url_parameters",
         "completion_codes": [_code(name, code) for name, code in recruitment.codes],
@@ -127,9 +123,10 @@ def draft(
 
 
 def _code(name: str, code: str) -> dict[str, Any]:
-    kind, action = CODES[name]
-    reason = {"return_reason": RETURN_REASONS[name]} if name in RETURN_REASONS else {}
-    return {"code": code, "code_type": kind, "actions": [{"action": action, **reason}]}
+    kind, reason = CODES[name]
+    returns = {"action": "REQUEST_RETURN", "return_reason": reason}
+    actions = [returns if reason else {"action": "MANUALLY_REVIEW"}]
+    return {"code": code, "code_type": kind, "actions": actions}
 
 
 @dataclass
@@ -161,21 +158,21 @@ def compare(prolific: Prolific, store: Store, study: str, prolific_studies) -> C
 
 def _compare_one(submission: dict[str, Any], own_row: Any, result: Comparison) -> None:
     session, status, code = submission["id"], submission["status"], submission.get("study_code")
-    result.counts[status, own_row.status if own_row is not None else "unknown here"] += 1
-    if status in GONE and own_row is not None and own_row.status in (*UNFINISHED, "expired"):
-        result.departures.append((session, GONE[status]))
+    own_status = "unknown" if own_row is None else own_row.status
+    result.counts[status, own_status] += 1
+    problem = ""
+    if status == "AWAITING REVIEW" and own_status != "finished":
+        problem = f"awaits review with code {code}, but is {own_status} here"
+    elif status == "AWAITING REVIEW" and code != own_row.code:
+        problem = f"came with code {code}; its own is {own_row.code}"
     elif status == "AWAITING REVIEW":
-        if own_row is None or own_row.status != "finished":
-            state = "is unknown here" if own_row is None else f"is {own_row.status} here"
-            result.problems.append(f"{session} awaits review with code {code}, but {state}")
-        elif code != own_row.code:
-            result.problems.append(f"{session} came with code {code}; its own is {own_row.code}")
-        else:
-            result.payable.append(session)
-    elif status in GONE and own_row is not None and own_row.status == "finished":
-        result.problems.append(
-            f"{session} finished here, but is {status} there: perhaps it should be paid"
-        )
+        result.payable.append(session)
+    elif status in GONE and own_status == "finished":
+        problem = f"finished here, but is {status} there: perhaps it should be paid"
+    elif status in GONE and own_status in (*UNFINISHED, "expired"):
+        result.departures.append((session, GONE[status]))
+    if problem:
+        result.problems.append(f"{session} {problem}")
 
 
 def release_gone(comparison: Comparison, places: Places) -> int:

@@ -40,7 +40,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from survey_app.flow import Progress
-from survey_app.platforms import LINK_ID, Visitor
+from survey_app.platforms import LINK_ID, PARAMETERS, Visitor
 from survey_app.schema import (
     identities,
     metadata,
@@ -302,7 +302,7 @@ class Store:
                 follows `p=` in the address of an open link (an id and a signature).
         """
         details, platform_id = identities.c.details, identities.c.platform_id
-        sessions = [details[name].as_string() for name in ("SESSION_ID", "assignmentId")]
+        sessions = [details[names.session].as_string() for names in PARAMETERS.values()]
         has_link = (participants.c.platform == "open") & (platform_id == identifier[:LINK_ID])
         names = (participants.c.participant, platform_id, *sessions)
         return connection.execute(

@@ -7,6 +7,7 @@ from sqlalchemy import delete, func, select
 
 from survey_app.export import status_of
 from survey_app.places import UNFINISHED
+from survey_app.platforms import PARAMETERS
 from survey_app.schema import identities, participants, people
 from survey_app.store import Store
 
@@ -22,7 +23,8 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
 
     Returns:
         COLUMNS: platform_study is STUDY_ID or hitId; session is the latest SESSION_ID or
-        assignmentId; minutes is the time from consent to the end (None: not finished).
+        assignmentId ("" for an open link); minutes is the time from consent to the end (None: not
+        finished).
     """
     query = (
         select(participants, identities.c.platform_id, identities.c.details)
@@ -37,11 +39,12 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
     rows = []
     for row in people_rows:
         details, start, end = row["details"] or {}, row["consented_at"], row["finished_at"]
+        names = PARAMETERS.get(row["platform"])
         rows.append(
             row
             | {
-                "platform_study": details.get("STUDY_ID", details.get("hitId", "")),
-                "session": details.get("SESSION_ID", details.get("assignmentId", "")),
+                "platform_study": details.get(names.study, "") if names else "",
+                "session": details.get(names.session, "") if names else "",
                 "earlier_sessions": len(details.get("earlier", ())),
                 "status": status_of(row, store),
                 "minutes": round((end - start).total_seconds() / 60, 1) if end and start else None,

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.evidence import Evidence, channel_of
+from tasks.evidence import Evidence
 
 LARGEST_POOL = 20_000  # neurons; a larger pool is sampled (seeded)
 
 
 def find_clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> list[np.ndarray]:
-    """Find clusters among rows of the space; each row of a cluster is of a different channel of a
-    series.
+    """Find clusters among rows of the space, with one row of each channel of a series.
 
     Args:
         pool: rows of the space.
@@ -45,8 +44,8 @@ def find_clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) 
     clusters = []
     for label in range(labels.max() + 1):
         rows = pool[labels == label]
-        channels = [channel_of(evidence.neurons[row]) for row in rows]
-        firsts = sorted({channel: i for i, channel in reversed(list(enumerate(channels)))}.values())
-        if len(firsts) >= least:
-            clusters.append(rows[firsts])
+        neurons = evidence.space.neurons.iloc[rows]
+        rows = rows[~neurons.duplicated(["series", "layer", "channel"]).to_numpy()]
+        if len(rows) >= least:
+            clusters.append(rows)
     return clusters

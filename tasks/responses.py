@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,18 +117,17 @@ class TableError(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         # A problem is "FILE, kind row NUMBER: text" (`row_name`): file and text say what is alike.
-        groups: dict[str, list[str]] = {}
-        for problem in self.problems:
-            groups.setdefault(re.sub(r" row \d+: ", " row: ", problem, count=1), []).append(problem)
-        repeats = {p[0]: len(p) - 1 for p in groups.values() if len(p) >= self.ALIKE}
-        rest = {problem for p in groups.values() if len(p) >= self.ALIKE for problem in p[1:]}
-        lines = [
-            re.sub(r"( row \d+)", rf"\1 and {repeats[p]} more rows", p, count=1)
-            if p in repeats
-            else p
-            for p in self.problems
-            if p not in rest
-        ]
+        alike = [re.sub(r" row \d+: ", " row: ", problem, count=1) for problem in self.problems]
+        counts = Counter(alike)
+        lines: list[str] = []
+        named: set[str] = set()
+        for problem, kind in zip(self.problems, alike, strict=True):
+            if counts[kind] < self.ALIKE:
+                lines.append(problem)
+            elif kind not in named:
+                named.add(kind)
+                more = rf"\1 and {counts[kind] - 1} more rows"
+                lines.append(re.sub(r"( row \d+)", more, problem, count=1))
         if len(lines) > self.SHOWN:
             lines[self.SHOWN :] = [f"… and {len(lines) - self.SHOWN} more"]
         text = "\n  ".join(lines)

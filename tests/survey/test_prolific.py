@@ -99,6 +99,7 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
         "awaits review with code DONE, but is unknown here",
         "finished here, but is TIMED-OUT there",
         "1  ACTIVE there, active here",
+        "1  AWAITING REVIEW there, unknown here\n",
     ):
         assert part in told, part
     assert service.places.counts()["free"] == 56
