@@ -46,8 +46,8 @@ class Course:
         practice, keyed, trials: numbers of practice trials, of those with a key, and of trials.
         practice_pass: share of keyed trials that must be correct. attempts: allowed; None: any.
         practice_begins, begins: positions in practice and in the trials at which a task begins.
-        before, quiz, questions: whether there are questions before and after the instructions, and
-            at the end.
+        first_pages: the pages between consent and the first practice or other trial, in order.
+        questions: whether there are questions at the end.
     """
 
     practice: int = 0
@@ -58,14 +58,7 @@ class Course:
     attempts: int | None = None
     practice_begins: tuple[int, ...] = ()
     begins: tuple[int, ...] = ()
-    before: bool = False
-    quiz: bool = False
-
-    @property
-    def first_pages(self) -> tuple[Stage, ...]:
-        """The pages between consent and the first practice or other trial, in order."""
-        quiz = (Stage.QUIZ,) if self.quiz else ()
-        return (*((Stage.BEFORE,) if self.before else ()), Stage.INSTRUCTIONS, *quiz)
+    first_pages: tuple[Stage, ...] = (Stage.INSTRUCTIONS,)
 
 
 @dataclass(frozen=True)

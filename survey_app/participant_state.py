@@ -75,6 +75,7 @@ def derive_state(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Par
 
 def _course(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:
     """Return what the state machine needs to know of the study for this participant."""
+    before, quiz = (bool(study.questions_at(when)) for when in ("before", "quiz"))
     return Course(
         practice=len(study.practice),
         practice_pass=study.practice_pass,
@@ -83,8 +84,7 @@ def _course(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:
         questions=bool(study.questions_at("after")),
         practice_begins=_task_starts(study, list(study.practice)),
         begins=_task_starts(study, [planned["trial"] for planned in row["plan"] or ()]),
-        before=bool(study.questions_at("before")),
-        quiz=bool(study.questions_at("quiz")),
+        first_pages=(*[Stage.BEFORE] * before, Stage.INSTRUCTIONS, *[Stage.QUIZ] * quiz),
         attempts=study.practice_attempts,
     )
 

@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from survey_app import metrics
 from survey_app.first_page import first_page
-from survey_app.platforms import is_open_link
+from survey_app.platforms import is_open_link, make_open_link
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
 from survey_app.tokens import BadToken
@@ -90,7 +90,7 @@ async def index(request: Request) -> Response:
     A redirect leaves no entry in the browser's history, from which "Back" would lead to another id.
     """
     if is_open_link(request.query_params):
-        url = request.url.include_query_params(p=service().make_open_link())
+        url = request.url.include_query_params(p=make_open_link(service().secret))
         return RedirectResponse(f"?{url.query}", headers={"Cache-Control": "no-store"})
     return HTMLResponse(cached_first_page(), headers={"Cache-Control": "no-cache"})
 

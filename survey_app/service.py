@@ -21,7 +21,7 @@ from survey_app.endings import REASONS
 from survey_app.flow import QUESTION_TIMES, Progress, Stage
 from survey_app.participant_state import ParticipantState, derive_state
 from survey_app.places import Places
-from survey_app.platforms import LINK_OVER, BadAddress, Visitor, identify, make_open_link, pseudonym
+from survey_app.platforms import LINK_OVER, BadAddress, Visitor, identify, pseudonym
 from survey_app.schema import participants, responses
 from survey_app.store import Store, progress_of
 from survey_app.views import View
@@ -85,10 +85,6 @@ class Service:
     def identify(self, parameters: Mapping[str, str]) -> Visitor:
         """Identify a visitor by the address; see `platforms.identify`."""
         return identify(parameters, self.secret, self.recruitment)
-
-    def make_open_link(self) -> str:
-        """Return a new id for a visitor of the open link."""
-        return make_open_link(self.secret)
 
     def pseudonym(self, visitor: Visitor) -> str:
         """Return the pseudonym of a visitor."""
@@ -199,54 +195,38 @@ class Service:
         with self.store.write() as connection:
             row = self.store.row(connection, **key, lock=True)
             refusal = None if row else own_refusal or self._refusal(connection, visitor)
-            new = row is None and refusal is None
-            if new and not self.store.admit(connection, key, visitor, self.source):
-                row = self.store.row(connection, **key, lock=True)  # another request was first
-                assert row is not None, "a participant vanished"
-            if row:
-                return self._page(row, self._identity_at_end(connection, row)), False
             if refusal is None:
-                place = self.places.take(connection, key["participant"])
+                # False also if another request of the same person was first.
+                is_new = not row and self.store.admit(connection, key, visitor, self.source)
+                row = row or self.store.row(connection, **key, lock=True)
+                assert row is not None, "a participant vanished"
+                if not is_new:
+                    return self._page(row, self._identity_at_end(connection, row)), False
+                place = self.places.take(connection, row["participant"])
                 if place is not None:
                     self.places.uncount_turned_away(connection, nonce)
                     self.store.store_identity(connection, key, visitor)
-                    return self._begin(connection, key, place, device), True
+                    start = {"consented_at": self.store.clock(), "device": device}
+                    start["plan"] = plan(self.study, place)
+                    row = self._save(connection, row, flow.consent(progress_of(row)), **start)
+                    return self._page(row, {}), True
                 self.store.erase(connection, participants, **key)
                 refusal = "full"
             done = self.places.turn_away(connection, nonce, visitor.platform, refusal)
         return self._refusal_page(visitor, refusal), done
 
-    def _begin(
-        self, connection: Connection, key: dict[str, str], place: int, device: dict[str, Any]
-    ) -> dict[str, Any]:
-        row = self.store.row(connection, **key, lock=True)
-        assert row is not None, "a participant vanished"
-        row = self._save(
-            connection,
-            row,
-            flow.consent(progress_of(row)),
-            plan=plan(self.study, place),
-            consented_at=self.store.clock(),
-            device=device,
-        )
-        return self._page(row, {})
-
     def _save(
         self, connection: Connection, row: dict[str, Any], progress: Progress, **columns
     ) -> dict[str, Any]:
         """Store a step; at an end, with the completion code; at an early end, free the place."""
+        codes, lease = self.recruitment.codes, self.recruitment.lease_minutes
         if progress.status in flow.EARLY_ENDS:
             self.places.free_place(connection, row["participant"])
-        if progress.status in {*flow.EARLY_ENDS, "finished"}:
-            columns["code"] = self._code(progress.status, row | columns)
-        lease = self.recruitment.lease_minutes
+            columns["code"] = getattr(codes, progress.status)
+        elif progress.status == "finished":
+            is_attentive = self.is_attentive(row | columns)
+            columns["code"] = codes.completed if is_attentive else codes.attention
         return self.store.save_progress(connection, row, progress, lease, **columns)
-
-    def _code(self, status: str, row: dict[str, Any]) -> str:
-        codes = self.recruitment.codes
-        if status == "finished":
-            return codes.completed if self.is_attentive(row) else codes.attention
-        return {"screened_out": codes.screened_out, "withdrawn": codes.withdrawn}[status]
 
     def _carry_out(self, turn: Turn) -> dict[str, Any]:
         """Carry out an action and return the participant's new row."""
@@ -303,20 +283,18 @@ class Service:
         except ValueError as error:
             raise BadAction(str(error)) from error
 
-    def _missing_reason(self, action: dict[str, Any]) -> str | None:
-        """Return why a trial has no response ("picture" or "time"), or None if it has one."""
-        reasons = ("picture", "time") if self.study.seconds_per_trial else ("picture",)
-        return action.get("missing") if action.get("missing") in reasons else None
-
     def _store_answer(self, turn: Turn) -> dict[str, Any]:
         """Store the response to a trial and return the participant's new row."""
         row, state = turn.row, turn.state
         planned = state.upcoming[0]
         trial = self.study.by_id[planned["trial"]]
         task = all_tasks().get(trial.task)
-        missing, answer, confidence, correct = self._missing_reason(turn.message), None, None, None
+        reasons = ("picture", "time") if self.study.seconds_per_trial else ("picture",)
+        missing = turn.message.get("missing")
+        answer = confidence = correct = None
         key = self.keys[trial.id]
-        if not missing:
+        if missing not in reasons:
+            missing = None
             values = self._check(check_values, self.study.fields(trial), trial, turn.values)
             confidence = values.pop(CONFIDENCE.name, None)
             answer = task.answer(values)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from survey_app import flow
 from survey_app.flow import Course, Progress, Stage
 
+FIRST = (Stage.BEFORE, Stage.INSTRUCTIONS, Stage.QUIZ)
 courses = st.builds(
     Course,
     practice=st.integers(0, 4),
@@ -17,8 +18,7 @@ courses = st.builds(
     questions=st.booleans(),
     practice_begins=st.sampled_from([(0,), (0, 1)]),
     begins=st.sampled_from([(0,), (0, 2, 3)]),
-    before=st.booleans(),
-    quiz=st.booleans(),
+    first_pages=st.sampled_from([FIRST, FIRST[:2], FIRST[1:2], FIRST[1:]]),
 )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from survey_app.flow import Stage
-from survey_app.platforms import Visitor
+from survey_app.platforms import Visitor, make_open_link
 from survey_app.schema import identities, metadata, participants, places, responses
 from survey_app.service import BadAction, Service
 from survey_app.store import Store, now
@@ -280,7 +280,7 @@ def test_forgetting_deletes_a_person_and_frees_the_place(service):
 
 def test_who_came_by_an_open_link_is_forgotten_by_the_address(service):
     """It is all that the person can name; the signature in it is stored nowhere."""
-    link = service.make_open_link()
+    link = make_open_link(service.secret)
     go(service, arrive(service, service.identify({"p": link})))
     go(service, arrive(service, Visitor("prolific", link[:-16])))  # of the same name elsewhere
     assert service.store.forget(link) == 1
