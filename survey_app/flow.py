@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
 from tasks.questionnaire import When
 
@@ -92,8 +93,8 @@ def stage(progress: Progress, course: Course) -> Stage:
             return Stage.PRACTICE
         case "active":
             return Stage.TRIAL if progress.done < course.trials else Stage.QUESTIONS
-        case "finished" | "screened_out" | "withdrawn" | "expired":
-            return Stage(progress.status)
+        case status if status in ENDS:
+            return Stage(status)
     raise ValueError(f"unknown status {progress.status!r}")
 
 
@@ -153,7 +154,7 @@ def acknowledge(progress: Progress, course: Course) -> Progress:
     if progress.practice_right >= course.practice_pass * course.keyed:
         return _finish_if_done(_step(progress, feedback=False, status="active"), course)
     if course.attempts is not None and progress.practice_attempts >= course.attempts:
-        return screen_out(replace(progress, feedback=False))
+        return end(progress, "screened_out")
     return _step(
         progress,
         feedback=False,
@@ -168,19 +169,9 @@ def answer(progress: Progress, course: Course) -> Progress:
     return _finish_if_done(_step(progress, done=progress.done + 1), course)
 
 
-def screen_out(progress: Progress) -> Progress:
-    """End participation early by a rule of the study."""
-    return _step(progress, status="screened_out")
-
-
-def finish(progress: Progress) -> Progress:
-    """End participation after the last questions were answered or skipped."""
-    return _step(progress, status="finished")
-
-
-def withdraw(progress: Progress) -> Progress:
-    """End participation early at the participant's wish."""
-    return _step(progress, status="withdrawn", feedback=False)
+def end(progress: Progress, status: Literal["finished", "screened_out", "withdrawn"]) -> Progress:
+    """End participation after the last questions, by a rule of the study or by own choice."""
+    return _step(progress, status=status, feedback=False)
 
 
 def _finish_if_done(progress: Progress, course: Course) -> Progress:

@@ -235,7 +235,7 @@ class Service:
         if "withdraw" in turn.values:
             self.store.erase(turn.connection, responses, row["study"], row["participant"])
             erasure: dict[str, Any] = {"reason": "withdrew", "questionnaire": {}, "device": None}
-            return self._save_turn(turn, flow.withdraw(progress), **erasure)
+            return self._save_turn(turn, flow.end(progress, "withdrawn"), **erasure)
         if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
             step = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
             seconds = clip_number(turn.message, "milliseconds", DAY) / 1000
@@ -269,10 +269,11 @@ class Service:
                 return self._save_turn(turn, flow.read_again(progress, course), **columns)
             failed_check = check.name
         if failed_check:
-            return self._save_turn(turn, flow.screen_out(progress), reason=failed_check, **columns)
-        if stage is Stage.QUESTIONS:
-            return self._save_turn(turn, flow.finish(progress), **columns)
-        return self._save_turn(turn, flow.turn_page(progress, course), **columns)
+            end = flow.end(progress, "screened_out")
+            return self._save_turn(turn, end, reason=failed_check, **columns)
+        is_last = stage is Stage.QUESTIONS
+        step = flow.end(progress, "finished") if is_last else flow.turn_page(progress, course)
+        return self._save_turn(turn, step, **columns)
 
     def _check(self, check, *arguments) -> dict[str, Any]:
         """Return what a check of answers returns; raise its errors as BadAction, translated."""

@@ -1,2 +1,1 @@
-"""Studies: tasks, trials and controls made from a run's evidence, and the frozen study. Does not
-import torch."""
+"""Studies: tasks, trials and controls from a run's evidence, frozen. Does not import torch."""

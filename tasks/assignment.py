@@ -35,8 +35,7 @@ def _plan_trial(study: Study, trial: str, round_: int) -> PlannedTrial:
 
 
 def plan(study: Study, place: int) -> list[PlannedTrial]:
-    """Return the trials of a place, in order; attention trials are evenly spaced and never
-    first."""
+    """Return the trials of a place; attention trials are evenly spaced and never first."""
     form, round_ = place % len(study.forms), place // len(study.forms)
     order: list[str] = []
     for number, block in _rotate(list(enumerate(study.forms[form])), round_):
@@ -51,6 +50,5 @@ def plan(study: Study, place: int) -> list[PlannedTrial]:
 
 
 def practice_plan(study: Study, attempt: int) -> list[PlannedTrial]:
-    """Return the practice trials; the options are rotated at each attempt, so that positions
-    cannot be remembered."""
+    """Return the practice trials, with other positions of the options at each attempt."""
     return [_plan_trial(study, trial, attempt) for trial in study.practice]

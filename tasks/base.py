@@ -88,8 +88,7 @@ class Pictures(Section):
 
 
 class Trial(Pictures):
-    """One trial, as frozen. `neurons` are the neurons it shows; no participant sees a neuron
-    twice."""
+    """One trial, as frozen, and the neurons it shows; no participant sees a neuron twice."""
 
     id: str
     task: str
@@ -190,8 +189,7 @@ class Task(Protocol):
     confidence: bool
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
-        """Draw a random trial of a condition. Raises NoTrial if the evidence does not contain
-        one."""
+        """Draw a trial of a condition. Raises NoTrial if the evidence does not contain one."""
         ...
 
     def example(self) -> Example | None:
@@ -215,19 +213,16 @@ class Task(Protocol):
         ...
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
-        """Return the machine observer's answer from statistics of the pictures, and its margin
-        (0: undecided)."""
+        """Return the machine observer's answer from the pictures' statistics, and its margin."""
         ...
 
     def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
-        """Return a simulated participant's answer; `knows` says whether they recognise what is
-        shown."""
+        """Return a simulated answer of a person who recognises what is shown (`knows`) or not."""
         ...
 
 
 class PickOne:
-    """Base of tasks whose answer is one option, either correct or incorrect; `asked` is the
-    question."""
+    """Base of tasks whose answer is one option with a key; `asked` is the question."""
 
     asked: str
     controls: tuple[str, ...] = ()

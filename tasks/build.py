@@ -1,5 +1,4 @@
-"""Build a study from a run: draw its trials once, copy its texts and pictures, freeze and hash
-it."""
+"""Build a study from a run: draw its trials, copy texts and pictures, freeze and hash it."""
 
 from __future__ import annotations
 
@@ -77,8 +76,7 @@ OBVIOUS = N_(
 
 
 def _disclosure(design: Design, attention: int, settings: StudySettings) -> str:
-    """Return what participants are told at the end about trials that were not what they seemed
-    to be."""
+    """Return what participants are told at the end about trials that were no usual ones."""
     words = Words(settings.language)
     texts = [
         text
@@ -143,20 +141,20 @@ def _freeze(
     examples = {name: draw() if draw else None for name, draw in makers.items()}
     pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
     pictures += [picture for e in examples.values() if e for picture in _pictures(e)]
-    files = iter(equal_files(pictures))
+    names = (_save(out, name_of(data), data) for data in equal_files(pictures))
     # Ids follow a shuffled order: neither condition nor role can be read from them.
     numbers = drawing.rng.permutation(len(drawing.drafts))
     ids = [f"t{number:04d}" for number in numbers]
     trials, keys, recipes = [], {}, {}
     for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
-        panels, options = _save_pictures(out, draft, files, words)
+        panels, options = _freeze_pictures(draft, names, words)
         trials.append(
             Trial(id=identifier, task=name, condition=condition, role=role, panels=panels,
                   options=options, neurons=draft.neurons)
         )  # fmt: skip
         keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
         recipes[identifier] = draft.recipe
-    tasks = tuple(_task_text(out, name, examples[name], files, words) for name in drawing.design)
+    tasks = tuple(_task_text(name, examples[name], names, words) for name in drawing.design)
     own_pictures = [p for files_of in texts.pictures.values() for p in files_of.values()]
     for picture in (*own_pictures, *texts.questionnaire.pictures):
         _save(out, picture.name, picture.data)
@@ -211,11 +209,10 @@ def _pictures(draft: Draft | Example) -> list[Image.Image]:
     return [image for _, images in draft.panels for image in images] + list(draft.options)
 
 
-def _save_pictures(
-    out: Path, draft: Draft | Example, files: Iterator[bytes], words: Words
+def _freeze_pictures(
+    draft: Draft | Example, names: Iterator[str], words: Words
 ) -> tuple[tuple[Panel, ...], tuple[Option, ...]]:
-    """Return the panels and options of a draft, whose pictures are the next of the files."""
-    names = (_save(out, name_of(data), data) for data in files)
+    """Return the panels and options of a draft, whose pictures have the next of the names."""
     panels = tuple(
         Panel(heading=words(heading), images=tuple(next(names) for _ in images))
         for heading, images in draft.panels
@@ -225,13 +222,11 @@ def _save_pictures(
     return panels, options
 
 
-def _task_text(
-    out: Path, name: str, example: Example | None, files: Iterator[bytes], words: Words
-) -> TaskText:
+def _task_text(name: str, example: Example | None, names: Iterator[str], words: Words) -> TaskText:
     task = all_tasks().get(name)
     frozen_example = None
     if example is not None:
-        panels, options = _save_pictures(out, example, files, words)
+        panels, options = _freeze_pictures(example, names, words)
         correct = "" if example.key is None else options[example.key].id
         text = words(example.text)
         frozen_example = FrozenExample(text=text, panels=panels, options=options, right=correct)

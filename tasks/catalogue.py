@@ -1,5 +1,4 @@
-"""Maintain the translation catalogues: the texts marked in the code, and those that a language
-lacks."""
+"""Maintain the translation catalogues: collect marked texts, list those that lack a translation."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ MARKS = ("words", "N_")
 
 
 def marked_texts() -> list[str]:
-    """Return every text marked in the code and every line of the built-in Markdown texts,
-    sorted."""
+    """Return all texts marked in the code and lines of the built-in Markdown texts, sorted."""
     texts: set[str] = set()
     for folder in FOLDERS:
         marked = extract_from_dir(ROOT / folder, METHODS, keywords=dict.fromkeys(MARKS))

@@ -1,5 +1,4 @@
-"""The codebook of a study's tables: their columns, and the study's questions, conditions and
-exclusion rules."""
+"""The codebook of a study: columns of its tables, questions, conditions and exclusion rules."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ RULES = (
 
 
 def codebook(studies: Sequence[Study]) -> str:
-    """Return the columns of both files, then the tasks, conditions, questions and rules of each
-    study."""
+    """Return the columns of both files, then the design of each study, in Markdown."""
     return columns() + "".join(map(design, studies))
 
 

@@ -1,5 +1,4 @@
-"""The researcher's check page: every trial as participants see it, its key, and the machine
-observer's answer."""
+"""The researcher's check page: every trial as shown, its key and the machine observer's answer."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: 
 def observe(
     study: Study, keys: Mapping[str, Any], folder: Path
 ) -> dict[str, tuple[Any, float, bool | None]]:
-    """Return the machine observer's answer to every trial, its margin, and whether it is
-    correct."""
+    """Return the machine observer's answer to each trial, its margin, whether it is correct."""
     statistics: dict[str, np.ndarray] = {}
     for name in study.images():
         with Image.open(folder / "images" / name) as image:
@@ -54,8 +52,7 @@ def observe(
 
 
 def summary(study: Study, answers) -> list[tuple[str, str, str, int, float]]:
-    """Return task, condition, role, number of trials and the observer's accuracy (NaN without a
-    key)."""
+    """Return task, condition, role, number of trials and accuracy (NaN without a key)."""
     cells = defaultdict(list)
     for trial in study.trials:
         cells[trial.task, trial.condition, trial.role].append(answers[trial.id][2])

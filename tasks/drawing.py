@@ -33,8 +33,7 @@ class Drawing:
         self.neuron_sets: set[frozenset[Neuron]] = set()
 
     def _add_trial(self, name: str, condition: str, role: Role, used: set[Neuron]) -> int:
-        """Draw a trial without the `used` neurons, add its neurons to these, and return its
-        index."""
+        """Draw a trial without the `used` neurons, add its own to them, and return its index."""
         task = all_tasks().get(name)
         for _ in range(TRIES):
             draft = task.draw(self.evidence, condition, self.rng)
@@ -65,8 +64,7 @@ class Drawing:
                 self.practice.append(trial)
 
     def draw_form(self, attention: int) -> list[list[int]]:
-        """Draw a form: a block of trials per task, with attention trials if the task has a
-        control."""
+        """Draw a form: a block of trials per task, with attention trials if it has a control."""
         used = set(self.common_neurons)
         blocks = []
         controlled = [name for name in self.design if all_tasks().get(name).control is not None]

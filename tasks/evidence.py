@@ -41,24 +41,16 @@ class Evidence:
     Args:
         run: the run's folder.
         settings: what is drawn from, as study.toml has it.
-        groups: hand-picked groups; those of the settings' file, or else out of the run's true
-            concepts, by default.
     """
 
     patches = 9  # of a composite
 
-    def __init__(
-        self,
-        run: Run,
-        settings: EvidenceSettings = EvidenceSettings(),
-        groups: Sequence[Group] | None = None,
-    ) -> None:
+    def __init__(self, run: Run, settings: EvidenceSettings = EvidenceSettings()) -> None:
         self.run = run
         # Condition -> largest distance in a cluster, where what belongs together is a cluster.
         by_cluster = settings.grouping == "clusters"
         self.eps = {**EPS, **settings.eps} if by_cluster else None
-        if groups is None and settings.groups:
-            groups = read_groups(Path(settings.groups))
+        self._own_groups = read_groups(Path(settings.groups)) if settings.groups else None
         patches, base, min_depth = self.patches, settings.base, settings.min_depth
         self.clusters: dict[str, list[np.ndarray]] = {}  # by condition, once drawn from
         self.space = SemanticSpace.load(run, settings.space)
@@ -92,7 +84,6 @@ class Evidence:
         self.base = Checkpoint(**run.manifest()["base"])
         if base:
             self.base = Checkpoint(base, self.epochs[base][-1])
-        self._groups = groups
         self._displacements: dict[str, pd.DataFrame] = {}
         self._feature_cache: dict[tuple[Neuron, tuple[int, ...], int], np.ndarray] = {}
 
@@ -102,7 +93,8 @@ class Evidence:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        return tuple(self._groups) if self._groups is not None else concept_groups(self)
+        """Hand-picked groups: those of the researcher's file, or else made from true concepts."""
+        return concept_groups(self) if self._own_groups is None else self._own_groups
 
     def rows(self, series: str | None = None, epoch: int | None = None) -> np.ndarray:
         """Return usable rows of the space, optionally of one series and epoch."""
@@ -141,8 +133,7 @@ class Evidence:
     def features_of(
         self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
     ) -> np.ndarray:
-        """Return the features of that composite, computed from a small version in the network's
-        view."""
+        """Return the features of that composite, from a small version in the network's view."""
         key = neuron, tuple(ranks or range(self.patches)), columns
         if key not in self._feature_cache:
             sheet = make_grid(self.crops(neuron, key[1]), columns, LOOK, GAP)
@@ -162,8 +153,7 @@ class Evidence:
         return np.bincount(labels, minlength=len(self.images.classes)) / len(labels)
 
     def displacement(self, series: str) -> pd.DataFrame:
-        """Return the displacement of each usable channel between the first trained and the last
-        epoch."""
+        """Return how far each usable channel moves from the first trained to the last epoch."""
         if series in self._displacements:
             return self._displacements[series]
         epochs = self.stages(series)
@@ -181,8 +171,7 @@ class Evidence:
 
     @cached_property
     def staged_series(self) -> list[str]:
-        """Return the series with at least three trained epochs. Raises ValueError if there is
-        none."""
+        """Return the series with three trained epochs or more. Raises ValueError if none."""
         series_names = [s for s, epochs in self.epochs.items() if sum(e > 0 for e in epochs) >= 3]
         if not series_names:
             raise ValueError(
@@ -192,8 +181,7 @@ class Evidence:
         return series_names
 
     def stages(self, series: str) -> list[int]:
-        """Return an early, a middle and the last epoch, without the untrained network, whose
-        changes are noise."""
+        """Return an early, a middle and the last trained epoch; earlier changes are noise."""
         epochs = [e for e in self.epochs[series] if e > 0]
         return [epochs[0], epochs[len(epochs) // 2], epochs[-1]]
 

@@ -64,8 +64,7 @@ class Words:
         return "\n".join(self(line) for line in text.splitlines())
 
     def translate_into(self, other: Words, text: str) -> str:
-        """Translate a text of this language into another; what is not in the catalogue is not
-        changed."""
+        """Translate a text of this language; what is not in the catalogue is not changed."""
         return "\n".join(other(self._sources.get(line, line)) for line in text.splitlines())
 
     def untranslated(self) -> list[str]:

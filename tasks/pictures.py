@@ -1,5 +1,4 @@
-"""Picture files that reveal nothing: names are hashes of the content, all files have one size in
-bytes."""
+"""Picture files that reveal nothing: names are hashes of the content, all sizes are equal."""
 
 from __future__ import annotations
 

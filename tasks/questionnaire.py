@@ -60,8 +60,7 @@ class QuestionSettings(FormField):
 
 
 class Question(QuestionSettings):
-    """One question, as frozen; `right`: the right answers, any of them; `check`: the Check they
-    count for."""
+    """A question as frozen; `right`: any of its right answers; `check`: what they count for."""
 
     right: tuple[str, ...] = ()
     check: str = ""
@@ -166,8 +165,7 @@ def is_screened_out(questions: Sequence[Question], answers: Mapping[str, Any]) -
 
 
 def count_right(questions: Sequence[Question], check: str, answers: Mapping[str, Any]) -> int:
-    """Count correct answers to the questions of a check; of `several`, all correct choices are
-    needed."""
+    """Count correct answers to a check's questions; `several` needs all correct choices."""
 
     def is_correct(q: Question, answer: Any) -> bool:
         return set(answer) == set(q.right) if isinstance(answer, list) else str(answer) in q.right

@@ -180,8 +180,7 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
 
 
 def _read_records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """Return the header of a CSV file and its rows by number (the header is row 1), without
-    blank rows."""
+    """Return the header of a CSV file, and its rows but blank ones by number (header: 1)."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")

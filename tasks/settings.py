@@ -49,8 +49,7 @@ class EvidenceSettings(Section):
 
 
 class Practice(Section):
-    """Trials with feedback; after `attempts` failed rounds a participant is screened out and
-    paid."""
+    """Trials with feedback; who fails `attempts` rounds is screened out and paid."""
 
     trials: int = Field(default=2, ge=0, le=10)
     pass_share: float = Field(default=0.5, ge=0, le=1)
@@ -206,8 +205,7 @@ def load_settings(path: Path | None) -> StudySettings:
 
 
 def load_text(name: str, path: str, words: Words) -> str:
-    """Return a Markdown text: the researcher's own file unchanged, or the built-in one,
-    translated."""
+    """Return a Markdown text: the researcher's file unchanged, or the built-in one translated."""
     if not path:
         return words.markdown((TEXTS / f"{name}.md").read_text(encoding="utf-8"))
     content = read_text(Path(path), f"texts.{name}:")

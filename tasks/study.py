@@ -83,8 +83,7 @@ class Study(Section):
         return {t.name: t for t in self.tasks}
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
-        """Return the fields of a trial: the task's own, and confidence if study and task ask for
-        it."""
+        """Return the fields of a trial: the task's, and confidence if study and task ask for it."""
         task = all_tasks().get(trial.task)
         confidence = (CONFIDENCE,) if self.confidence and task.confidence else ()
         return tuple(f.translate(self.words) for f in (*task.fields(trial), *confidence))

@@ -35,8 +35,7 @@ def _similarity(evidence: Evidence, before: Neuron, after: Neuron) -> float:
 def _preference(
     evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, rank: int
 ) -> float:
-    """Return how much more a stimulus of `neuron` resembles the references at t' than those at
-    t."""
+    """Return how much more a stimulus of `neuron` resembles the later references."""
     features = evidence.features_of(neuron, [rank], columns=1)
     references = [evidence.features_of(n) for n in (before, after)]
     return likeness(features, references[1]) - likeness(features, references[0])
@@ -114,8 +113,7 @@ class BeforeOrAfter(PickOne):
     def _candidate(
         self, evidence: Evidence, condition: str, rng: np.random.Generator
     ) -> tuple[Neuron, Neuron, list[int], list[int]]:
-        """Return a neuron at t and t', and the ranks of new pictures among the stimuli at t' and
-        at t."""
+        """Return a neuron at t and t', and the ranks of new stimuli at t' and at t."""
         for _ in range(TRIES):
             series = str(rng.choice(evidence.staged_series))
             moves = evidence.displacement(series)
@@ -133,8 +131,7 @@ class BeforeOrAfter(PickOne):
         raise NoTrial(f"before_or_after {condition}: no neuron with new pictures at both epochs")
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
-        """Choose the option that resembles After more than Before, compared with the other
-        option."""
+        """Choose the option that leans more to After than the other one."""
         before, after = (statistics[p.images[0]] for p in trial.panels)
         options = [statistics[option.image] for option in trial.options]
         leanings = [likeness(picture, after) - likeness(picture, before) for picture in options]

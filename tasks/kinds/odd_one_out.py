@@ -238,8 +238,7 @@ class OddOneOut(PickOne):
         raise NoTrial("no neuron looks different enough and shows pictures of another kind")
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
-        """Choose the option that is least similar to the others; the margin is its distance to
-        the second."""
+        """Choose the option least similar to the others; margin: its distance to the second."""
         pictures = [statistics[o.image] for o in trial.options]
         similarities = [
             np.mean([likeness(a, b) for j, b in enumerate(pictures) if j != i])

@@ -36,7 +36,7 @@ def step(progress: Progress, course: Course, right: bool) -> Progress:
             return flow.acknowledge(progress, course)
         case Stage.TRIAL:
             return flow.answer(progress, course)
-    return flow.finish(progress)
+    return flow.end(progress, "finished")
 
 
 @given(courses, st.lists(st.booleans(), min_size=0, max_size=12))

@@ -10,7 +10,7 @@ import pytest
 from harness.records import Checkpoint
 from tasks.base import NoTrial, Trial, check_values, clean_text
 from tasks.build import build
-from tasks.evidence import Evidence, Group, read_groups
+from tasks.evidence import Evidence, read_groups
 from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, nearest_neighbours
 from tasks.settings import EvidenceSettings, StudySettings
@@ -90,7 +90,7 @@ def test_hand_picked_groups_come_from_a_file(run, tmp_path):
         f"{{series='a', epoch=3, layer='deep', channel={c}}}" for c in (0, 12, 24, 2, 14)
     )
     path.write_text(f"[[group]]\nconcept = 'mine'\nneurons = [{names}]\n")
-    evidence = Evidence(run, groups=read_groups(path))
+    evidence = Evidence(run, EvidenceSettings(groups=str(path)))
     five, odd, recipe = chosen(evidence, "hand_picked", 0)
     assert recipe == {"concept": "mine"}
     assert {evidence.neurons[row].channel for row in five} == {0, 2, 12, 14, 24}
@@ -100,9 +100,11 @@ def test_hand_picked_groups_come_from_a_file(run, tmp_path):
         read_groups(path)
 
 
-def test_without_groups_the_condition_says_what_to_do(run):
+def test_without_groups_the_condition_says_what_to_do(run, tmp_path):
+    (tmp_path / "groups.toml").write_text("[[group]]\nconcept = 'few'\nneurons = []\n")
+    evidence = Evidence(run, EvidenceSettings(groups=str(tmp_path / "groups.toml")))
     with pytest.raises(NoTrial, match="no hand-picked group of five neurons; name groups"):
-        ODD.draw(Evidence(run, groups=[Group("few", ())]), "hand_picked", np.random.default_rng(0))
+        ODD.draw(evidence, "hand_picked", np.random.default_rng(0))
 
 
 def test_neighbours_hold_each_channel_once(evidence):
