@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import (
     JSON,
@@ -40,25 +41,18 @@ class Moment(TypeDecorator):
 metadata = MetaData()
 
 
-def _study_column(primary_key: bool = True) -> Column:
-    """Return the column of the study's hash."""
-    return Column("study", String(16), primary_key=primary_key, nullable=False)
-
-
-def _source_column(primary_key: bool = False) -> Column:
-    """Return the column of the source: human, pilot or simulated, which are never mixed."""
-    return Column("source", String(10), primary_key=primary_key, nullable=False)
-
-
-def _participant_column() -> Column:
-    """Return the column of the participant's pseudonym."""
-    return Column("participant", String(32), primary_key=True)
-
-
-def _participant_key() -> ForeignKeyConstraint:
-    """Return the constraint that deletes a row when its participant's row is deleted."""
-    key = ["study", "participant"]
-    return ForeignKeyConstraint(key, [f"participants.{name}" for name in key], ondelete="CASCADE")
+#: Columns that several tables share: the study's hash; human, pilot or simulated, which are never
+#: mixed; the participant's pseudonym.
+_study = partial(Column, "study", String(16), nullable=False)
+_source = partial(Column, "source", String(10), nullable=False)
+_participant = partial(Column, "participant", String(32), primary_key=True)
+#: Deletes a row when its participant's row is deleted.
+_participant_key = partial(
+    ForeignKeyConstraint,
+    ["study", "participant"],
+    ["participants.study", "participants.participant"],
+    ondelete="CASCADE",
+)
 
 
 def of_participant(table: Table, study: str, participant: str) -> ColumnElement[bool]:
@@ -85,8 +79,8 @@ studies = Table(
 recruitment = Table(
     "recruitment",
     metadata,
-    _study_column(),
-    _source_column(primary_key=True),
+    _study(primary_key=True),
+    _source(primary_key=True),
     Column("state", String(10), nullable=False),  # open, paused or closed
     Column("settings", JSON, nullable=False),  # recruitment.toml as it was last served
     Column("opens", Moment),  # nobody may begin before
@@ -97,8 +91,8 @@ recruitment_log = Table(
     "recruitment_log",
     metadata,
     Column("number", Integer, primary_key=True),
-    _study_column(primary_key=False),
-    _source_column(),
+    _study(),
+    _source(),
     Column("moment", Moment, nullable=False),
     Column("event", String(20), nullable=False),
     Column("detail", String, nullable=False),
@@ -108,9 +102,9 @@ recruitment_log = Table(
 turned_away = Table(
     "turned_away",
     metadata,
-    _study_column(),
+    _study(primary_key=True),
     Column("nonce", String(32), primary_key=True),
-    _source_column(),
+    _source(),
     Column("platform", String(20), nullable=False),
     Column("reason", String(20), nullable=False),  # a key of endings.REASONS
 )
@@ -119,7 +113,7 @@ turned_away = Table(
 blocked = Table(
     "blocked",
     metadata,
-    _study_column(),
+    _study(primary_key=True),
     Column("digest", String(64), primary_key=True),
 )
 
@@ -127,9 +121,9 @@ blocked = Table(
 participants = Table(
     "participants",
     metadata,
-    _study_column(),
-    _participant_column(),
-    _source_column(),
+    _study(primary_key=True),
+    _participant(),
+    _source(),
     Column("platform", String(20), nullable=False),
     Column("status", String(14), nullable=False),
     # The number of steps so far. An action is meant for one version; a second one is a repeat.
@@ -161,8 +155,8 @@ participants = Table(
 identities = Table(
     "identities",
     metadata,
-    _study_column(),
-    _participant_column(),
+    _study(primary_key=True),
+    _participant(),
     Column("platform_id", String(128), nullable=False),
     Column("details", JSON, nullable=False),
     _participant_key(),
@@ -175,8 +169,8 @@ people = participants.outerjoin(identities)
 places = Table(
     "places",
     metadata,
-    _study_column(),
-    _source_column(primary_key=True),
+    _study(primary_key=True),
+    _source(primary_key=True),
     Column("place", Integer, primary_key=True),
     Column("participant", String(32)),
     UniqueConstraint("study", "participant", name="one_place_each"),
@@ -186,10 +180,10 @@ places = Table(
 responses = Table(
     "responses",
     metadata,
-    _study_column(),
-    _participant_column(),
+    _study(primary_key=True),
+    _participant(),
     Column("trial", String(24), primary_key=True),
-    _source_column(),
+    _source(),
     Column("task", String(120), nullable=False),
     Column("condition", String(40), nullable=False),
     Column("role", String(10), nullable=False),

@@ -202,14 +202,14 @@ def test_the_contact_sheet_shows_a_study_in_each_language(run, tmp_path, frozen_
     )
     build(run, settings, tmp_path / "study", say=lambda text: None)
     sheet = contact_sheet(*load(tmp_path / "study"), tmp_path / "study").read_text("utf-8")
-    shown = dict(re.findall(r"<details[^>]* lang='(\w+)' dir='\w+'>(.*?)</details>", sheet, re.S))
+    shown = dict(re.findall(r'<details[^>]* lang="(\w+)" dir="\w+">(.*?)</details>', sheet, re.S))
     assert set(shown) == set(languages())
     assert "**" not in sheet and "<strong>" in shown["de"]
     for language, text in shown.items():
         words = Words(language)
         for source in ("What do these pictures have in common?", "How old are you?", "Clearly yes"):
             assert escape(words(source)) in text, (language, source)
-    assert "lang='ar' dir='rtl'" in sheet
+    assert 'lang="ar" dir="rtl"' in sheet
 
 
 def test_what_is_wrong_with_an_answer_is_said_in_plain_words_of_the_language(frozen):
