@@ -12,6 +12,9 @@ PAIR = ["series", "epoch_from", "epoch_to"]
 #: The columns that identify an arm: a set of neurons that was ablated.
 ARM = ["layer", "method", "arm", "draw"]
 
+#: Larger integers are not exact in JavaScript, whose numbers the explorer uses.
+LARGEST_EPOCH = 2**53
+
 #: The value of the column `layer` for ablations in all layers at once.
 JOINT = "all layers"
 
@@ -66,6 +69,11 @@ class Series:
         if self.epochs[0] < 0:
             raise ValueError(
                 f"series {self.name!r}: epochs must be at least 0, got {self.epochs[0]}"
+            )
+        if self.epochs[-1] > LARGEST_EPOCH:
+            raise ValueError(
+                f"series {self.name!r}: epochs must be at most {LARGEST_EPOCH:,} (2⁵³), got "
+                f"{self.epochs[-1]}"
             )
 
     @property

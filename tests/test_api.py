@@ -6,6 +6,7 @@ import html
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
@@ -248,6 +249,37 @@ def test_bad_series_are_named(images, series):
         ce.probe(series, ce.Images(images.pixels, images.labels % 2, ["a", "b"]), progress=False)
     with pytest.raises(ValueError, match="no checkpoint of epoch 9; it has 1, 4"):
         ce.importance(series, images, (1, 9), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (nn.Conv2d(3, 6, 3, 2), r"layer '1' has maps of 6 × 15 × 15, not 8 × 15 × 15"),
+        (
+            nn.Conv2d(3, 8, 3, 1, 1),
+            r"layer '1' has maps of 8 × 32 × 32, .*layer '3' has maps of 12",
+        ),
+    ],
+)
+def test_a_network_that_changes_in_a_series_is_refused_before_work(first, message, images, series):
+    second = nn.Conv2d(first.out_channels, 12, 3, 2)
+    older = nn.Sequential(first, nn.ReLU(), second, *list(series.models[4])[3:])
+    changing = ce.Series("mine", {1: older, 4: series.models[4]}, series.view)
+    with pytest.raises(ValueError, match=rf"epoch 1: its network differs .*epoch 4 \({message}"):
+        ce.importance(changing, images, (1, 4), ["change"], progress=False)
+
+
+def test_a_layer_that_an_earlier_epoch_lacks_is_named(images, series):
+    parts = dict(series.models[4].named_children())
+    pooled = nn.Sequential(*[part for name, part in parts.items() if name != "3"])  # renames
+    lacking = nn.Sequential(OrderedDict((n, part) for n, part in parts.items() if n != "3"))
+    for older, message in {
+        pooled: r"layer '3' has maps of 12 × 1 × 1, not 12 × 7 × 7",
+        lacking: r"differs from that of epoch 4 \(no layer matches '3'; the model's are 0, 1, 2, 4",
+    }.items():
+        changing = ce.Series("mine", {1: older, 4: series.models[4]}, series.view)
+        with pytest.raises(ValueError, match=message):
+            ce.importance(changing, images, (1, 4), ["change"], progress=False)
 
 
 def test_half_precision_models_and_devices(images, series):

@@ -89,6 +89,7 @@ FILES = {
     | {"total_ops": torch.ones(1), "1.total_params": torch.ones(1)},
     "arrays": {name: t.numpy() for name, t in STATE.items()},
     "in a list": [{"epoch": 1}, STATE],
+    "sparse": STATE | {"0.weight": STATE["0.weight"].to_sparse()},
     "parameters": {name: nn.Parameter(t, False) for name, t in STATE.items()},
     **{f"prefix {prefix}": under(prefix) for prefix in PREFIXES},
 }
@@ -462,6 +463,29 @@ def test_files_without_an_epochs_number_are_counted(tmp_path):
     assert mine.files_without_epoch() == ["model-1.5.pth", "model-best.pth", "model-last.pth"]
 
 
+@pytest.mark.parametrize("pattern", ["model-{epoch}*.pth", "model-*{epoch}.pth"])
+def test_a_part_of_a_number_is_no_epoch(pattern, tmp_path):
+    """Taken for 0, 1 and 2, or for 5, they would stand in a wrong order or for one another."""
+    whole, parts = ["model-3.pth"], ["model-0.5.pth", "model-1.5.pth", "model-2,5.pth"]
+    if pattern == "model-{epoch}*.pth":
+        whole += ["model-4.best.pth", "model-5-acc0.9.pth", "model-6_m.pth", "model-7em.pth"]
+        parts += ["model-1e3.pth", "model-10k.pth", "model-2M-x.pth"]
+    for name in [*whole, *parts]:
+        (tmp_path / name).touch()
+    mine = source(tmp_path, pattern)
+    assert [path.name for path in mine.files().values()] == whole
+    assert mine.files_without_epoch() == sorted(parts)
+
+
+def test_names_that_differ_in_capitals_are_named(tmp_path):
+    for name in ("run/model-1.pth", "run/Model-2.pth", "Run/model-3.PTH"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    mine = source(tmp_path, "run/model-{epoch}.pth")
+    assert mine.epochs() == (1,)
+    assert mine.files_without_epoch() == ["Run/model-3.PTH", "run/Model-2.pth"]
+
+
 def test_a_pattern_lies_below_its_folder(tmp_path, monkeypatch):
     for pattern in ("/a/{epoch}.pth", "../{epoch}.pth"):
         with pytest.raises(ValueError, match="pattern must be a path below folder"):
@@ -478,6 +502,10 @@ def test_a_pattern_without_files_shows_what_there_is(tmp_path, monkeypatch):
     (tmp_path / "epoch=1-step=80.ckpt").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"\* for anything\); it holds epoch=1-step=80.ckpt"):
         source(tmp_path, "epoch={epoch}.ckpt").epochs()
+    with pytest.raises(ValueError, match=r"skip leaves out all epochs, \[1\]"):
+        source(tmp_path, "epoch={epoch}-*.ckpt", skip=(1,)).epochs()
+    with pytest.raises(ValueError, match=r"only\n.* at least 1 item"):
+        source(tmp_path, "epoch={epoch}-*.ckpt", only=())
     with pytest.raises(ValueError, match=r"skip names epochs \[7\]; there are \[1\]"):
         source(tmp_path, "epoch={epoch}-*.ckpt", skip=(7,)).epochs()
     monkeypatch.setenv("HOME", str(tmp_path))

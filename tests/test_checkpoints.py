@@ -57,8 +57,15 @@ def test_epochs_come_from_file_names_in_number_order(tmp_path, network):
 def test_two_files_of_one_epoch_are_refused(tmp_path):
     for name in ("model-3.pth", "model-03.pth"):
         (tmp_path / name).touch()
-    with pytest.raises(CheckpointError, match="are both epoch 3"):
+    with pytest.raises(CheckpointError, match="model-03.pth and .*model-3.pth are both epoch 3"):
         folder(tmp_path).epochs()
+    for run in "ab":
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "model-1.pth").touch()
+    with pytest.raises(
+        CheckpointError, match="a/model-1.pth and .*/b/model-1.pth are both epoch 1"
+    ):
+        folder(tmp_path, pattern="*/model-{epoch}.pth").epochs()
 
 
 def test_no_matching_file_and_no_folder(tmp_path):
@@ -190,6 +197,10 @@ def test_series_refuses_what_it_cannot_be():
         Series("s", (3, 1))
     with pytest.raises(ValueError, match="epochs must be at least 0, got -1"):
         Series("a", (-1, 2))
+    with pytest.raises(
+        ValueError, match="at most 9,007,199,254,740,992 .*, got 1000000000000000000"
+    ):
+        Series("a", (1, 10**20))
     series = Series("s", (0, 1, 5))
     assert [(p.epoch_from, p.epoch_to) for p in series.pairs()] == [(0, 1), (1, 5)]
     with pytest.raises(ValueError, match="no checkpoint of epoch 7; it has 0, 1, 5"):

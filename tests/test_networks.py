@@ -216,6 +216,8 @@ def test_logits_are_taken_out_of_what_a_network_returns(answer, output):
         ((LOGITS, FEATURES), None, r"a tuple of \(a tensor of shape \(2, 4\), .*output = 0"),
         ({"scores": LOGITS}, None, r"a dict of \{'scores': .*output = \"scores\""),
         ({"scores": LOGITS}, "score", r"output = \"scores\""),
+        ({"features": FEATURES, "out": LOGITS}, None, r"output = \"out\""),
+        ([FEATURES, LOGITS], None, r"output = 1"),
         (FEATURES, None, r"a tensor of shape \(2, 9, 3\)"),
         ((LOGITS,), 3, "output = 0"),
         (None, None, "an object of class NoneType"),
@@ -325,6 +327,35 @@ def test_numbers_that_are_sorted_as_text_are_noticed(run):
     assert "if the network has them in the order 1, 2, 10, set" in check(run, small())["notes"]
 
 
+class Cut(nn.Module):
+    """A network whose outputs are all 0 for dark images."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = small()
+
+    def forward(self, x):
+        bright = x.mean((1, 2, 3), keepdim=True).flatten(1) > 0
+        return self.body(x) * bright
+
+
+def test_equal_outputs_of_several_classes_are_counted(run):
+    dark = (run.arrays(Artifact("images", ("test",)))["pixels"].mean((1, 2, 3)) <= 127.5).sum()
+    assert 0 < dark < 6
+    row = check(run, Cut())
+    assert f"share the largest score of {dark} of 6 images; such an image counts" in row["notes"]
+
+
+def test_one_class_is_said_to_be_always_right(run):
+    table = run.table(Artifact("image_index", ("test",)))
+    run.save(Artifact("image_index", ("test",)), table.assign(class_id=0, class_name="a"), "x")
+    row = check(run, small(1))
+    assert (
+        row["accuracy"] == 1 and "there is one class, and every image is predicted" in row["notes"]
+    )
+    assert "one class" not in check(run, small(5), class_outputs={"a": 4})["notes"]
+
+
 def test_check_finds_nothing_in_a_sound_network(run):
     row = check(run, small())
     assert row["problem"] == "" and row["notes"] == ""
@@ -358,6 +389,34 @@ def test_patches_of_a_convolution_say_where_tokens_lie(extra, mixes, caplog):
     assert (layer.name, layer.channels) == ("act", 30)
     assert (layer.height, layer.width, layer.extra) == (4, 3, extra)
     assert ("mixes tokens): mixing" in caplog.text) is mixes
+
+
+class Fire(nn.Module):
+    """A network whose branches are joined before their activation function, or after it; or that
+    joins one of them twice, as DenseNet does; or the images, one by one."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.first = how, nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.one, self.three = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.act = nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.how == "images":
+            x = torch.cat([self.three(image) for image in x.split(1)])
+            return self.head(self.act(x).mean((2, 3)).repeat(1, 2))
+        parts = [self.one(x), x if self.how == "after" else self.three(x)]
+        joined = torch.cat(parts, 1)
+        more = torch.cat([parts[0], x], 1).mean() if self.how == "twice" else 0
+        return self.head(self.act(self.norm(joined)).mean((2, 3))) + more
+
+
+@pytest.mark.parametrize("how", ["before", "after", "twice", "images"])
+def test_branches_that_are_joined_once_are_neurons_of_their_own(how):
+    names = [layer.name for layer in find_layers(Fire(how).eval(), View(16, 16))]
+    assert names == ["first.1", *["act"] * (how in ("before", "images"))]
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,12 @@ def test_a_block_of_several_outputs_says_how_to_name_it():
         find_layers(Transformer(returns_tuple=True), VIEW, ["blocks.0"])
 
 
+def test_no_part_is_advised_that_would_be_refused():
+    recurrent = nn.Sequential(nn.Flatten(2), nn.GRU(1024, 8))
+    with pytest.raises(ValueError, match="'1' returns several values; name a module .* after it$"):
+        find_layers(recurrent, VIEW, ["1"])
+
+
 def test_oracles_agree_on_whole_layers():
     older, newer = pair_of(Transformer())
     (layer,) = find_layers(newer, VIEW, ["blocks.0:residual"])

@@ -347,18 +347,22 @@ def _load_trusted(path: Path) -> object:
 
 #: Parts of a pattern of paths -> regular expression.
 _EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(?<!\d)(\d+)(?!\d)"}
+#: The text before and after digits that are no epoch: the rest of 1.5, 1e3 or 2k.
+_BEFORE, _AFTER = r".*\d[.,]", r"[.,]\d|e\d|[kKmM](?![a-zA-Z])"
 
 
 def match_epochs(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
     """Return the paths below a folder that match a pattern (see `FolderSource`), sorted, each with
-    its epoch; None if the path fits except for the number.
+    its epoch; None if the path fits except for a whole number or for capitals.
 
     Raises:
         ValueError: the pattern fits a name in several ways, with different epochs.
     """
     pattern = pattern.removeprefix("./").rstrip("/")
-    # brackets and question marks have no special meaning in `pattern`
-    literal = re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*")
+    # brackets and question marks have no special meaning in `pattern`, and capitals are compared
+    # below, so that no file is left out unnoticed
+    literal = re.sub(r"([\[\]?])", r"[\1]", pattern.replace("{epoch}", "*"))
+    literal = re.sub("[a-zA-Z]", lambda m: f"[{m[0].lower()}{m[0].upper()}]", literal)
     parts = (part if part == "**" else re.sub(r"\*+", "*", part) for part in literal.split("/"))
     greedy = "".join(
         _EXPRESSIONS.get(part, re.escape(part))
@@ -369,11 +373,21 @@ def match_epochs(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
     for path in sorted(folder.glob("/".join(parts))):
         name = path.relative_to(folder).as_posix()
         matches = [re.fullmatch(expression, name) for expression in (lazy, greedy)]
-        epoch, *others = dict.fromkeys(int(match.group(1)) if match else None for match in matches)
+        epoch, *others = dict.fromkeys(int(match[1]) if match else None for match in matches)
         if others:
             raise ValueError(
                 f"by pattern {pattern!r}, the epoch of {name} may be "
                 f"{' or '.join(map(str, (epoch, *others)))}: write what is before or after it"
             )
-        results.append((path, epoch))
+        is_whole = matches[0] and _is_whole(matches[0], pattern)
+        results.append((path, epoch if is_whole else None))
     return results
+
+
+def _is_whole(match: re.Match[str], pattern: str) -> bool:
+    """Return whether the matched digits are a whole number, not a part of a longer one, the rest of
+    which a `*` has matched."""
+    name, (start, end) = match.string, match.span(1)
+    is_rest = "*{epoch}" in pattern and re.fullmatch(_BEFORE, name[:start])
+    goes_on = "{epoch}*" in pattern and re.match(_AFTER, name[end:])
+    return not (is_rest or goes_on)

@@ -42,8 +42,9 @@ def _has_no_position(passes: Passes, name: str) -> bool:
 
 
 def _is_joined(passes: Passes, name: str) -> bool:
-    """Return whether a layer only concatenates (and normalises or activates) earlier outputs, which
-    are not new neurons (DenseNet)."""
+    """Return whether a layer only concatenates (and normalises or activates) values that occur
+    elsewhere, too, which are not new neurons (DenseNet). Branches that are joined once before their
+    activation function are."""
     return passes.two.modules[name].joined
 
 

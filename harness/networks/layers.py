@@ -147,9 +147,11 @@ def _make_layer(
     value, axis = site.value(record), passes.image_axis(site)
     if value is None or (record.several and name == site.module):
         value_text = "several values" if record.several else "no tensor"
+        shapes = {None if v is None else v.shape for v in (record.output, record.input)}
+        is_block = record.several and len(shapes) == 1
         raise ValueError(
-            f"layer {name!r} returns {value_text}; name a module inside it"
-            + f", or the first value: {name}:residual" * record.several
+            f"layer {name!r} returns {value_text}; name a module inside it or after it"
+            + f", or the first value: {name}:residual" * is_block
         )
     shape = tuple(value.shape)
     if not value.is_floating_point():

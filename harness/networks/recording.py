@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks.layer import Layer
+from harness.networks.running import network_name
 from harness.registry import UserCodeError
 
 T = TypeVar("T")
@@ -73,7 +74,11 @@ def attach_hooks(
         lifetime.callback(model.register_forward_pre_hook(count_images).remove)
         for layer, action in hooks.items():
             if layer.module not in modules:
-                raise ValueError(f"the model has no layer {layer.name!r}; see `find_layers`")
+                name = network_name(model) or "the model"
+                raise ValueError(
+                    f"{name} has no layer {layer.name!r}: all epochs of a series must have the "
+                    f"layers of the last one"
+                )
             attach = _hook_input if layer.side == "input" else _hook_output
             lifetime.callback(attach(modules[layer.module], partial(apply, layer, action)).remove)
         yield

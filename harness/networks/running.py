@@ -142,8 +142,12 @@ def logits_of(model: nn.Module, answer: Any) -> Tensor:
 
 def _remedy(answer: Any) -> str:
     if not isinstance(answer, Tensor):
-        key = f'"{next(iter(answer))}"' if isinstance(answer, Mapping) and answer else "0"
-        return f"if it returns several values, name the one that holds the logits: output = {key}"
+        values = dict(enumerate(answer)) if isinstance(answer, tuple | list) else answer
+        values = values if isinstance(values, Mapping) else {}
+        matrices = [k for k, v in values.items() if isinstance(v, Tensor) and v.dim() == 2]
+        key = next(iter([*matrices, *values, 0]))
+        shown = f'"{key}"' if isinstance(key, str) else key
+        return f"if it returns several values, name the one that holds the logits: output = {shown}"
     wrap = "wrap it in a module that returns a number for each image and class"
     if answer.dim() > 2:
         return f"{wrap}, such as the mean over the image of a map or a sequence of outputs"

@@ -126,6 +126,8 @@ class Source(Section, ABC):
             raise ValueError(
                 f"series {self.name!r}: skip names epochs {unknown}; there are {list(epochs)}"
             )
+        if set() < set(epochs) <= set(self.skip):
+            raise ValueError(f"series {self.name!r}: skip leaves out all epochs, {list(epochs)}")
         return tuple(epoch for epoch in epochs if epoch not in self.skip)
 
     def series(self) -> Series:
@@ -187,7 +189,7 @@ class FolderSource(ArchitectureSource):
 
     folder: UserPath
     pattern: str = "model-{epoch}.pth"
-    only: tuple[int, ...] | None = None
+    only: tuple[int, ...] | None = Field(None, min_length=1)
     key: str | None = None
 
     @model_validator(mode="after")
@@ -206,15 +208,15 @@ class FolderSource(ArchitectureSource):
                 continue
             if epoch in by_epoch:
                 raise CheckpointError(
-                    f"series {self.name!r}: {by_epoch[epoch].name} and {path.name} are both "
-                    f"epoch {epoch}; make `pattern` more specific"
+                    f"series {self.name!r}: {by_epoch[epoch]} and {path} are both epoch {epoch}; "
+                    f"make `pattern` more specific"
                 )
             by_epoch[epoch] = path
         if not by_epoch:
             names = sorted(path.name for path in self.folder.iterdir())
             raise CheckpointError(
                 f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r} "
-                f"({{epoch}} stands for the number, * for anything); it holds "
+                f"({{epoch}} stands for a whole number, * for anything); it holds "
                 f"{join_names(names) or 'nothing'}"
             )
         requested = by_epoch if self.only is None else self.only
@@ -227,8 +229,7 @@ class FolderSource(ArchitectureSource):
 
     def file(self, epoch: int) -> Path:
         """Return the file or folder of one epoch. Raises CheckpointError."""
-        files = self.files()
-        if epoch not in files:
+        if epoch not in (files := self.files()):
             raise CheckpointError(
                 f"{self.folder} held a checkpoint of epoch {epoch} when the command began, but "
                 f"does not any more: put it back, or run the command again without it"
@@ -236,8 +237,9 @@ class FolderSource(ArchitectureSource):
         return files[epoch]
 
     def files_without_epoch(self) -> list[str]:
-        """Return files that match the pattern but for the epoch's number (`model-last.pth`)."""
-        return [path.name for path, epoch in self._match_files() if epoch is None]
+        """Return files that match but for a whole number (`model-last.pth`) or for capitals."""
+        paths = [path for path, epoch in self._match_files() if epoch is None]
+        return [str(path.relative_to(self.folder)) for path in paths]
 
     def _match_files(self) -> list[tuple[Path, int | None]]:
         """Return the paths that match the pattern, sorted, each with its epoch."""

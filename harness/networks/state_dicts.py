@@ -105,7 +105,11 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
         logger.info("weights: %s, which are no tensors, stay the architecture's", names)
     rest = {name: value for name, value in own.items() if name not in part.tensors}
     try:
-        model.load_state_dict(rest | part.tensors)
+        dense = {
+            name: tensor if tensor.layout == own[name].layout else tensor.to_dense()
+            for name, tensor in part.tensors.items()
+        }
+        model.load_state_dict(rest | dense)
     except (RuntimeError, NotImplementedError) as error:  # of tensors without numbers (meta)
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"checkpoint {origin} cannot be loaded: {reason}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -38,9 +39,9 @@ class ModuleRecord:
         nonlinear: whether the output is the result of a non-linearity.
         calls: number of calls.
         layout: whether modules of its kind use channels-last maps; None if unknown.
-        joined: whether the output is a concatenation of earlier outputs, or its normalisation or
-            activation.
         several: whether it returned several values.
+        joined: whether the output is a concatenation of values that occur elsewhere, too, or its
+            normalisation or activation.
     """
 
     output: Tensor | None
@@ -48,8 +49,8 @@ class ModuleRecord:
     nonlinear: bool
     calls: int
     layout: bool | None
-    joined: bool
     several: bool
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,9 @@ class _Nonlinearities(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.results: dict[Hashable, tuple[Tensor, str]] = {}  # by id
-        self.joined: list[Tensor] = []  # concatenations, and their normalisations and activations
+        # concatenations, and their normalisations and activations, by id; each with its parts
+        self._joined: dict[Hashable, tuple[Tensor, Sequence[Tensor]]] = {}
+        self._uses = Counter[Hashable]()  # in how many concatenations a value is a part, by id
         self._derivations = Derivations()
         self._alive: list[object] = []  # keeps tensors, so that ids stay unique
 
@@ -184,11 +187,12 @@ class _Nonlinearities(TorchFunctionMode):
         result = func(*args, **kwargs)
         name = plain_name(func)
         is_map = isinstance(result, Tensor) and result.dim() == 4  # 3-D values are joined by token
-        if is_map and (
-            name in ("cat", "concat", "concatenate")
-            or (args and name in ("batchnorm", *NONLINEARITIES) and self.is_joined(args[0]))
-        ):
-            self.joined.append(result)
+        if is_map and name in ("cat", "concat", "concatenate"):
+            parts = list(args[0] if args else kwargs["tensors"])
+            self._uses.update(map(id, parts))
+            self._joined[id(result)] = result, parts
+        elif name in ("batchnorm", *NONLINEARITIES) and args and id(args[0]) in self._joined:
+            self._joined[id(result)] = result, self._joined[id(args[0])][1]
         inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _may_vary(v)]
         if name in FOLLOWED and inputs:
             values = result if isinstance(result, tuple | list) else [result]
@@ -209,8 +213,12 @@ class _Nonlinearities(TorchFunctionMode):
             self.results.pop(key, None)
         self.results[id(result)] = result, name
 
-    def is_joined(self, value: object) -> bool:
-        return any(value is joined for joined in self.joined[-8:])
+    def repeats(self, value: object) -> bool:
+        """Return whether a value joins others of which one is an activation function's result, is
+        joined itself, or is also a part of another concatenation (DenseNet)."""
+        _, parts = self._joined.get(id(value), (None, ()))
+        keys = set(map(id, parts))
+        return any(self._uses[k] > 1 or k in self._joined or k in self.results for k in keys)
 
 
 def _may_vary(value: Tensor) -> bool:
@@ -253,7 +261,6 @@ def record_pass(
                 nonlinear=not several and id(output) in mode.results,
                 calls=1,
                 layout=_layout(module),
-                joined=mode.is_joined(output),
                 several=several,
             )
 
@@ -277,6 +284,8 @@ def record_pass(
     finally:
         for handle in handles:
             handle.remove()
+    for seen in pass_record.modules.values():  # only now are all uses known
+        seen.joined = mode.repeats(seen.output)
     outputs = {id(s.output) for s in pass_record.modules.values() if s.nonlinear and s.calls == 1}
     results = mode.results.items()
     pass_record.unprobed = [name for key, (_, name) in results if key not in outputs]

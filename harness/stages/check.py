@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -146,6 +147,7 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     return {
         "layers": len(layers),
         "units": sum(layer.channels for layer in layers),
+        "maps": json.dumps(_shapes(layers)),
         "active": _count_active(model, layers, inputs),
         "outputs": logits.shape[1],
         "images": len(rows),
@@ -194,6 +196,51 @@ def _is_broken(name: str, value: Tensor) -> bool:
         return False
     is_trained = isinstance(value, nn.Parameter) or "running_" in name
     return is_trained or bool(value.isnan().any())
+
+
+def check_maps(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a message for each checkpoint whose layers have other maps than those of the last one
+    of its series: its neurons would not be the same ones."""
+    sources = {source.name: source for source in plan.config.series}
+    for series, sound in rows[rows["problem"] == ""].groupby("series"):
+        last, *others = reversed(list(sound.itertuples()))
+        expected = json.loads(str(last.maps))
+        for row in others:
+            maps = json.loads(str(row.maps))
+            try:
+                if not expected.keys() <= maps.keys():
+                    maps = _measure_maps(plan, sources[series], row.epoch, tuple(expected))
+                differences = [
+                    f"layer {name!r} has maps of {_size(maps[name])}, not {_size(shape)}"
+                    for name, shape in expected.items()
+                    if maps[name] != shape
+                ]
+            except ValueError as error:
+                differences = [str(error)]
+            if differences:
+                yield (
+                    f"series {series!r}, epoch {row.epoch}: its network differs from that of epoch "
+                    f"{last.epoch} ({join_names(differences, 2)}); a neuron must exist at all "
+                    f"epochs: leave this one out, skip = [{row.epoch}], or make it a series of its "
+                    f"own"
+                )
+
+
+def _measure_maps(
+    plan: Plan, source: Source, epoch: int, names: tuple[str, ...]
+) -> dict[str, list[int]]:
+    """Return channels, height and width of the layers of these names in another checkpoint."""
+    model = prepare_model(open_checkpoint(plan.run, source, epoch), source, False)
+    view = replace(source.view, channels_last=False)
+    return _shapes(find_layers(model, view, names, source.channels_last))
+
+
+def _shapes(layers: Sequence[Layer]) -> dict[str, list[int]]:
+    return {layer.name: [layer.channels, layer.height, layer.width] for layer in layers}
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
 
 
 def check_base(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
@@ -252,7 +299,7 @@ def problems(plan: Plan, rows: pd.DataFrame, needs: Sequence[Need] = NEEDS) -> l
     for (series, _), (text, epochs_of_text) in epochs.items():
         plural = "s" * (len(epochs_of_text) > 1)
         texts.append(f"series {series!r}, epoch{plural} {', '.join(epochs_of_text)}: {text}")
-    return texts + [text for need in needs for text in need(plan, rows)]
+    return [*texts, *check_maps(plan, rows), *(text for need in needs for text in need(plan, rows))]
 
 
 def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
@@ -277,7 +324,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             if names := source.files_without_epoch():
                 notes.append(
                     f"series {source.name!r}: left out {len(names)} that match {source.pattern!r} "
-                    f"but have no epoch number: {join_names(names, 4)}"
+                    f"but for a whole epoch number, or for capitals: {join_names(names, 4)}"
                 )
             if "epoch={epoch}" in source.pattern and 0 in source.series().epochs:
                 notes.append(

@@ -130,11 +130,25 @@ def class_accuracy(
             f"it must be computed for each image alone"
         )
     scores = target_of(0).scores(output)
-    if scores.shape[1] > 1 and bool((scores == scores[:, :1]).all()):
+    ties = int(((scores == scores.amax(dim=1, keepdim=True)).sum(dim=1) > 1).sum())
+    if scores.shape[1] == 1:
+        logger.warning(
+            "there is one class, and every image is predicted to be of it: accuracy is 1 whatever "
+            "is ablated; look at the change of the objective instead"
+        )
+    elif bool((scores == scores[:, :1]).all()):
         logger.warning(
             "objective %r is the same for all classes: it distinguishes no classes, so every image "
             "counts as correct; look at the change of the objective instead of accuracy",
             source.objective,
+        )
+    elif ties:
+        logger.warning(
+            "several classes share the largest score of %d of %d images; such an image counts as "
+            "correct for each of them, also after ablation: the outputs should be logits, not "
+            "rounded or cut off (by a ReLU)",
+            ties,
+            len(scores),
         )
     target_labels = torch.tensor([target_of(int(label)).label for label in labels])
     return float((scores.argmax(dim=1) == target_labels).float().mean())
