@@ -240,6 +240,19 @@ def test_labels_are_drawn_as_they_were_typed(monkeypatch):
     plt.close("all")
 
 
+def test_arabic_letters_are_joined_and_run_from_right_to_left():
+    def draw(text):
+        with styled():
+            return Figure("f", "F", "C", draw_sheet([[Cell(np.zeros((4, 4, 3)), text)]])).png
+
+    apart, left_to_right = "\u200c".join("عجلة"), "\u202d{}\u202c"
+    assert draw("عجلة") != draw(apart)
+    hebrew = "שלום"
+    assert draw(hebrew) == draw(left_to_right.format(hebrew[::-1]))
+    assert draw(hebrew) != draw(left_to_right.format(hebrew))
+    plt.close("all")
+
+
 def test_figures_are_written_for_print(monkeypatch, tmp_path):
     """Publishers refuse fonts of type 3."""
     for name, value in PUBLISHED.items():
