@@ -259,7 +259,7 @@ def power(
         studies, float("nan") if cost is None else cost, seed,
     )  # fmt: skip
     designs = smallest_designs(table, wanted)
-    tables, figure = power_tables(table, designs, wanted)
+    tables, figure = power_tables(table, designs, wanted, primary_share)
     for one in tables:
         console.print(on_screen(one))
     console.print(describe_smallest(designs, wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from analysis.study.family import RULED_OUT, PlannedTest
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
+from analysis.study.tables import claims
 from harness.files import write_text
 from tasks.settings import Analysis
 from tasks.study import digest
@@ -131,6 +133,9 @@ def test_no_difference_can_be_a_finding_of_a_study(tmp_path):
     assert shown.frame["responses"].tolist() == [32 * people, 32 * people]
     assert shown.frame["trials"].tolist() == [32, 32]
     assert shown.frame["equivalent"].tolist() == ["yes", "not shown"]
+    assert "d′ (detection)" in claims(results).caption and " 90 % CIs" in claims(results).caption
+    other = replace(results, settings=replace(results.settings, level=0.9))
+    assert " 80 % CIs" in claims(other).caption
 
 
 def test_leaving_a_condition_out_changes_no_weight_and_is_said(tmp_path):

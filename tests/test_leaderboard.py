@@ -1,6 +1,7 @@
 """The benchmark's statistics against hand counts, plain twins and outside implementations."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.benchmark import measures, report, significance
-from analysis.benchmark.tables import images_needed
+from analysis.benchmark.tables import ablations, images_needed
 from analysis.exhibits.tables import Table
 from analysis.statistics import comparisons
 from harness.records import CONTROLS
@@ -56,6 +57,36 @@ def test_measures_are_what_their_names_say(wide):
     assert over.mean() == pytest.approx(random.mean())
     other = measures.evaluate(wide, measures.MEASURES["over other class"], ["good"])["good"]
     assert other.isna().all()  # never run
+
+
+def test_area_is_the_mean_distance_of_the_curves_within_their_ends():
+    """The arms `most` and `least` have one draw per share, here of four steps."""
+    table = records({**BASE, "good": {"most": 0.3, "least": 0.8}})
+    steps = [
+        table.assign(draw=table["draw"].where(table["method"] != "good", k)) for k in (1, 2, 3)
+    ]
+    table = pd.concat(steps).drop_duplicates([*measures.UNIT, "method", "arm", "draw"])
+    table.loc[(table["arm"] == "most") & (table["draw"] == 3), "correct_after"] = False
+    table = pd.concat([table, table[table["arm"] == "none"].assign(arm="all")])
+    outcomes = measures.pivot_outcomes(table)
+    area = measures.evaluate(outcomes, measures.MEASURES["area"], ["good"])["good"]
+    curve = measures.ablation_curve(outcomes, "good", 4).iloc[1:-1]
+    assert area.groupby("class_id").mean().mean() == pytest.approx(
+        (curve["least"] - curve["most"]).mean()
+    )
+
+
+def test_a_gap_without_an_interval_has_none_in_the_table_of_ablations():
+    gaps = comparisons.clustered_by_class(of_classes(a=[0.2], b=[0.1]))
+    bench = SimpleNamespace(
+        ablations=["revert", "zero"], order=["a", "b"], methods=["a", "b"],
+        clustered_measure=lambda measure, ablation: gaps,
+        linearises=lambda method: "revert" if method == "a" else "",
+    )  # fmt: skip
+    frame = ablations(bench).frame
+    assert frame["revert, 95 %"].tolist() == ["– *", "–"]
+    gaps = comparisons.clustered_by_class(of_classes(a=[0.2, 0.4], b=[0.1, 0.1]))
+    assert ablations(bench).frame["zero, 95 %"].tolist() == ["-0.97 to +1.00", "–"]
 
 
 def test_lost_is_undefined_where_nothing_was_right_before():

@@ -23,6 +23,7 @@ from analysis.study.report import stability
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.specification import specification_curve
+from analysis.study.tables import accuracy, trials
 from analysis.study.thresholds import threshold_grid
 from harness.files import write_text
 from tasks.questionnaire import BUILT_IN, Question
@@ -122,6 +123,32 @@ def test_every_n_is_the_plain_count(results):
             assert row["participants"] == mine["participant"].nunique()
             assert row["trials"] == mine["trial"].nunique()
             assert row["left out"] == 0
+
+
+def test_times_that_were_not_measured_are_in_no_mean_and_no_count(results):
+    """A time of 0 is none: the mean over the others, and a missing response in the sizes."""
+    collected = results.responses.collected
+    times = collected["milliseconds"].where(np.arange(len(collected)) % 3 > 0, 0)
+    responses = replace(results.responses, collected=collected.assign(milliseconds=times))
+    other = replace(results, responses=responses)
+    answers = responses.answers
+    timed = answers[answers["milliseconds"] > 0]
+    seconds = trials(other).frame.set_index("trial")["seconds"].dropna()
+    plain = timed.groupby("trial")["milliseconds"].mean().astype(float) / 1000
+    assert seconds.to_dict() == pytest.approx(plain.to_dict())
+    sizes = sample_sizes(other).frame.query("measured == 'response time'")
+    assert sizes["responses"].sum() == len(timed)
+    assert sizes["left out"].sum() == len(answers) - len(timed) > 0
+
+
+def test_the_caption_of_accuracy_names_conditions_with_another_interval(results):
+    collected = results.responses.collected
+    is_base = collected["condition"] == "base"
+    solved = collected.assign(correct=collected["correct"].mask(is_base, True))
+    other = replace(results, responses=replace(results.responses, collected=solved))
+    note = "Clopper–Pearson interval with clusters as trials and the exact binomial test in "
+    assert f"{note}{results.name('odd_one_out')}, base." in accuracy(other).caption
+    assert note not in accuracy(results).caption
 
 
 def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):

@@ -440,6 +440,7 @@ def test_power_command_prints_and_writes(tmp_path):
     assert list(table["participants"]) == [20, 40]
     assert list(table["items"]) == [8, 16]
     assert list(table["cost"]) == [40, 80]
+    assert "receive 80 % of α = 0.05" in (tmp_path / "power.md").read_text()
     assert {p.suffix for p in tmp_path.iterdir()} == {".csv", ".md", ".tex", ".png", ".pdf"}
     assert "cost" in say("power", "--conditions=a=.6,b=.3", "--participants=20", "--studies=50")
 

@@ -70,8 +70,8 @@ def curves(bench: Bench) -> Figure:
         "curves",
         f"Accuracy while {bench.verb} an increasing share of neurons",
         "Accuracy, mean over classes and pairs, when an increasing share of the neurons of every "
-        "layer is ablated, most or least important first; the measure “area” is the area between "
-        "the two curves.",
+        "layer is ablated, most or least important first; the measure “area” is the mean distance "
+        "between the two curves at the shares between 0 and 1.",
         canvas,
     )
 

@@ -14,6 +14,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.reversion import merge_epochs, methods_table
 from analysis.statistics import comparisons
+from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.classes import find_bins
 from harness.records import PAIR
 
@@ -152,7 +153,8 @@ def ablations(bench: Bench) -> Table | None:
         gaps = bench.clustered_measure("gap", ablation).table(bench.methods).loc[bench.order]
         frame[ablation] = gaps["value"].to_numpy()
         frame[f"{ablation}, 95 %"] = [
-            f"{low:+.2f} to {high:+.2f}" + " *" * (bench.linearises(method) == ablation)
+            ("–" if np.isnan(low) else f"{low:+.2f} to {high:+.2f}")
+            + " *" * (bench.linearises(method) == ablation)
             for method, low, high in zip(bench.order, gaps["low"], gaps["high"], strict=True)
         ]
     return Table(
@@ -160,7 +162,8 @@ def ablations(bench: Bench) -> Table | None:
         "Gap by ablation",
         "Activations are replaced by those of the earlier checkpoint for the same image (revert), "
         "by zero, by the mean over the class's images (mean) or by those for another image "
-        "(resample). A star marks the ablation that a score linearises. " + _HOW,
+        "(resample). A star marks the ablation that a score linearises; –: no interval can be "
+        "estimated. " + _HOW,
         frame,
         dict.fromkeys(bench.ablations, _SIGNED),
     )
@@ -298,9 +301,9 @@ def spaces(bench: Bench) -> Table | None:
         "earlier epoch; mean of 1/rank of the same channel. Stability: share of the five nearest "
         "base neurons that are the same if the space is computed with another seed. Coverage: "
         "share of stimuli that have a vector. Over the neurons with a position in all spaces, "
-        "concepts with an overlap of at least .04; 95 % CIs and groups (methods that share a "
-        "letter do not differ significantly: all pairs, Holm, 5 %) are clustered by layer, as "
-        "neurons of a layer, and a channel's epochs, are alike; the networks are fixed.",
+        f"concepts with an overlap of at least {NAMED_OVERLAP:g}; 95 % CIs and groups (methods "
+        "that share a letter do not differ significantly: all pairs, Holm, 5 %) are clustered by "
+        "layer, as neurons of a layer, and a channel's epochs, are alike; the networks are fixed.",
         table[["task", *table.columns.drop("task")]],
         dict.fromkeys(["value", "low", "high"], "{:.3f}") | {"coverage": "{:.2f}"},
     )

@@ -22,6 +22,7 @@ from analysis.exhibits.figures import COLOURS, Figure, style_of, styled
 from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
+from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import CrossedData, holm
 from analysis.statistics.contrasts import condition_pairs, differences
 from analysis.statistics.crossed_effects import fit_conditions
@@ -253,9 +254,14 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
 
 
 def power_tables(
-    table: pd.DataFrame, designs: pd.DataFrame, target: float
+    table: pd.DataFrame, designs: pd.DataFrame, target: float, share: float = 1.0
 ) -> tuple[list[Table], Figure]:
-    """Return the power curve and the smallest designs as tables, and the curve as a figure."""
+    """Return the power curve and the smallest designs as tables, and the curve as a figure.
+
+    Args:
+        table: of `power_curve`. designs: of `smallest_designs`. target: the wanted power.
+        share: the part of α that the tests receive, see `Plan`.
+    """
     formats = dict.fromkeys(["power", "low", "high"], "{:.3f}")
     formats |= {"size": "{:+.3f}", "raters": "{:.0f}", "cost": "{:.2f}"}
     definitions = (
@@ -268,7 +274,8 @@ def power_tables(
             "Power by simulation",
             "Share of simulated studies in which the planned test (participants and items "
             "clustered, corrected by Holm) rejects, with Wilson's interval for the error of "
-            f"simulation. {definitions} Size: true difference of shares.",
+            f"simulation. These tests receive {100 * share:g} % of α = {ALPHA:g}. {definitions} "
+            "Size: true difference of shares.",
             table,
             formats,
             hidden=("design", "studies"),

@@ -84,8 +84,8 @@ def annotators(results: Results) -> Table | None:
         "The model estimates the most probable response to each trial; there need not be a correct "
         "one. Mean, lowest: estimated probability that a participant gives the most probable "
         "response (mean over participants; lowest participant). Differs from majority: share of "
-        "trials in which the most probable response is not that of the majority. Ties: trials with "
-        "a tied majority. Control conditions are included.",
+        "the trials without a tie in which the most probable response is not that of the majority. "
+        "Ties: trials with a tied majority. Control conditions are included.",
         pd.DataFrame(rows),
         {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
         hidden=("converged",),

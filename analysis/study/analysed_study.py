@@ -154,6 +154,13 @@ class AnalysedStudy:
     def choice_tasks(self) -> list[str]:
         return [task for task in self.tasks if task in self.responses.study.choice_tasks]
 
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """Return the analysed responses; response times that were not measured (0) are missing."""
+        answers = self.responses.answers
+        times = answers["milliseconds"]
+        return answers.assign(milliseconds=times.where(times > 0))
+
     def answers_of(self, task: str, controls: bool = True) -> pd.DataFrame:
         """Return the analysed responses of a task, with columns `changed`, `clarity` and
         `rating`.
@@ -161,8 +168,7 @@ class AnalysedStudy:
         Args:
             controls: whether to keep those of control conditions.
         """
-        answers = self.responses.answers
-        answers = answers[answers["task"] == task]
+        answers = self.answers[self.answers["task"] == task]
         if not controls:
             answers = answers[~answers["condition"].isin(self.controls(task))]
         answers = answers.reset_index(drop=True)

@@ -136,7 +136,7 @@ def power_figure(power: Power, participants: int) -> Figure:
         )
         axis.axvline(participants, color="#777777", linestyle=":", zorder=0)
     caption = (
-        "Dashed: 80 % power; dotted: the planned number of participants; bands: 95 % interval of "
-        "the simulation."
+        f"Dashed: {100 * WANTED_POWER:g} % power; dotted: the planned number of participants; "
+        "bands: 95 % interval of the simulation."
     )
     return Figure("preregistration-power", "Power by number of participants", caption, canvas)

@@ -332,8 +332,9 @@ def data_quality(results: Results) -> Table | None:
         "data_quality",
         "Data quality checks",
         "All rows passed validation against the frozen study. The table counts irregularities "
-        "that are not errors. Counts are of analysed "
-        "participants unless the row says otherwise. –: not applicable.",
+        "that are not errors. Responses are those of analysed participants; consent, duration, "
+        "time of finishing, identical responses and rules are checked for all participants. "
+        "–: not applicable.",
         frame[["name", *counts]].rename(columns={"name": "check"}),
     )
 

@@ -75,9 +75,10 @@ def evolutions(results: Results) -> Figure | None:
     return Figure(
         "study_evolutions",
         "Labels given to real evolutions",
-        f"The {len(rows)} real evolutions that were most often judged changed. Below each stage: "
-        "the most frequent label, the number of participants who gave it, and the number who gave "
-        "any label. These are the clearest examples, not a random sample."
+        f"The {len(rows)} real evolutions that were most often judged changed (at least {ENOUGH} "
+        "responses). Below each stage: the most frequent label, the number of participants who "
+        "gave it, and the number who gave any label. These are the clearest examples, not a random "
+        "sample."
         + " Simulated labels are unrelated to the pictures."
         * results.responses.simulated,
         draw_sheet(rows, inch=1.7),

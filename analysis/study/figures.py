@@ -336,8 +336,8 @@ def reversion(results: Results) -> Figure | None:
         "important), a random set, or a set whose activations changed as much as those of q1 "
         "(matched). Left: this run, held-out images, unadjusted "
         f"{results.level} CIs over classes. Right: results of {PUBLISHED} for other networks and "
-        "images; only the order is comparable. Suspect: possibly a copying error in the result "
-        "files.",
+        "training images; only the order is comparable. Suspect: possibly a copying error in the "
+        "result files.",
         canvas,
     )
 

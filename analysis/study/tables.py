@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import as_words
+from analysis.exhibits.phrases import as_words, capitalise, join
 from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
+from analysis.statistics.shares import AS_TRIALS
 from analysis.study import thresholds as other_rules
 from analysis.study.analysed_study import stack
 from analysis.study.association import name_measure
@@ -70,8 +71,8 @@ def flow(results: Results) -> Table:
         "The frozen exclusion rules were applied in this order to the participants who finished; "
         "each is counted under the first rule that applied. One sided: the largest share of a "
         "participant's choices at one position on the screen. Responses: to trials other than "
-        "practice and attention trials. Not applicable: participants who finished but have no data "
-        "for the rule.",
+        "practice and attention trials. Not applicable: participants who finished, but whose data "
+        "for the rule are missing or too few.",
         results.responses.flow,
     )
 
@@ -107,16 +108,17 @@ def claims(results: Results) -> Table | None:
         "All planned tests and control tests",
         "First column: whether an effect is claimed or, for control tests, the outcome by the rule "
         f"under Method (–: no criterion). Estimate with its unadjusted {results.level} "
-        "CI, and the value under the null hypothesis. Units: shares (chance, contrasts, learning), "
-        "points of the scale (ratings), similarity (labels), ρ (associations); for confidence the "
-        "type-2 AUC, the probability that a correct response is given with more confidence than an "
-        f"incorrect one. {weights_text}Weight: share of α of the test at the start; Holm's "
+        "CI, and the value under the null hypothesis. Units: shares (chance, contrasts; learning: "
+        "per ten trials), d′ (detection), points of the scale (ratings), similarity (labels), ρ "
+        "(associations); for confidence the type-2 AUC, the probability that a correct response is "
+        "given with more confidence than an incorrect one; for equivalence those of the compared "
+        f"means. {weights_text}Weight: share of α of the test at the start; Holm's "
         "procedure passes the share of each rejected hypothesis on to the others. "
         f"{claim_rule(results.level)} Not tested: the test could not be computed (see note); its "
         f"weight is not redistributed. Permutation tests use {results.settings.permutations:,} "
         "permutations: the smallest unadjusted p is "
         f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo_note(tests)}."
-        f"{_equivalence_note(tests)}",
+        f"{_equivalence_note(results, tests)}",
         table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
         {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
          "p unadjusted": P, "p": P},
@@ -125,13 +127,14 @@ def claims(results: Results) -> Table | None:
     )  # fmt: skip
 
 
-def _equivalence_note(tests: pd.DataFrame) -> str:
+def _equivalence_note(results: Results, tests: pd.DataFrame) -> str:
     """Explain rows of equivalence tests, if there are any."""
     if not tests["question"].str.endswith(".equivalence").any():
         return ""
     return (
-        " Equivalence tests (two one-sided tests) show 90 % CIs and have no single null value: "
-        "equivalence is claimed if the interval lies within the smallest effect of interest."
+        f" Equivalence tests (two one-sided tests) show {200 * results.settings.level - 100:g} % "
+        "CIs and have no single null value: equivalence is claimed if the interval lies within the "
+        "smallest effect of interest."
     )
 
 
@@ -188,7 +191,8 @@ def accuracy(results: Results) -> Table | None:
         "Accuracy by condition",
         f"Share of correct responses with its unadjusted {results.level} CI and the test against "
         "chance, clustered by participants and trials (t test with Satterthwaite's degrees of "
-        f"freedom); {CORRECTED}. Mixed model: logistic model with crossed random effects. "
+        f"freedom); {CORRECTED}.{_exact_note(chance_tests)} Mixed model: logistic model with "
+        "crossed random effects. "
         "Binomial: exact interval that treats responses as independent, which they are not; for "
         f"comparison only.{_fit_notes(results)}",
         table,
@@ -196,6 +200,13 @@ def accuracy(results: Results) -> Table | None:
         hidden=("left_out", "crossed p", "binomial p"),
         headings={"crossed": "mixed model"},
     )
+
+
+def _exact_note(tests: pd.DataFrame) -> str:
+    """Say for which conditions the clustered variance cannot be estimated, if there are any."""
+    rows = tests[tests["reason"] == AS_TRIALS]
+    names = join([f"{row.task}, {as_words(row.condition)}" for row in rows.itertuples()])
+    return f" {capitalise(AS_TRIALS)} and the exact binomial test in {names}." if names else ""
 
 
 def _add_prefix(estimates: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -335,8 +346,7 @@ def labels(results: Results) -> Table | None:
 
 @shelf.table("study", "trials")
 def trials(results: Results) -> Table:
-    answers = results.responses.answers
-    table = answers.groupby(["task", "condition", "trial"]).agg(
+    table = results.answers.groupby(["task", "condition", "trial"]).agg(
         responses=("participant", "size"),
         accuracy=("correct", "mean"),
         seconds=("milliseconds", "mean"),
@@ -346,8 +356,8 @@ def trials(results: Results) -> Table:
     return Table(
         "trials",
         "All trials",
-        "Number of responses, accuracy (trials with an answer key) and arithmetic mean of response "
-        "times in seconds.",
+        "Number of responses, accuracy (trials with an answer key) and arithmetic mean of the "
+        "measured response times in seconds.",
         table.reset_index(),
         {"accuracy": SHARE, "seconds": "{:.1f}", **NAMES},
     )
