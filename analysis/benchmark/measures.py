@@ -48,7 +48,6 @@ def mean_of_arm(arms: pd.DataFrame, name: str) -> pd.Series:
 
 
 def means_of_arms(arms: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return `mean_of_arm` of every arm."""
     return {name: mean_of_arm(arms, name) for name in arms.columns.get_level_values("arm").unique()}
 
 

@@ -93,7 +93,6 @@ class Bench:
         return comparisons.clustered_by_class(values)
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
-        """Return the value of a measure by method."""
         return dict(zip(self.methods, self.clustered_measure(measure, **where).value, strict=True))
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from typing import NamedTuple
 
@@ -66,7 +67,6 @@ _BREAK = re.compile(r" |(?<=_)")
 
 
 def escape(text: str) -> str:
-    """Escape text for LaTeX."""
     return "".join(_ESCAPED.get(character, character) for character in text)
 
 
@@ -79,7 +79,9 @@ def latex_table(
     Args:
         heads: the heading of each column, and whether it holds numbers.
     """
-    grid = [[_tie_intervals(cell) for cell in row] for row in ([head for head, _ in heads], *rows)]
+    # An interval is not broken between its ends.
+    tie = partial(re.sub, r"(\[[^][ ]+,) (?=[^][ ]+\])", "\\1\u00a0")
+    grid = [list(map(tie, row)) for row in ([head for head, _ in heads], *rows)]
     size, widths = _layout(grid)
     align = "".join(
         _column_format("r" if number else "l", width)
@@ -101,7 +103,8 @@ def latex_table(
         opening = [rf"\begin{{{kind}}}", rf"\centering{size.commands}"]
         opening += [label_text, rf"\begin{{tabular}}{{{align}}}", *rules]
         closing = [r"\end{tabular}", rf"\end{{{kind}}}"]
-    if _needs_unicode("".join([caption, *(cell for row in grid for cell in row)])):
+    text = "".join([caption, *(cell for row in grid for cell in row)])
+    if any(ord(c) > 0xFF and c not in _ESCAPED and c not in _PLAIN for c in text):
         requirements += "; LuaLaTeX or XeLaTeX with a font that has all its letters"
     return "\n".join([requirements, *opening, *body, r"\bottomrule", *closing, ""])
 
@@ -113,20 +116,10 @@ def _row(cells: Sequence[str], widths: Sequence[float]) -> str:
     return "{}" + row if row[0] in "[*" else row
 
 
-def _tie_intervals(cell: str) -> str:
-    """Return a cell whose intervals are not broken between their ends."""
-    return re.sub(r"(\[[^][ ]+,) (?=[^][ ]+\])", "\\1\u00a0", cell)
-
-
 def _count_lines(row: Sequence[str], widths: Sequence[float]) -> int:
     """Return about how many lines a row takes."""
     line_counts = (_em(cell) / width for cell, width in zip(row, widths, strict=True) if width)
     return ceil(max([1.0, *line_counts]))
-
-
-def _needs_unicode(text: str) -> bool:
-    """Return whether pdflatex lacks characters of a text."""
-    return any(ord(c) > 0xFF and c not in _ESCAPED and c not in _PLAIN for c in text)
 
 
 def _column_format(side: str, width: float) -> str:
@@ -141,17 +134,13 @@ def _layout(grid: Sequence[Sequence[str]]) -> tuple[Size, list[float]]:
     full = [max(map(_em, column)) for column in columns]
     words = [max(_em(w) for cell in column for w in _BREAK.split(cell)) for column in columns]
     for size in SIZES:
-        room, limit = size.page - size.space * len(columns), max(full)
-        while sum(widths := _limit_widths(full, words, limit)) > room and limit > 0:
-            limit -= 0.5
+        room, limit, widths = size.page - size.space * len(columns), max(full), full
+        while sum(widths) > room and limit > 0:
+            limit -= 0.5  # no column becomes narrower than its longest word
+            widths = [max(word, min(w, limit)) for w, word in zip(full, words, strict=True)]
         if widths == full or (size.rotated and limit >= NARROWEST):
             break
     return size, [w if w < f else 0.0 for w, f in zip(widths, full, strict=True)]
-
-
-def _limit_widths(full: Sequence[float], words: Sequence[float], limit: float) -> list[float]:
-    """Return the widths of columns, at most `limit` but no narrower than their longest word."""
-    return [max(word, min(width, limit)) for width, word in zip(full, words, strict=True)]
 
 
 def _em(text: str) -> float:

@@ -33,7 +33,6 @@ SPLIT = "heldout"
 
 
 def _rows_of(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Return an iterator of the rows of some columns as tuples."""
     return table[columns].itertuples(index=False, name=None)
 
 

@@ -108,7 +108,6 @@ def run_seeds(
 
 
 def parse_arguments(description: str | None, studies: int = 1000) -> argparse.Namespace:
-    """Parse the arguments of the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--studies", type=int, default=studies)
     parser.add_argument("--seed", type=int, default=0)
@@ -248,21 +247,19 @@ def as_markdown(
     columns = ("coverage", "rejected") if all_given else ("given", "coverage", "rejected")
     has_methods = len({method for table in tables.values() for method in table["method"]}) > 1
     names = ["design"] + ["method"] * has_methods
-    head = names + [
-        f"{name_of_measure}: {name}" for name_of_measure in measures for name in columns
-    ]
+    head = names + [f"{measure_name}: {name}" for measure_name in measures for name in columns]
     lines = []
     for name, table in tables.items():
         for method, rows in table.groupby("method", sort=False):
             row_by_measure = rows.set_index("what")
             cells = [name, str(method)][: len(names)]
-            for name_of_measure in measures:
-                if name_of_measure not in row_by_measure.index and name_of_measure != "accuracy":
-                    name_of_measure = "odds ratio"  # the crossed model has no risk difference
-                if name_of_measure not in row_by_measure.index:
+            for measure_name in measures:
+                if measure_name not in row_by_measure.index and measure_name != "accuracy":
+                    measure_name = "odds ratio"  # the crossed model has no risk difference
+                if measure_name not in row_by_measure.index:
                     cells += ["–"] * len(columns)
                     continue
-                row = row_by_measure.loc[name_of_measure]
+                row = row_by_measure.loc[measure_name]
                 rejected = _format_percent(row["rejected"], row["rejected error"])
                 cells += [
                     *([] if all_given else [_format_percent(row["given"])]),

@@ -88,7 +88,6 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     kept = len(effects) * (1 / plan.share - 1)  # weight of the other tests; each test here has 1
 
     def p_values_of(data: CrossedData) -> list[float]:
-        """Return the unadjusted p-value of each test."""
         if plan.against_chance:
             chances = np.full(len(names), design.chance)
             return [e.p for e in clustered_shares(data, chances, plan.level)]

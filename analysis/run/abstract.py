@@ -143,7 +143,6 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
 
 
 def _limits(run: Run) -> str:
-    """Describe the limits of generalisation."""
     count = len(series_of(run))
     sentences = [
         f"One training run of {'each of ' * (count > 1)}{pluralise(count, 'network')}: the "

@@ -12,7 +12,6 @@ from harness.results import REVERSION, has_results, read_results
 
 
 def method_of_run(run: Run) -> list[str]:
-    """Return the paragraphs of the section on method."""
     manifest = run.manifest()
     space, *others = manifest["space_methods"]
     reversion = {}

@@ -105,7 +105,6 @@ def write_exhibits(
 
 
 def on_screen(table: Table) -> ScreenTable:
-    """Return a table for the terminal, formatted as in the report."""
     screen = ScreenTable(title=table.title)
     for name, (_, numeric) in zip(table.shown_cells(), table.heads(), strict=True):
         screen.add_column(name, justify="right" if numeric else "left", overflow="fold")

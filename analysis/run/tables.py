@@ -26,7 +26,6 @@ from harness.registry import description
 
 
 def spaces(run: Run) -> list[SemanticSpace]:
-    """Return all spaces of the run, in the configured order."""
     return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
 
 
@@ -59,7 +58,6 @@ def named_concepts(run: Run) -> pd.DataFrame | None:
 
 
 def count_test_images(run: Run) -> int:
-    """Return the number of test images of the run."""
     return len(run.table(Artifact("image_index", ("test",))))
 
 

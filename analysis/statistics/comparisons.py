@@ -62,7 +62,6 @@ class Clustered:
         return low.clip(*self.scale), high.clip(*self.scale)
 
     def table(self, names: Sequence[str]) -> pd.DataFrame:
-        """Return value, low, high, classes and left out, with one row per name."""
         low, high = self.interval()
         columns = {"value": self.value, "low": low, "high": high, "classes": self.classes}
         return pd.DataFrame(columns | {"left out": self.left_out}, index=list(names))

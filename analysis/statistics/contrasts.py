@@ -146,7 +146,6 @@ class Difference:
 
 
 def differences(data: CrossedData, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
-    """Compute the difference of the shares of each pair of groups."""
     first, second = np.array(pairs).T
     odds, shares = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
     result = contrast(data, pairs, means)

@@ -109,7 +109,6 @@ class CrossedEffects:
         return self.apply(fit_conditions(frame), frame)
 
     def apply(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
-        """Return the estimates of a fitted model."""
         counts = frame["condition"].astype(str).value_counts().sort_index()
         reason = "all answers are right, or all wrong: the model has no finite effect"
         results: Estimates = {
@@ -151,7 +150,6 @@ class CrossedContrasts:
         return self.apply(fit_conditions(frame), frame)
 
     def apply(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
-        """Return the estimates of a fitted model."""
         if model is None or (self.reference is not None and self.reference not in model.names):
             return {}
         identity = np.eye(len(model.names))

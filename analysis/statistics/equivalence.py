@@ -65,7 +65,6 @@ class Equivalence:
 
     @property
     def largest(self) -> float:
-        """The largest possible difference on the scale."""
         return self.scale[1] - self.scale[0]
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:

@@ -115,11 +115,9 @@ class AnalysedStudy:
         ]
 
     def name(self, task: str) -> str:
-        """Return the name of a task for readers."""
         return self.responses.study.name(task)
 
     def controls(self, task: str) -> tuple[str, ...]:
-        """Return the conditions that only check whether the task works."""
         return self.responses.study.controls(task)
 
     @cached_property
@@ -195,10 +193,12 @@ class AnalysedStudy:
         Args:
             kind: of the question that the statistic's tests ask; "" where it tests nothing.
             controls: whether answers of control conditions take part.
+            parameters: of the statistic; a function is called with the task.
         """
         frames = []
         for task in tasks:
-            apply = STATISTICS.get(statistic)(level=self.settings.level, **parameters)
+            values = {k: v(task) if callable(v) else v for k, v in parameters.items()}
+            apply = STATISTICS.get(statistic)(level=self.settings.level, **values)
             if estimates := apply(self.answers_of(task, controls)):
                 table = tabulate(estimates, names)
                 table.insert(0, "task", self.name(task))

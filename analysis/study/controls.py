@@ -48,7 +48,6 @@ def lowest_claimed_accuracy(tests: pd.DataFrame) -> dict[str, float]:
 
 
 def count_outcomes(tests: pd.DataFrame) -> dict[str, int]:
-    """Count the control tests by outcome."""
     lowest = lowest_claimed_accuracy(tests)
     rows: Iterator[Any] = tests[is_control(tests)].itertuples()
     return Counter(control_outcome(row.Index[0], row, lowest) for row in rows)
@@ -109,7 +108,6 @@ def _lacks_labels(results: Results, row: Any) -> bool:
 
 
 def _control_tests(results: Results, kind: str) -> pd.DataFrame:
-    """Return the computed tests of control conditions."""
     if (table := results.tests_of(kind)).empty:
         return table
     return table[is_control(table) & table["p_alone"].notna()]

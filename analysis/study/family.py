@@ -97,7 +97,6 @@ class TaskDesign:
         return f"{RULED_OUT}fewer than {fewest} trials of a condition" if is_small else ""
 
     def each(self, fewest: int = FEWEST) -> Iterator[PlannedTest]:
-        """Yield one test per condition."""
         for condition in self.conditions:
             yield PlannedTest(
                 condition, (condition,), control=condition in self.controls,

@@ -80,7 +80,6 @@ class FrozenStudy:
         )
 
     def trials_of(self, task: str) -> pd.DataFrame:
-        """Return the trials of a task."""
         return self.data[self.data["task"] == task]
 
     def chance(self, task: str) -> dict[str, float]:
@@ -145,7 +144,6 @@ def read_study(folder: Path) -> FrozenStudy:
 
 
 def to_frozen_study(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
-    """Return a study in the form that the analysis uses."""
     columns = ["trial", "task", "condition", "role", "options", "neurons"]
     rows = [
         (t.id, t.task, t.condition, t.role, tuple(o.id for o in t.options), t.neurons)

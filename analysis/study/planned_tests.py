@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.claims import CONTROL
-from analysis.statistics.estimate import FEWEST
+from analysis.statistics.estimate import FEWEST, Estimate
 from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.statistic import Estimates, tabulate
 from analysis.study.analysed_study import AnalysedStudy, stack
@@ -82,7 +82,6 @@ def _task_reference(results: AnalysedStudy, task: str) -> str | None:
 
 
 def _has_reference_answers(results: AnalysedStudy, task: str, asked: str = "correct") -> bool:
-    """Return whether the reference condition has responses."""
     answers, reference = results.answers_of(task), _task_reference(results, task)
     return reference is None or reference in set(answers.loc[answers[asked].notna(), "condition"])
 
@@ -218,32 +217,23 @@ def associations(results: AnalysedStudy) -> pd.DataFrame:
     Without a run these tests are planned but not computed: whether a run is given must not change
     what else can be claimed.
     """
-    study = results.responses.study
-    tasks = [t for t in results.planned_tasks
-             if (t in study.choice_tasks or t == "evolution_labelling")
-             and set(study.conditions(t)) - set(results.controls(t))]  # fmt: skip
-    rows = pd.DataFrame(
-        [(f"{t}.associations", results.name(t), t, e) for t in tasks for e in EVIDENCE],
-        columns=["question", "task", "id", "what"],
-    )
-    if rows.empty:
-        return rows
-    estimates = pd.DataFrame(columns=["id", "what"])
+    study, s = results.responses.study, results.settings
+    estimates, default = Estimates(), "no run was given"
     if (joined := results.joined_trials) is not None:
-        s = results.settings
         mask = [c not in results.controls(t) for t, c in joined[["task", "condition"]].to_numpy()]
         statistic = Associations(s.permutations, s.replicates, s.seed, s.level)
-        estimates = tabulate(statistic(joined[mask]), ["id", "what"])
-    numbers = ["value", "low", "high", "n", "left_out", "p", "p_error"]
-    table = rows.merge(
-        estimates.reindex(columns=["id", "what", *numbers, "reason"]), on=["id", "what"], how="left"
-    )
-    default = "no run was given" if joined is None else "no answers to join with the run"
-    reasons = {t: _too_few_to_correlate(results, t) or default for t in tasks}
-    table = table.astype(dict.fromkeys(numbers, float) | {"reason": object}).fillna(
-        {"n": 0, "left_out": 0, "reason": table["id"].map(reasons)}
-    )
-    return table.astype({"n": int, "left_out": int}).assign(evidence=table["what"], null=0.0)
+        estimates, default = statistic(joined[mask]), "no answers to join with the run"
+    rows: Estimates = {}
+    for task in results.planned_tasks:
+        is_rated = task in study.choice_tasks or task == "evolution_labelling"
+        if is_rated and set(study.conditions(task)) - set(results.controls(task)):
+            reason = _too_few_to_correlate(results, task) or default
+            missing = Estimate(np.nan, level=s.level, reason=reason)
+            for measure in EVIDENCE:
+                key = (f"{task}.associations", results.name(task), measure)
+                rows[key] = estimates.get((task, measure), missing)
+    table = tabulate(rows, ["question", "task", "what"])
+    return table.assign(evidence=table["what"], null=0.0) if rows else table
 
 
 def _too_few_to_correlate(results: AnalysedStudy, task: str) -> str:

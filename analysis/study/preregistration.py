@@ -109,7 +109,6 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
 
 
 def _format_grid(frame: pd.DataFrame) -> str:
-    """Return a plain Markdown table."""
     cells = frame.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
     return markdown_table(list(frame.columns), cells.to_numpy().tolist())
 

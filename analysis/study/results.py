@@ -55,14 +55,9 @@ class Results(AnalysedStudy):
         """Return other estimates of the shares of correct responses, by method: crossed,
         binomial."""
         methods = {"crossed": "crossed_effects", "binomial": "exact_binomial"}
-        chance = {task: self.responses.study.chance(task) for task in self.choice_tasks}
+        chance = self.responses.study.chance
         return {
-            name: stack(
-                [
-                    self.by_task([task], statistic, ["condition"], chance=levels)
-                    for task, levels in chance.items()
-                ]
-            )
+            name: self.by_task(self.choice_tasks, statistic, ["condition"], chance=chance)
             for name, statistic in methods.items()
         }
 

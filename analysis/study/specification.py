@@ -96,7 +96,6 @@ def _draw_estimates(axis: Axes, rows: pd.DataFrame, positions: dict[int, int]) -
 
 
 def _draw_matrix(axis: Axes, x: list[int], names: list[str]) -> None:
-    """Mark the choice of each column."""
     y = np.arange(len(names))[::-1]
     colours = [COLOURS[2] if name == "as frozen" else COLOURS[0] for name in names]
     axis.scatter(x, y, s=12, c=colours, marker="s")
