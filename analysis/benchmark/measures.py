@@ -29,46 +29,46 @@ def pivot_outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataF
 
 
 def arms_of(outcomes: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the arms of one method with columns (arm, draw); no columns if none was run."""
-    return outcomes.loc[:, outcomes.columns.get_level_values("method") == method].droplevel(
-        "method", axis=1
-    )
+    """Return the columns of one method, without its name; none if it was not run."""
+    is_of_method = outcomes.columns.get_level_values("method") == method
+    return outcomes.loc[:, is_of_method].droplevel("method", axis=1)
 
 
-#: A measure by which a method is evaluated: function of its arms and the controls that returns one
-#: value per unit. Larger values are better.
-Measure = Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
+def arm_means(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean outcome over the draws of every arm: units x (arm, method)."""
+    return outcomes.T.groupby(level=["arm", "method"], sort=False).mean().T
 
 
-def mean_of_arm(arms: pd.DataFrame, name: str) -> pd.Series:
-    """Return the mean outcome over an arm's draws; NaN if the arm was not run."""
-    if name not in arms.columns.get_level_values("arm"):
-        return pd.Series(np.nan, index=arms.index)
-    return arms.xs(name, axis=1, level="arm").mean(axis=1)
+def by_method(means: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Return `arm_means` of one arm: units x methods; no columns if it was not run."""
+    return means[arm] if arm in means else pd.DataFrame(index=means.index)
 
 
-def means_of_arms(arms: pd.DataFrame) -> dict[str, pd.Series]:
-    return {name: mean_of_arm(arms, name) for name in arms.columns.get_level_values("arm").unique()}
+#: A measure by which methods are evaluated: function of `arm_means` that returns units x methods.
+#: Larger values are better.
+Measure = Callable[[pd.DataFrame], pd.DataFrame]
 
 
-def gap(arms: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+def gap(means: pd.DataFrame) -> pd.DataFrame:
     """Return the outcome after ablating the least important bin minus that after ablating q1."""
-    bin_names = find_bins(list(arms.columns.get_level_values("arm").unique()))
-    return mean_of_arm(arms, bin_names[-1] if bin_names else "") - mean_of_arm(arms, "q1")
+    last = find_bins(list(means.columns.unique("arm")))[-1:]
+    return by_method(means, "".join(last)) - by_method(means, "q1")
 
 
-def lost_predictions(arms: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+def lost_predictions(means: pd.DataFrame) -> pd.DataFrame:
     """Return whether ablating q1 makes a correct prediction an error; NaN if it was an error."""
-    before = mean_of_arm(controls, "before")
-    return (before - mean_of_arm(arms, "q1")).where(before > 0)
+    before = means["before", CONTROLS]
+    return by_method(means, "q1").rsub(before.where(before > 0), axis=0)
 
 
 def excess_loss(than: str, arm: str = "q1") -> Measure:
     """Return the measure by how much `arm` reduces the outcome more than the arm `than` does."""
 
-    def measure(arms: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-        compared_arms = controls if than == "random" else arms
-        return mean_of_arm(compared_arms, than) - mean_of_arm(arms, arm)
+    def measure(means: pd.DataFrame) -> pd.DataFrame:
+        compared = by_method(means, than)
+        if than == "random":  # a control, the same for every method
+            return by_method(means, arm).rsub(compared.get(CONTROLS, np.nan), axis=0)
+        return compared - by_method(means, arm)
 
     return measure
 
@@ -86,19 +86,17 @@ MEASURES: dict[str, Measure] = {
 
 def evaluate(outcomes: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd.DataFrame:
     """Compute a measure of every method: (class, image) x methods, mean over pairs."""
-    controls = arms_of(outcomes, CONTROLS)
-    columns = {name: measure(arms_of(outcomes, name), controls) for name in methods}
-    return pd.DataFrame(columns).groupby(["class_id", "image_id"]).mean()
+    values = measure(arm_means(outcomes)).reindex(columns=list(methods))
+    return values.groupby(["class_id", "image_id"]).mean()
 
 
 def class_means(outcomes: pd.DataFrame, method: str) -> pd.DataFrame:
     """Return the mean outcomes over pairs and images: classes x arms of one method, and the
     controls `random`, `all` and `before`."""
-    arms = arms_of(outcomes, method)
-    controls = arms_of(outcomes, CONTROLS)
-    means = means_of_arms(arms)
-    means |= {name: mean_of_arm(controls, name) for name in ("random", "before", "all")}
-    units = pd.DataFrame(means).groupby(["class_id", "image_id"]).mean()
+    is_of_method = outcomes.columns.get_level_values("method").isin([method, CONTROLS])
+    means = arm_means(outcomes.loc[:, is_of_method])
+    controls = arms_of(means, CONTROLS).reindex(columns=["random", "before", "all"])
+    units = arms_of(means, method).join(controls).groupby(["class_id", "image_id"]).mean()
     return units.groupby("class_id").mean()
 
 

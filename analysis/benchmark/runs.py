@@ -23,7 +23,6 @@ from analysis.statistics import comparisons
 from analysis.statistics.clusters import as_estimates, code_responses, holm, two_way_jackknife
 from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import means
-from harness.records import CONTROLS
 from harness.results import read_results
 from harness.text import pluralise
 
@@ -34,16 +33,16 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
     Returns:
         run, network, class, method, gap (NaN if undefined).
     """
-    outcomes = bench.outcomes(bench.main)
-    controls = measures.arms_of(outcomes, CONTROLS)
-    columns = {m: measures.gap(measures.arms_of(outcomes, m), controls) for m in bench.methods}
+    gaps = measures.gap(measures.arm_means(bench.outcomes(bench.main)))
     keys = ["series", "class_id"]
-    by_image = pd.DataFrame(columns).groupby([*keys, "image_id"]).mean()
+    by_image = gaps.reindex(columns=bench.methods).groupby([*keys, "image_id"]).mean()
     table = by_image.groupby(keys).mean().reset_index()
     table = table.melt(keys, var_name="method", value_name="gap")
-    networks = run + " " + table["series"].astype(str)
-    table["class"] = table["class_id"].map(bench.classes)
-    table = table.assign(run=run, network=networks)
+    networks, classes = (
+        run + " " + table["series"].astype(str),
+        table["class_id"].map(bench.classes),
+    )
+    table = table.assign(**{"run": run, "network": networks, "class": classes})
     return table[["run", "network", "class", "method", "gap"]]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.contingency_tables import cochrans_q, mcnemar
 
-from analysis.benchmark.measures import arms_of, class_means, mean_of_arm, means_of_arms
+from analysis.benchmark.measures import arm_means, arms_of, by_method, class_means
 from analysis.statistics.classes import find_bins, page_trend, wilcoxon
 from analysis.statistics.clusters import holm
 from harness.records import CONTROLS, PAIR
@@ -30,19 +30,16 @@ def permute_sets(outcomes: pd.DataFrame, methods: Sequence[str]) -> dict[str, tu
         return columns.groupby("class_id").mean().mean()
 
     controls = arms_of(outcomes, CONTROLS)
-    if "random" not in controls.columns.get_level_values("arm"):
+    if "random" not in controls:
         return {name: (float("nan"), 0) for name in methods}
-    null = mean(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
+    null = mean(controls["random"]).dropna().to_numpy()
+    values = mean(by_method(arm_means(outcomes), "q1")).reindex(list(methods))
     p_values = {}
-    for name in methods:
-        q1_outcomes = mean_of_arm(arms_of(outcomes, name), "q1").to_frame("q1")
-        value = float(mean(q1_outcomes)["q1"])
-        if not len(null) or np.isnan(value):
-            p_values[name] = (float("nan"), len(null))
-            continue
+    for name, value in values.items():
         centre = np.append(null, value).mean()  # q1 is exchangeable with the random sets
         is_extreme = np.abs(null - centre) >= abs(value - centre) - 1e-12
-        p_values[name] = ((int(is_extreme.sum()) + 1) / (len(null) + 1), len(null))
+        p = (int(is_extreme.sum()) + 1) / (len(null) + 1)
+        p_values[str(name)] = p if len(null) and np.isfinite(value) else float("nan"), len(null)
     return p_values
 
 
@@ -82,9 +79,9 @@ def image_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         against matched), both exact; 1 if no image differs, NaN without images.
     """
     rows = []
-    for key, group in outcomes.groupby(level=PAIR, sort=False):
+    for key, group in arm_means(outcomes).groupby(level=PAIR, sort=False):
         for method in methods:
-            means = pd.DataFrame(means_of_arms(arms_of(group, method)))
+            means = arms_of(group, method)
             bins = find_bins(list(means.columns))
             correct = means[bins].dropna().to_numpy() > 0.5
             cochran = 1.0 if correct.size else float("nan")  # if no image varies between bins
