@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from rich.console import Console
 
-from analysis.run.images import images as images_table
+from analysis.run.audit import images as images_table
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.images.batches import batches, use_readers

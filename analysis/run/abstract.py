@@ -9,11 +9,11 @@ import pandas as pd
 from analysis.exhibits.phrases import join, percent, points_text
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint_records, main_method
-from analysis.run.tables import base_checkpoint, named_concepts, series_of
+from analysis.run.tables import base_checkpoint, named_concepts, series_of, table_of_split
 from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.classes import class_changes, class_intervals, find_bins
-from harness.artifacts import Artifact, Run
+from harness.artifacts import Run
 from harness.text import pluralise
 
 UNTRAINED = "untrained"
@@ -44,9 +44,7 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
         )
     counts = []
     for split, name in (("train", "training"), ("probe", "probe"), ("test", "test")):
-        artifact = Artifact("image_index", (split,))
-        if run.path(artifact).exists():
-            index = run.table(artifact)
+        if (index := table_of_split(run, "image_index", split)) is not None:
             counts.append(f"{len(index):,} {name}")
             classes = index["class_name"].nunique()
     kind = "images (synthetic)" if is_synthetic(run) else "images"

@@ -1,4 +1,4 @@
-"""The exhibits of the checks of checkpoints: the audit of their weights, and loading them."""
+"""The exhibits of the checks of checkpoints (audit of their weights, loading) and of images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, panels
 from analysis.exhibits.phrases import join
 from analysis.exhibits.tables import Table
-from analysis.run.tables import series_of
+from analysis.run.tables import series_of, table_of_split
 from harness.artifacts import Artifact, Run
+from harness.images.folders import remark_counts
 
 
 def tables_of_series(run: Run, kind: str) -> pd.DataFrame | None:
@@ -132,3 +133,34 @@ def checkpoints(run: Run) -> Table | None:
         rows[NUMBERS].assign(notes=notes),
         {"accuracy": "{:.2f}"},
     )
+
+
+@shelf.table("run", "supplement")
+def images(run: Run) -> Table | None:
+    rows = []
+    for split in ("train", "probe", "test"):
+        if (index := table_of_split(run, "image_index", split)) is None:
+            continue
+        counts = index["class_name"].value_counts()
+        left_out = table_of_split(run, "left_out", split)
+        reasons = {} if left_out is None else left_out.set_index("what")["files"].to_dict()
+        rows.append(
+            {"split": split, "images": len(index), "classes": len(counts),
+             "smallest class": int(counts.min()),
+             "converted": _list_counts(remark_counts(run, split)),
+             "left out": _list_counts(reasons)}
+        )  # fmt: skip
+    if not rows:
+        return None
+    return Table(
+        "images",
+        "Images",
+        "Converted: number of images that were rotated, reduced to one frame or to 8 bits, etc.; "
+        "images with the same bytes as another one are counted here, too. Left out: files that are "
+        "not used, by suffix or reason.",
+        pd.DataFrame(rows),
+    )
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    return "; ".join(f"{count} × {what}" for what, count in counts.items()) or "none"

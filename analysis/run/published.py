@@ -14,6 +14,10 @@ from harness.results import REVERSION, has_results, read_results
 
 #: Names of the paper's space and importance score.
 SPACE, SCORE = "sgns", "sign_t"
+#: The name of the paper in figures and tables.
+PUBLISHED = "Park et al. (2023)"
+#: The networks of the published series, whose names end in the learning rate.
+_NETWORKS = {"vgg16_0.01": "VGG16", "inception_v3_0.5": "InceptionV3", "convnext_0.004": "ConvNeXt"}
 BINS = ["q1", "q2", "q3", "q4"]
 COLUMNS = [*PAIR, "images", "outcome"]
 
@@ -24,6 +28,12 @@ def read_published() -> pd.DataFrame:
     path = files("analysis") / "run" / "data" / "published_reversion.csv"
     with path.open(encoding="utf-8") as file:
         return pd.read_csv(file, comment="#")
+
+
+def published_changes() -> pd.DataFrame:
+    """Return the published changes of top-1 accuracy on train images, with names of networks."""
+    rows = read_published().query("images == 'train' and outcome == 'top1'")
+    return rows.replace({"series": _NETWORKS}).reset_index(drop=True)
 
 
 def join_published(records: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from analysis.exhibits.tables import Table
 from analysis.run import abstract, method, reversion
 from analysis.run import audit as run_audit  # noqa: F401 - registers its exhibits
 from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
-from analysis.run import images as run_images  # noqa: F401 - registers its table
 from analysis.run import published as run_published  # noqa: F401 - registers its table
 from analysis.run import tables as run_tables
 from analysis.statistics import classes

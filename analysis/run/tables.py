@@ -57,6 +57,12 @@ def named_concepts(run: Run) -> pd.DataFrame | None:
     return None if table is None else table[table["iou"] >= NAMED_OVERLAP]
 
 
+def table_of_split(run: Run, kind: str, split: str) -> pd.DataFrame | None:
+    """Return a table of the images of one split; None if the run lacks it."""
+    artifact = Artifact(kind, (split,))
+    return run.table(artifact) if run.path(artifact).exists() else None
+
+
 def count_test_images(run: Run) -> int:
     return len(run.table(Artifact("image_index", ("test",))))
 

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import as_words, ci_text, join, p_text, percent, rows_of, with_sign
+from analysis.exhibits.phrases import (
+    as_words,
+    capitalise,
+    ci_text,
+    join,
+    p_text,
+    percent,
+    rows_of,
+    with_sign,
+)
 from analysis.study.controls import failed_controls
 from analysis.study.responses import NOUNS
 from analysis.study.results import Results, observed_trials
@@ -96,7 +105,7 @@ def _primary_result(results: Results) -> str:
             value = f"{with_sign(factor * row.value, number_format)}{UNITS.get(kind, '')},"
             interval = f"unadjusted {results.level} CI {ci_text(row, number_format, factor)}"
         parts.append(f"{name} {value} {interval}, adjusted {p_text(row.p)}")
-    measure = f"{measure[:1].upper()}{measure[1:]} (conditions are defined under Method)"
+    measure = f"{capitalise(measure)} (conditions are defined under Method)"
     robustness = _robustness(results, bool(primary_tests["claimed"].all()))
     return f"{measure}: {'; '.join(parts)}. {robustness}".strip()
 

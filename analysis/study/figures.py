@@ -16,8 +16,8 @@ from scipy import stats
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure, error_bars, style_of, styled
 from analysis.exhibits.phrases import as_words, rows_of
+from analysis.run.published import PUBLISHED, published_changes
 from analysis.study.association import EVIDENCE
-from analysis.study.published import PUBLISHED, REVERSION
 from analysis.study.responses import rules_in_words
 from analysis.study.results import Results, held_out_changes
 from analysis.study.tables import ESTIMATE, FROM_NETWORKS, describe_scales, source_note
@@ -315,8 +315,9 @@ def reversion(results: Results) -> Figure | None:
             yerr=100 * error_bars(rows, "change"), capsize=2, linestyle="none",
             label="{}, {} → {}".format(*pair), **style_of(k),
         )  # fmt: skip
-    bins = [arm for arm in arms if arm in REVERSION]
-    for k, row in REVERSION.iterrows():
+    published = published_changes()
+    bins = [arm for arm in arms if arm in published]
+    for k, row in published.iterrows():
         axes[1].plot(
             np.arange(len(bins)) + 0.12 * k, 100 * row[bins].astype(float),
             linestyle="none", **style_of(k),

@@ -11,10 +11,10 @@ from scipy import stats
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import as_words, join, p_text, percent, rows_of, with_sign
 from analysis.exhibits.tables import Table
+from analysis.run.published import PUBLISHED, published_changes
 from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
-from analysis.study.published import PUBLISHED, REVERSION
 from analysis.study.results import Results, held_out_changes, observed_trials
 from analysis.study.sentences import effect_text
 from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
@@ -120,7 +120,7 @@ def reversion_published(results: Results) -> Table | None:
     by_arm = results.reversion.set_index([*PAIR, "split", "arm"])[["before", "change"]].unstack()
     own = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
     own = own.reindex(columns=["split", *columns]).assign(source="this run", suspect=False)
-    published = REVERSION.reindex(columns=columns).assign(source=PUBLISHED, split="train")
+    published = published_changes().reindex(columns=columns).assign(source=PUBLISHED, split="train")
     table = pd.concat([own, published], ignore_index=True)[["source", "split", *columns]]
     table["suspect"] = table["suspect"].map({True: "suspect", False: ""})
     return Table(
@@ -223,14 +223,14 @@ def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterato
     changes = table.pivot(index=PAIR, columns="arm", values="change")
     if not set(order) <= set(changes.columns):
         return
-    own_changes = changes.dropna(subset=order)
+    own_changes, published = changes.dropna(subset=order), published_changes()
     ordered_counts = [
         sum(row[order].is_monotonic_increasing for _, row in changes_by_pair.iterrows())
-        for changes_by_pair in (own_changes, REVERSION)
+        for changes_by_pair in (own_changes, published)
     ]
     yield (
         f"In {ordered_counts[0]} of {len(own_changes)} pairs of epochs here and in "
-        f"{ordered_counts[1]} of {len(REVERSION)} pairs of {PUBLISHED}, the order was as expected "
+        f"{ordered_counts[1]} of {len(published)} pairs of {PUBLISHED}, the order was as expected "
         "(means over layers; [figure:study_reversion]; the values of one published pair are "
         "suspect, see [table:reversion_published]): accuracy decreased most when the most "
         "important quarter of a layer was reverted, less for random sets, and least (or increased) "
