@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import as_words, capitalise, join
+from analysis.exhibits.phrases import as_words, capitalise
 from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
 from analysis.statistics.shares import AS_TRIALS
@@ -205,7 +205,7 @@ def accuracy(results: Results) -> Table | None:
 def _exact_note(tests: pd.DataFrame) -> str:
     """Say for which conditions the clustered variance cannot be estimated, if there are any."""
     rows = tests[tests["reason"] == AS_TRIALS]
-    names = join([f"{row.task}, {as_words(row.condition)}" for row in rows.itertuples()])
+    names = "; ".join(f"{row.task}, {as_words(row.condition)}" for row in rows.itertuples())
     return f" {capitalise(AS_TRIALS)} and the exact binomial test in {names}." if names else ""
 
 
