@@ -66,16 +66,16 @@ def _show_study() -> None:
     answers, people = tables(survey.store, source, survey.study.hash)
     places = Places(survey.store, survey.study.hash, cast(Source, source)).counts()["places"]
     people = people.assign(excluded=people["participant"].isin(_inattentive(answers)))
-    st.subheader("Participants")
-    st.dataframe(people_flow(people, places), hide_index=True)
-    st.subheader("Attention, time and agreement")
-    st.dataframe(rates(answers, people), hide_index=True)
-    st.subheader("Responses per condition")
-    st.dataframe(per_condition(answers), hide_index=True)
-    st.subheader("Participants per form")
-    st.dataframe(per_form(answers, people, survey.study, places), hide_index=True)
-    st.subheader("Responses per trial, with quota")
-    st.dataframe(per_trial(answers, survey.study, places), hide_index=True)
+    overview = {
+        "Participants": people_flow(people, places),
+        "Attention, time and agreement": rates(answers, people),
+        "Responses per condition": per_condition(answers),
+        "Participants per form": per_form(answers, people, survey.study, places),
+        "Responses per trial, with quota": per_trial(answers, survey.study, places),
+    }
+    for heading, frame in overview.items():
+        st.subheader(heading)
+        st.dataframe(frame, hide_index=True)
     comments = people.loc[people["questionnaire"].str.contains('"comment"'), "questionnaire"]
     if len(comments):
         st.subheader("Comments")

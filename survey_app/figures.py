@@ -36,33 +36,29 @@ def accuracy(correct: pd.Series) -> tuple[float, float, float]:
 
 def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
     """Return number of responses, accuracy with 95 % CI and median seconds per condition."""
-    rows = []
     keys = ["task", "condition", "role"]
-    for names, group in answers.groupby(keys):
-        share, low, high = accuracy(group["correct"])
-        rows.append(
-            dict(zip(keys, names, strict=True))
-            | {"answers": len(group), "accuracy": share, "low": low, "high": high}
-            | {"median seconds": float(group["milliseconds"].median()) / 1000}
-        )
-    return pd.DataFrame(rows).round(3)
+    columns = [*keys, "answers", "accuracy", "low", "high", "median seconds"]
+    rows = [
+        (*names, len(group), *accuracy(group["correct"]), group["milliseconds"].median() / 1000)
+        for names, group in answers.groupby(keys)
+    ]
+    return pd.DataFrame(rows, columns=columns).round(3)
 
 
 def per_trial(answers: pd.DataFrame, study: Study, places: int) -> pd.DataFrame:
     """Return the number of responses per trial beside its quota, fewest first."""
-    counts = answers["trial"].value_counts()
+    counts, quotas = answers["trial"].value_counts(), _places_by_form(study, places)
+    columns = ["trial", "task", "condition", "form", "answers", "quota"]
+    trials = [(study.by_id[trial], form) for trial, form in study.form_of.items()]
     rows = [
-        {
-            "trial": trial,
-            "task": study.by_id[trial].task,
-            "condition": study.by_id[trial].condition,
-            "form": number,
-            "answers": int(counts.get(trial, 0)),
-            "quota": len(range(number, places, len(study.forms))),
-        }
-        for trial, number in study.form_of.items()
+        (trial.id, trial.task, trial.condition, form, counts.get(trial.id, 0), quotas[form])
+        for trial, form in trials
     ]
-    return pd.DataFrame(rows).sort_values("answers", ignore_index=True)
+    return pd.DataFrame(rows, columns=columns).sort_values("answers", ignore_index=True)
+
+
+def _places_by_form(study: Study, places: int) -> list[int]:
+    return [len(range(form, places, len(study.forms))) for form in range(len(study.forms))]
 
 
 def per_form(
@@ -75,7 +71,7 @@ def per_form(
     columns = {"started": started, "finished": started[started.index.isin(finished)]}
     counts = pd.DataFrame({name: forms.value_counts() for name, forms in columns.items()})
     counts = counts.reindex(range(len(study.forms))).fillna(0).astype(int)
-    counts["places"] = [len(range(form, places, len(study.forms))) for form in counts.index]
+    counts["places"] = _places_by_form(study, places)
     return counts.rename_axis("form").reset_index()
 
 

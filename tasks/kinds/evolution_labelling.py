@@ -114,14 +114,11 @@ class EvolutionLabelling:
         if condition == "evolution":
             moves = moves.head(max(2, int(len(moves) * MOVED)))
         layer, channel = moves.iloc[rng.integers(len(moves))][["layer", "channel"]]
-        ranks_by_stage = (
-            np.arange(PATCHES)[None, :] + np.zeros((3, 1), dtype=int)
-            if condition != "same_stage"
-            else np.arange(3 * PATCHES).reshape(PATCHES, 3).T
-        )
+        ranks_by_stage = [range(PATCHES)] * 3
         neurons = [Neuron(series, epoch, layer, int(channel)) for epoch in stages]
         if condition == "same_stage":
             neurons = [neurons[rng.integers(3)]] * 3
+            ranks_by_stage = [range(first, 3 * PATCHES, 3) for first in range(3)]
         elif condition == "false_evolution":
             others = moves[(moves["layer"] == layer) & (moves["channel"] != channel)]
             if others.empty:
@@ -131,7 +128,7 @@ class EvolutionLabelling:
         elif condition != "evolution":
             raise unknown_condition(self, condition)
         panels = tuple(
-            (name, (evidence.picture(neuron, list(map(int, ranks))),))
+            (name, (evidence.picture(neuron, ranks),))
             for name, neuron, ranks in zip(STAGES, neurons, ranks_by_stage, strict=True)
         )
         key = {"same_stage": False, "false_evolution": True}.get(condition)
@@ -177,8 +174,7 @@ class EvolutionLabelling:
         true_change = key if key is not None else bool(rng.random() < 0.8)
         changed = true_change if knows else bool(rng.random() < 0.5)
         # People who see the concept agree on its word; the word hangs on the neuron shown.
-        neurons = trial.neurons if len(trial.neurons) > 1 else trial.neurons * 3
-        stage_neurons = [neurons[min(i, len(neurons) - 1)] for i in range(3)]
+        stage_neurons = [trial.neurons[min(i, len(trial.neurons) - 1)] for i in range(3)]
         labels = [
             LABELS[(n.channel + n.epoch) % len(LABELS)] if knows else str(rng.choice(LABELS))
             for n in stage_neurons
