@@ -34,6 +34,10 @@ from tasks.recruitment import Recruitment
 from tasks.responses import Source
 from tasks.study import Study
 
+#: What a step changes in a participant's row, besides the progress.
+Columns = dict[str, Any]
+Step = tuple[Progress, Columns]
+
 
 class BadAction(ValueError):
     """The action does not fit the page; the text may be shown to the participant."""
@@ -167,7 +171,8 @@ class Service:
             is_current = token_claims.version == row["version"] or "withdraw" in values
             done = is_current and state.stage not in flow.ENDS
             if done:
-                row = self._carry_out(Turn(connection, row, state, action))
+                progress, columns = self._carry_out(Turn(connection, row, state, action))
+                row = self._save(connection, row, progress, columns)
             identity = self._identity_at_end(connection, row)
         return self._page(row, identity), done
 
@@ -208,7 +213,7 @@ class Service:
                     self.store.store_identity(connection, key, visitor)
                     start = {"consented_at": self.store.clock(), "device": device}
                     start["plan"] = plan(self.study, place)
-                    row = self._save(connection, row, flow.consent(progress_of(row)), **start)
+                    row = self._save(connection, row, flow.consent(progress_of(row)), start)
                     return self._page(row, {}), True
                 self.store.erase(connection, participants, **key)
                 refusal = "full"
@@ -216,43 +221,39 @@ class Service:
         return self._refusal_page(visitor, refusal), done
 
     def _save(
-        self, connection: Connection, row: dict[str, Any], progress: Progress, **columns
+        self, connection: Connection, row: dict[str, Any], progress: Progress, columns: Columns
     ) -> dict[str, Any]:
         """Store a step; at an end, with the completion code; at an early end, free the place."""
         codes, lease = self.recruitment.codes, self.recruitment.lease_minutes
         if progress.status in flow.EARLY_ENDS:
             self.places.free_place(connection, row["participant"])
-            columns["code"] = getattr(codes, progress.status)
+            columns = columns | {"code": getattr(codes, progress.status)}
         elif progress.status == "finished":
             is_attentive = self.is_attentive(row | columns)
-            columns["code"] = codes.completed if is_attentive else codes.attention
-        return self.store.save_progress(connection, row, progress, lease, **columns)
+            columns = columns | {"code": codes.completed if is_attentive else codes.attention}
+        return self.store.save_progress(connection, row, progress, lease, columns)
 
-    def _carry_out(self, turn: Turn) -> dict[str, Any]:
-        """Carry out an action and return the participant's new row."""
+    def _carry_out(self, turn: Turn) -> Step:
+        """Carry out an action; return the next state of progress and the columns that change."""
         row, state = turn.row, turn.state
         progress, course, stage = state.progress, state.course, state.stage
         if "withdraw" in turn.values:
             self.store.erase(turn.connection, responses, row["study"], row["participant"])
-            erasure: dict[str, Any] = {"reason": "withdrew", "questionnaire": {}, "device": None}
-            return self._save_turn(turn, flow.end(progress, "withdrawn"), **erasure)
+            erasure: Columns = {"reason": "withdrew", "questionnaire": {}, "device": None}
+            return flow.end(progress, "withdrawn"), erasure
         if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
             step = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
             seconds = clip_number(turn.message, "milliseconds", DAY) / 1000
             seconds += row["instruction_seconds"] or 0
-            return self._save_turn(turn, step(progress, course), instruction_seconds=seconds)
+            return step(progress, course), {"instruction_seconds": seconds}
         if stage is Stage.FEEDBACK:
             next_progress = flow.acknowledge(progress, course)
-            reason = "practice" if next_progress.status == "screened_out" else None
-            return self._save_turn(turn, next_progress, reason=reason)
-        store = self._store_questionnaire if stage in QUESTION_TIMES else self._store_answer
-        return store(turn)
+            failed = next_progress.status == "screened_out"
+            return next_progress, {"reason": "practice"} if failed else {}
+        return (self._questionnaire if stage in QUESTION_TIMES else self._answer)(turn)
 
-    def _save_turn(self, turn: Turn, progress: Progress, **columns) -> dict[str, Any]:
-        return self._save(turn.connection, turn.row, progress, **columns)
-
-    def _store_questionnaire(self, turn: Turn) -> dict[str, Any]:
-        """Store the answers to a page of questions, which may end participation or lead back."""
+    def _questionnaire(self, turn: Turn) -> Step:
+        """Check the answers to a page of questions, which may end participation or lead back."""
         progress, course, stage = turn.state.progress, turn.state.course, turn.state.stage
         questions = self.study.questions_at(QUESTION_TIMES[stage])
         answers = self._check(check_answers, questions, turn.values, turn.row["questionnaire"])
@@ -266,14 +267,13 @@ class Service:
             if correct >= check.needed or failed_check:
                 continue
             if stage is Stage.QUIZ and progress.quiz_attempts + 1 < check.attempts:
-                return self._save_turn(turn, flow.read_again(progress, course), **columns)
+                return flow.read_again(progress, course), columns
             failed_check = check.name
         if failed_check:
-            end = flow.end(progress, "screened_out")
-            return self._save_turn(turn, end, reason=failed_check, **columns)
-        is_last = stage is Stage.QUESTIONS
-        step = flow.end(progress, "finished") if is_last else flow.turn_page(progress, course)
-        return self._save_turn(turn, step, **columns)
+            return flow.end(progress, "screened_out"), columns | {"reason": failed_check}
+        if stage is Stage.QUESTIONS:
+            return flow.end(progress, "finished"), columns
+        return flow.turn_page(progress, course), columns
 
     def _check(self, check, *arguments) -> dict[str, Any]:
         """Return what a check of answers returns; raise its errors as BadAction, translated."""
@@ -284,8 +284,8 @@ class Service:
         except ValueError as error:
             raise BadAction(str(error)) from error
 
-    def _store_answer(self, turn: Turn) -> dict[str, Any]:
-        """Store the response to a trial and return the participant's new row."""
+    def _answer(self, turn: Turn) -> Step:
+        """Check and store the response to a trial."""
         row, state = turn.row, turn.state
         planned = state.upcoming[0]
         trial = self.study.by_id[planned["trial"]]
@@ -330,10 +330,10 @@ class Service:
             )
         if state.practising:
             feedback = {"trial": trial.id, "answer": answer, "right": correct, "missing": missing}
-            return self._save_turn(turn, flow.practise(state.progress, correct), feedback=feedback)
+            return flow.practise(state.progress, correct), {"feedback": feedback}
         passed = trial.role == "attention" and correct is True
-        next_progress = flow.answer(state.progress, state.course)
-        return self._save_turn(turn, next_progress, attention_right=row["attention_right"] + passed)
+        columns = {"attention_right": row["attention_right"] + passed}
+        return flow.answer(state.progress, state.course), columns
 
     def _page(
         self, row: dict[str, Any], identity: dict[str, Any], elapsed: float = 0

@@ -278,7 +278,7 @@ class Store:
         row: dict[str, Any],
         progress: Progress,
         lease_minutes: float,
-        **columns,
+        columns: dict[str, Any],
     ) -> dict[str, Any]:
         """Store a step and renew the lease; return the new row."""
         moment = self.clock()
