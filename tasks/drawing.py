@@ -9,7 +9,7 @@ from tasks.base import Draft, NoTrial, Task
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
 from tasks.responses import Role
-from tasks.sizing import Design
+from tasks.sizing import Design, control_tasks, practice_counts
 
 TRIES = 200  # draws of one trial before its form is declared impossible
 
@@ -56,10 +56,10 @@ class Drawing:
 
     def draw_practice(self, count: int) -> None:
         """Draw obvious trials of every task that has them, and one trial of each other task."""
-        for name in self.design:
+        for name, number in practice_counts(self.design, count).items():
             task = all_tasks().get(name)
             condition = task.control or next(iter(task.conditions))
-            for _ in range(count if task.control else min(count, 1)):
+            for _ in range(number):
                 trial = self._add_trial(name, condition, "practice", self.common_neurons)
                 self.practice.append(trial)
 
@@ -67,7 +67,7 @@ class Drawing:
         """Draw a form: a block of trials per task, with attention trials if it has a control."""
         used = set(self.common_neurons)
         blocks = []
-        controlled = [name for name in self.design if all_tasks().get(name).control is not None]
+        controlled = control_tasks(self.design)
         for name, conditions in self.design.items():
             task: Task = all_tasks().get(name)
             if unknown := sorted(set(conditions) - set(task.conditions)):

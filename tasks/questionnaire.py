@@ -177,26 +177,26 @@ def count_right(questions: Sequence[Question], check: str, answers: Mapping[str,
 def simulated_answers(
     questions: Sequence[Question], rng: np.random.Generator, earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a simulated participant's answers to one page: the correct answer if there is one."""
+    """Return a simulated participant's answers to one page."""
     answers: dict[str, Any] = {}
     for question in questions:
-        values = [v for v, _ in question.choices if v not in question.screen_out]
-        if not is_shown(question, {**earlier, **answers}) or question.kind == "text":
-            if question.kind == "text" and question.required:
-                answers[question.name] = "—"
-            continue
-        if question.right:
-            answers[question.name] = (
-                list(question.right) if question.kind == "several" else question.right[0]
-            )
-        elif question.kind == "number":
-            ranges = [question.limits, question.stay_within or question.limits]
-            least, most = max(low for low, _ in ranges), min(high for _, high in ranges)
-            # Of a wide range only the 100 numbers nearest to 0, as most answers are.
-            most = min(most, max(least, 0) + 100)
-            least = max(least, most - 100)
-            answers[question.name] = min(max(round(rng.uniform(least, most)), least), most)
-        elif values:
-            value = str(rng.choice(values))
-            answers[question.name] = [value] if question.kind == "several" else value
+        if is_shown(question, {**earlier, **answers}):
+            answers[question.name] = _simulated_answer(question, rng)
     return answers
+
+
+def _simulated_answer(question: Question, rng: np.random.Generator) -> Any:
+    """Return a correct answer if there is one, else one that does not end the study."""
+    if question.kind == "text":
+        return "—" if question.required else None
+    if question.right:
+        return list(question.right) if question.kind == "several" else question.right[0]
+    if question.kind == "number":
+        ranges = [question.limits, question.stay_within or question.limits]
+        least, most = max(low for low, _ in ranges), min(high for _, high in ranges)
+        # Of a wide range only the 100 numbers nearest to 0, as most answers are.
+        most = min(most, max(least, 0) + 100)
+        least = max(least, most - 100)
+        return min(max(round(rng.uniform(least, most)), least), most)
+    value = str(rng.choice([v for v, _ in question.choices if v not in question.screen_out]))
+    return [value] if question.kind == "several" else value

@@ -64,10 +64,20 @@ def size(design: Design, settings: StudySettings) -> Size:
     return Size(attention, minutes)
 
 
+def control_tasks(design: Design) -> list[str]:
+    """Return the tasks with obvious trials, which serve as practice and attention trials."""
+    return [name for name in design if all_tasks().get(name).control is not None]
+
+
+def practice_counts(design: Design, count: int) -> dict[str, int]:
+    """Return the number of practice trials of each task: one in a task without obvious trials."""
+    obvious = control_tasks(design)
+    return {name: count if name in obvious else min(count, 1) for name in design}
+
+
 def _attention(design: Design, settings: StudySettings) -> int:
     requested, threshold = settings.attention.trials, settings.exclusion.attention_below
-    control_tasks = [name for name in design if all_tasks().get(name).control is not None]
-    if not control_tasks:
+    if not control_tasks(design):
         if requested:
             raise ValueError(
                 f"attention.trials = {requested}: none of {', '.join(design)} has trials with an "
@@ -104,10 +114,9 @@ def seconds(design: Design, settings: StudySettings, attention: int) -> float:
     """Return the approximate duration of a session."""
     times = {name: _trial_seconds(name, settings) for name in design}
     trials = sum(times[name] * sum(conditions.values()) for name, conditions in design.items())
-    controls = [times[name] for name in design if all_tasks().get(name).control is not None]
+    controls = [times[name] for name in control_tasks(design)]
     checks = attention * sum(controls) / len(controls) if controls else 0
-    count = settings.practice.trials
-    counts = {name: count if all_tasks().get(name).control else min(count, 1) for name in design}
+    counts = practice_counts(design, settings.practice.trials)
     practice = sum(n * (times[name] + FEEDBACK) for name, n in counts.items())
     questions = 3 * QUESTION if settings.questions else 0
     return READING + practice + trials + checks + questions
