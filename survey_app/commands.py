@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from harness.terminal import console
 from harness.text import pluralise
 from tasks.commands import StudyFolder
+from tasks.recruitment import PUBLIC_CODES
 from tasks.responses import SOURCES, Source
 
 if TYPE_CHECKING:
@@ -78,12 +80,12 @@ def _open_store(url: str, durable: bool = True) -> Store:
 
 def check_codes(study: Path, recruitment: Recruitment) -> None:
     """Raise ValueError if a completion code is empty or public: anybody could claim payment."""
-    if public_names := recruitment.public_codes():
-        codes = ", ".join(f"{name} = {getattr(recruitment.codes, name)!r}" for name in public_names)
+    public = [f"{n} = {c!r}" for n, c in recruitment.codes if not c or c in PUBLIC_CODES]
+    if public:
         raise ValueError(
-            f"{study / 'recruitment.toml'}: {codes}: these codes are empty or public, so that "
-            f"anybody could claim payment; choose others under [codes], register them at the "
-            f"platform, and start again (--pilot does not check them)"
+            f"{study / 'recruitment.toml'}: {', '.join(public)}: these codes are empty or public, "
+            f"so that anybody could claim payment; choose others under [codes], register them at "
+            f"the platform, and start again (--pilot does not check them)"
         )
 
 
@@ -121,20 +123,19 @@ def _cautions(study: Path, places: Places, recruitment: Recruitment) -> Iterator
     own = study / OWN
     if not own.exists():
         return
-    store = _open_store(file_url(own))
     try:
-        exists = inspect(store.engine).has_table("participants")
-        begun = Places(store, places.study, places.source).find_begun() if exists else set()
-        if count := len(begun - places.find_begun()):
-            yield (
-                f"{own} holds {pluralise(count, 'participant')} of this study whom this database "
-                f"does not hold: here they would begin anew. Start without --database, or move the "
-                f"study to an empty database first: `conceptevo responses move {study} --to URL`"
-            )
+        with closing(_open_store(file_url(own))) as store:
+            exists = inspect(store.engine).has_table("participants")
+            begun = Places(store, places.study, places.source).find_begun() if exists else set()
     except ValueError as error:
         yield f"{error}, so that it is not known whether participants have begun in it"
-    finally:
-        store.engine.dispose()
+        return
+    if count := len(begun - places.find_begun()):
+        yield (
+            f"{own} holds {pluralise(count, 'participant')} of this study whom this database does "
+            f"not hold: here they would begin anew. Start without --database, or move the study to "
+            f"an empty database first: `conceptevo responses move {study} --to URL`"
+        )
 
 
 def survey(
@@ -176,12 +177,11 @@ def survey(
             recruitment = recruitment.model_copy(update=open_entry)
         elif source == "human":
             check_codes(study, recruitment)
-        store = open_database(url)
-        # A start that fails must not store the settings: a change of `signed` is reported once.
-        listening = listen(host, port)
-        cautions = list(_cautions(study, Places(store, frozen.hash, source), recruitment))
-        counts = Service(store, frozen, keys, source, recruitment).places.counts()
-        store.engine.dispose()
+        with closing(open_database(url)) as store:
+            # A start that fails must not store the settings: a change of `signed` is reported once.
+            listening = listen(host, port)
+            cautions = list(_cautions(study, Places(store, frozen.hash, source), recruitment))
+            counts = Service(store, frozen, keys, source, recruitment).places.counts()
         address = f"http://{host}:{listening.getsockname()[1]}"
         if preview:
             console.print(

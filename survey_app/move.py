@@ -37,11 +37,8 @@ def move(
     _close_log(path)
     path.rename(moved)  # first, so that a survey that is started now is refused
     try:
-        source = open_database(file_url(moved))
-        try:
+        with closing(open_database(file_url(moved))) as source:
             counts = copy_tables(source, target)
-        finally:
-            source.engine.dispose()
     except BaseException:
         moved.rename(path)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -45,12 +46,11 @@ def page(service: Service, name: str) -> dict[str, Any]:
 
 def _walk(service: Service) -> Iterator[dict[str, Any]]:
     """Yield the pages of a participant who answers everything correctly (database in memory)."""
-    store = Store("sqlite://")
-    store.migrate()
-    copy = Service(store, service.study, service.keys, "simulated", service.recruitment)
-    person = Person(np.random.default_rng(0), {}, able=True)
-    yield from session(copy, Visitor(service.recruitment.platforms[0], "preview"), person)
-    store.engine.dispose()
+    with closing(Store("sqlite://")) as store:
+        store.migrate()
+        copy = Service(store, service.study, service.keys, "simulated", service.recruitment)
+        person = Person(np.random.default_rng(0), {}, able=True)
+        yield from session(copy, Visitor(service.recruitment.platforms[0], "preview"), person)
 
 
 def _name_pages(walk: Iterator[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from tasks.commands import StudyFolder
 from tasks.responses import SOURCES
 
 if TYPE_CHECKING:
-    from survey_app.places import Places, State
+    from survey_app.places import Places
     from survey_app.prolific import Comparison, Prolific
 
 
@@ -64,29 +65,29 @@ def places(
 
 
 def _change_places(study_places: Places, change: str, who: list[str]) -> None:
-    if re.fullmatch(r"\+[1-9]\d{0,5}", change) and not who:
-        study_places.add(int(change))
-    elif change in ("pause", "resume", "close") and not who:
-        states: dict[str, State] = {"pause": "paused", "resume": "open", "close": "closed"}
-        study_places.set_state(states[change])
-    elif change == "open-at" and len(who) == 1:
-        study_places.open_at(_parse_moment(who[0]))
-    elif change == "release" and who:
-        for identifier in who:
-            study_places.release(identifier)
-    elif change == "block" and who:
-        ids = [
-            line.strip()
-            for path in who
-            for line in read_text(Path(path), "list of ids").splitlines()
-            if line.strip()
-        ]
-        console.print(f"ids newly barred: {study_places.block(ids)}")
-    else:
-        raise ValueError(
-            f"{' '.join([change, *who])!r} must be +NUMBER, release ID …, pause, resume, close, "
-            f"open-at MOMENT, or block FILE …"
-        )
+    match [change, *who]:
+        case ["pause"]:
+            study_places.set_state("paused")
+        case ["resume"]:
+            study_places.set_state("open")
+        case ["close"]:
+            study_places.set_state("closed")
+        case ["open-at", moment]:
+            study_places.open_at(_parse_moment(moment))
+        case ["release", _, *_]:
+            for identifier in who:
+                study_places.release(identifier)
+        case ["block", _, *_]:
+            lines = [read_text(Path(path), "list of ids").splitlines() for path in who]
+            ids = filter(None, map(str.strip, chain(*lines)))
+            console.print(f"ids newly barred: {study_places.block(ids)}")
+        case [number] if re.fullmatch(r"\+[1-9]\d{0,5}", number):
+            study_places.add(int(number))
+        case words:
+            raise ValueError(
+                f"{' '.join(words)!r} must be +NUMBER, release ID …, pause, resume, close, "
+                f"open-at MOMENT, or block FILE …"
+            )
 
 
 def _parse_moment(text: str) -> datetime:

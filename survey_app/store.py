@@ -149,6 +149,9 @@ class Store:
         # SQLite admits one writer; a lock in the process is faster than its busy-waiting.
         self._lock = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
 
+    def close(self) -> None:
+        self.engine.dispose()
+
     def migrate(self) -> None:
         """Migrate the database to the newest schema; create the tables if it is empty.
 

@@ -18,9 +18,10 @@ from tasks.base import Draft, Example, Option, Panel, Trial
 from tasks.drawing import Drawing
 from tasks.evidence import Evidence
 from tasks.false_exclusion import check_rules
+from tasks.files import content_name
 from tasks.kinds import all_tasks
 from tasks.language import N_, Words
-from tasks.pictures import equal_files, name_of
+from tasks.pictures import equal_files
 from tasks.reading import StudyTexts, read_texts
 from tasks.recruitment import Recruitment, write_recruitment
 from tasks.settings import Analysis, StudySettings
@@ -141,7 +142,7 @@ def _freeze(
     examples = {name: draw() if draw else None for name, draw in makers.items()}
     pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
     pictures += [picture for e in examples.values() if e for picture in _pictures(e)]
-    names = (_save(out, name_of(data), data) for data in equal_files(pictures))
+    names = (_save(out, content_name(data), data) for data in equal_files(pictures))
     # Ids follow a shuffled order: neither condition nor role can be read from them.
     numbers = drawing.rng.permutation(len(drawing.drafts))
     ids = [f"t{number:04d}" for number in numbers]

@@ -27,7 +27,7 @@ class OwnPicture:
     data: bytes
 
 
-def content_name(data: bytes, suffix: str) -> str:
+def content_name(data: bytes, suffix: str = ".jpg") -> str:
     """Return a file name that consists of a hash of the content and the format."""
     return hashlib.sha256(data).hexdigest()[:32] + suffix
 

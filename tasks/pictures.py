@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from tasks.files import content_name
-
 QUALITY = 80
 _SEGMENT = 4  # marker and length of a JPEG comment segment
 
@@ -40,11 +38,6 @@ def pad(data: bytes, size: int) -> bytes:
         segments.append(b"\xff\xfe" + (length - 2).to_bytes(2, "big") + bytes(length - _SEGMENT))
         padding -= length
     return data[:2] + b"".join(segments) + data[2:]
-
-
-def name_of(data: bytes) -> str:
-    """Return a file name that consists of a hash of the content."""
-    return content_name(data, ".jpg")
 
 
 def equal_files(pictures: Sequence[Image.Image]) -> list[bytes]:

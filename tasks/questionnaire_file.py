@@ -184,7 +184,7 @@ def _plates(count: int, words: Words, seed: int) -> tuple[list[Question], list[O
     questions, pictures = [], []
     for i, number in enumerate(rng.choice(PLATE_NUMBERS, count, replace=False), 1):
         data = encode(draw_plate(str(number), rng, plain=i == 1))
-        pictures.append(OwnPicture(content_name(data, ".jpg"), data))
+        pictures.append(OwnPicture(content_name(data), data))
         questions.append(
             Question(kind="number", name=f"colour_{i}", label=words(text, number=i), when="before",
                      right=(str(number),), check=COLOUR, limits=(0, 999), picture=pictures[-1].name)

@@ -116,10 +116,6 @@ class Recruitment(Entry):
     places: int = Field(default=260, ge=1, le=100_000)
     lease_minutes: float = Field(default=60, gt=0, le=LONGEST_LEASE)
 
-    def public_codes(self) -> list[str]:
-        """Return the endings without a code, or with one that everybody can know."""
-        return [name for name, code in self.codes if not code or code in PUBLIC_CODES]
-
 
 _TEXT = """\
 # Who is recruited for this study, and how people leave. Not part of the study's hash: change it

@@ -15,8 +15,8 @@ from analysis.statistics.mixed_model import mean_logit
 from harness.files import whole_file, write_text
 from harness.records import Neuron
 from tasks.base import Option, Panel, Trial
+from tasks.files import content_name
 from tasks.kinds import all_tasks
-from tasks.pictures import name_of
 from tasks.recruitment import Recruitment, write_recruitment
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table
 from tasks.settings import Analysis, Exclusion, Payment
@@ -37,7 +37,7 @@ def _picture(folder: Path, number: int) -> str:
     rng = np.random.default_rng(number)
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(buffer, "JPEG")
-    name = name_of(buffer.getvalue())
+    name = content_name(buffer.getvalue())
     with whole_file(folder / "images" / name) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return name

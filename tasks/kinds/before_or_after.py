@@ -27,11 +27,6 @@ CLEAREST_OF = 12  # candidates of which a catch trial is the one that changed mo
 SIDE = 3 * TILE + 2 * GAP  # pixels of one option: as large as a composite
 
 
-def _similarity(evidence: Evidence, before: Neuron, after: Neuron) -> float:
-    """Return the similarity of the references at the two epochs."""
-    return likeness(*(evidence.features_of(neuron) for neuron in (before, after)))
-
-
 def _preference(
     evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, rank: int
 ) -> float:
@@ -90,7 +85,9 @@ class BeforeOrAfter(PickOne):
         if condition == "catch":
             # An attention trial must be plain to everyone: the clearest of several.
             candidates = [self._candidate(evidence, condition, rng) for _ in range(CLEAREST_OF)]
-            before, after, new, old = min(candidates, key=lambda c: _similarity(evidence, *c[:2]))
+            before, after, new, old = min(
+                candidates, key=lambda c: likeness(*map(evidence.features_of, c[:2]))
+            )
             new = [max(new, key=lambda r: _preference(evidence, before, after, after, r))]
             old = [min(old, key=lambda r: _preference(evidence, before, after, before, r))]
         else:

@@ -12,9 +12,10 @@ from PIL import Image
 from tasks.assignment import plan, practice_plan
 from tasks.build import OBVIOUS, _disclosure, build
 from tasks.contact_sheet import contact_sheet, observe, summary
+from tasks.files import content_name
 from tasks.kinds import all_tasks
 from tasks.language import Words
-from tasks.pictures import equal_files, name_of
+from tasks.pictures import equal_files
 from tasks.reading import read_texts
 from tasks.settings import Analysis, Exclusion, StudySettings, load_settings
 from tasks.study import digest, load
@@ -124,7 +125,7 @@ def test_files_tell_nothing(frozen, study_folder):
     files = sorted((study_folder / "images").iterdir())
     assert [f.name for f in files] == list(study.images())
     assert {len(f.read_bytes()) for f in files} == {files[0].stat().st_size}
-    assert all(name_of(f.read_bytes()) == f.name for f in files)
+    assert all(content_name(f.read_bytes()) == f.name for f in files)
     sizes = {Image.open(f).size for f in files}
     assert len(sizes) <= 4  # one per kind of picture, never per content
     for trial in study.trials:
