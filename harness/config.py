@@ -128,9 +128,7 @@ class Config(Section):
     # URL of the run in an object store, without credentials, which the environment holds
     store: Annotated[str, Field(pattern=r"^(s3|gs)://[^/@]+/.+")] | None = None
     images: Annotated[ImagesSection, Field(discriminator="source")] = DrawnImagesSection()
-    series: tuple[Annotated[Source, BeforeValidator(lambda v: _parse_series(v))], ...] = Field(
-        min_length=1
-    )
+    series: tuple[Annotated[Source, BeforeValidator(parse_source)], ...] = Field(min_length=1)
     base: BaseSection | None = None
     probe: ProbeParameters = ProbeParameters()
     space: SpaceSection = SpaceSection()
@@ -182,10 +180,6 @@ class Config(Section):
             except ValueError as error:
                 raise ConfigError(f"evolve.pairs: {error}") from error
         return [pair for pair in series.pairs() if pair.epoch_from > 0]
-
-
-def _parse_series(value: Any) -> Source:
-    return value if isinstance(value, Source) else parse_source(value)
 
 
 def load_config(path: Path, **changes: object) -> Config:

@@ -91,17 +91,13 @@ class SemanticSpace:
             Rows [q, k] and similarities [q, k], most similar first, ties in the order of the
             candidates; -1 and NaN where a query has fewer than k candidates.
         """
-        order = np.argsort(candidates, kind="stable")
-        index = np.searchsorted(candidates, queries, sorter=order)
-        index = order[np.minimum(index, len(order) - 1)] if len(order) else np.zeros_like(queries)
-        is_own = candidates[index] == queries if len(order) else np.zeros(len(queries), dtype=bool)
-        own = np.where(is_own, index, -1)
+        own = pd.Index(candidates).get_indexer(queries)  # -1 where it is not a candidate
         a, b = self.vectors[queries], self.vectors[candidates]
         if self.metric == "jaccard":
             columns, values = nearest_by_overlap(sparse.csr_array(a), sparse.csr_array(b), own, k)
         else:
             columns, values = nearest_by_cosine(unit_rows(a), unit_rows(b), own, k)
-        return np.where(columns < 0, -1, candidates[columns] if len(order) else -1), values
+        return np.append(candidates, -1)[columns], values
 
     def displacement(self, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
         """Compute 1 − similarity between two epochs for each channel of a series.
@@ -109,16 +105,13 @@ class SemanticSpace:
         Returns:
             layer, channel, displacement; channels without a vector at either epoch are left out.
         """
-        epochs = [
-            self.neurons.loc[self.rows(series=series, epoch=epoch), ["layer", "channel"]].assign(
-                row=self.rows(series=series, epoch=epoch)
-            )
-            for epoch in (epoch_from, epoch_to)
-        ]
-        common = epochs[0].merge(epochs[1], on=["layer", "channel"], suffixes=("_from", "_to"))
-        similarity = self.pair_similarities(
-            common["row_from"].to_numpy(), common["row_to"].to_numpy()
+        older, newer = (
+            self.neurons.loc[rows, ["layer", "channel"]].assign(row=rows)
+            for rows in (self.rows(series=series, epoch=epoch) for epoch in (epoch_from, epoch_to))
         )
+        common = older.merge(newer, on=["layer", "channel"], suffixes=("_from", "_to"))
+        rows = common["row_from"].to_numpy(), common["row_to"].to_numpy()
+        similarity = self.pair_similarities(*rows)
         return common[["layer", "channel"]].assign(displacement=1.0 - similarity)
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -143,19 +143,15 @@ def merge(parts: Iterable[ProbePart]) -> ProbePart:
     Raises:
         ValueError: there is no part, or the parts have different neurons or a different k.
     """
-    top: TopK | None = None
-    lowest = torch.empty(0)
-    spans: list[np.ndarray] = []
-    for part in parts:
-        if top is None:
-            # a copy, so that the part is not changed
-            top, lowest = TopK.from_arrays(part.top.arrays()), part.lowest
-        else:
-            top.merge(part.top)
-            lowest = torch.minimum(lowest, part.lowest)
-        spans.append(part.spans)
-    if top is None:
+    rest = iter(parts)
+    if (first := next(rest, None)) is None:
         raise ValueError("no part of the probe images to merge")
+    # a copy, so that the first part is not changed
+    top, lowest, spans = TopK.from_arrays(first.top.arrays()), first.lowest, [first.spans]
+    for part in rest:
+        top.merge(part.top)
+        lowest = torch.minimum(lowest, part.lowest)
+        spans.append(part.spans)
     return ProbePart(np.concatenate(spans), top, lowest)
 
 
@@ -211,8 +207,7 @@ def stimuli_table(
     column = np.where(is_token, (widths[neuron] - 1) / 2, column)
     return pd.DataFrame(
         {
-            "series": checkpoint.series,
-            "epoch": checkpoint.epoch,
+            **vars(checkpoint),
             "layer": neurons["layer"].to_numpy()[neuron],
             "channel": neurons["channel"].to_numpy()[neuron],
             "rank": rank,
@@ -232,7 +227,5 @@ def responsive_table(
     neurons = neurons_of(layers)
     neuron = responses["neuron"].to_numpy()
     names = {name: neurons[name].to_numpy()[neuron] for name in ("layer", "channel")}
-    labels = {"series": checkpoint.series, "epoch": checkpoint.epoch}
-    return responses.assign(**labels, **names)[
-        [*labels, "image_id", "rank", "layer", "channel", "activation"]
-    ]
+    columns = [*vars(checkpoint), "image_id", "rank", "layer", "channel", "activation"]
+    return responses.assign(**vars(checkpoint), **names)[columns]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from harness.networks.execution import Change, Execution, execution, replace_channels
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
-from harness.networks.recording import ActivationRecorder, borrow
-from harness.networks.running import UNDEFINED, run_network
+from harness.networks.recording import record_layers
+from harness.networks.running import UNDEFINED
 from harness.records import ARM
 from harness.registry import Registry, call_user_code
 
@@ -213,13 +213,12 @@ def _means(
     def sum_maps(maps: Tensor, _: Layer) -> Tensor:  # on the CPU: Apple's GPUs have no float64
         return maps.cpu().double().sum(dim=0, keepdim=True)
 
-    hooks = ActivationRecorder(model, layers, sum_maps)
+    for batch in batches:
+        for name, part in record_layers(
+            model, layers, sum_maps, batch, "for its mean maps"
+        ).items():
+            total[name] = total[name] + part if name in total else part
     outputs: dict[str, Tensor] = {}
-    with borrow(model), hooks as record, torch.no_grad():
-        for batch in batches:
-            run_network(model, batch, "for its mean maps")
-            for name, part in record.kept.items():
-                total[name] = total[name] + part if name in total else part
     count = sum(len(batch) for batch in batches)
     with execution(model, layers) as running:
         running.start(batches[0][:1])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.networks.execution import Execution
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import ActivationRecorder, borrow, record_layers
 from harness.networks.running import WithGradients, explain_errors, logits_of, run_network
 
 CONCEPT_DRAWS = 5
@@ -94,10 +94,9 @@ class Case:
         }
 
     def _pool(self, batch: Tensor) -> dict[str, Tensor]:
-        hooks = ActivationRecorder(
-            self.models.newer, self.models.layers, lambda maps, _: maps.mean(dim=2)
-        )
-        return _record(hooks, batch, "for the concept vectors of its layers")
+        model, layers = self.models.newer, self.models.layers
+        purpose = "for the concept vectors of its layers"
+        return record_layers(model, layers, lambda maps, _: maps.mean(dim=2), batch, purpose)
 
 
 class Change:
@@ -267,41 +266,26 @@ def concept_vector(members: np.ndarray, others: np.ndarray, rng: np.random.Gener
     return torch.from_numpy(np.mean(normals, axis=0))
 
 
-def _record(hooks: ActivationRecorder[Tensor], batch: Tensor, purpose: str) -> dict[str, Tensor]:
-    """Run a model once without gradients, and return what is kept of its layers."""
-    with borrow(hooks.model), torch.no_grad(), hooks as record:
-        run_network(hooks.model, batch, purpose)
-    return record.kept
-
-
 class _Side:
-    """One model on one batch: its maps and gradients, each computed when it is first used.
-
-    The pass for the gradients gives the maps, too.
-    """
+    """One model on one batch: its maps and gradients, each computed when it is first used."""
 
     def __init__(
         self, model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target
     ) -> None:
         self._inputs = model, layers, batch, target
-        self._maps: dict[str, Tensor] = {}
-        self._gradients: dict[str, Tensor] = {}
 
-    @property
+    @cached_property
     def maps(self) -> dict[str, Tensor]:
-        if not self._maps:
-            model, layers, batch, _ = self._inputs
-            hooks = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
-            recorded = _record(hooks, batch, "for the maps of its layers")
-            self._maps = {name: maps.float() for name, maps in recorded.items()}
-        return self._maps
+        model, layers, batch, _ = self._inputs
+        # copies, because the network may overwrite its maps
+        keep, purpose = lambda maps, _: maps.float().clone(), "for the maps of its layers"
+        return record_layers(model, layers, keep, batch, purpose)
 
-    @property
+    @cached_property
     def gradients(self) -> dict[str, Tensor]:
-        if not self._gradients:
-            maps, self._gradients = maps_and_gradients(*self._inputs)
-            self._maps = self._maps or maps
-        return self._gradients
+        maps, gradients = maps_and_gradients(*self._inputs)
+        vars(self).setdefault("maps", maps)  # unless they have been computed
+        return gradients
 
 
 def maps_and_gradients(

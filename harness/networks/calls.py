@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import is_dataclass
 from types import MethodType
 from typing import Any
@@ -134,14 +134,11 @@ def _record_calls(
     def after(module: nn.Module, args: Any, output: Any) -> None:
         calls[module].append((*arguments[module].pop(), _copy_tensors(output)))
 
-    handles = [m.register_forward_pre_hook(before, prepend=True, with_kwargs=True) for m in modules]
-    handles += [module.register_forward_hook(after) for module in modules]
-    try:
-        with suppress(UserCodeError):  # it is reported when the network is studied
-            run_network(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, suppress(UserCodeError):  # reported when the network is studied
+        for m in modules:
+            hooks.enter_context(m.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+            hooks.enter_context(m.register_forward_hook(after))
+        run_network(model, images)
     return calls
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks.layer import Layer
-from harness.networks.running import network_name
+from harness.networks.running import network_name, run_network
 from harness.registry import UserCodeError
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def attach_hooks(
         return action(value)
 
     with ExitStack() as lifetime:
-        lifetime.callback(model.register_forward_pre_hook(count_images).remove)
+        lifetime.enter_context(model.register_forward_pre_hook(count_images))
         for layer, action in hooks.items():
             if layer.module not in modules:
                 name = network_name(model) or "the model"
@@ -80,7 +80,7 @@ def attach_hooks(
                     f"layers of the last one"
                 )
             attach = _hook_input if layer.side == "input" else _hook_output
-            lifetime.callback(attach(modules[layer.module], partial(apply, layer, action)).remove)
+            lifetime.enter_context(attach(modules[layer.module], partial(apply, layer, action)))
         yield
 
 
@@ -174,3 +174,17 @@ class ActivationRecorder(Generic[T]):
 
     def __exit__(self, *error: Any) -> None:
         self._lifetime.__exit__(*error)
+
+
+def record_layers(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    keep: Callable[[Tensor, Layer], T],
+    batch: Tensor,
+    purpose: str,
+) -> dict[str, T]:
+    """Run a model once, without gradients, and return layer name -> what is kept of its map (see
+    `ActivationRecorder`). The purpose completes the message of an error."""
+    with borrow(model), torch.no_grad(), ActivationRecorder(model, layers, keep) as record:
+        run_network(model, batch, purpose)
+    return record.kept

@@ -393,8 +393,10 @@ class FunctionSource(Source):
         return fingerprint(plugin_identity(self.function), self.version, epoch)
 
 
-def parse_source(section: Mapping[str, Any]) -> Source:
+def parse_source(section: Mapping[str, Any] | Source) -> Source:
     """Return the source of a section of the configuration, whose `source` names the class."""
+    if isinstance(section, Source):
+        return section
     kind: object = SOURCES.get(name := section.get("source", "train"))
     if not (isinstance(kind, type) and issubclass(kind, Source)):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -268,22 +269,16 @@ def record_pass(
 
     # number of results when each activation function in progress began
     result_counts: list[int] = []
-    handles = []
-    for name, module in model.named_modules():
-        if written_out := bool(name) and is_activation(module):
-            note_start = lambda *_: result_counts.append(len(mode.results))  # noqa: E731
-            handles.append(module.register_forward_pre_hook(note_start))
-        if name:
-            handles.append(module.register_forward_hook(hook(name, written_out)))
-    try:
+    with ExitStack() as hooks, suppress(UserCodeError) if partly else nullcontext():
+        for name, module in model.named_modules():
+            if not name:
+                continue
+            if written_out := is_activation(module):
+                note_start = lambda *_: result_counts.append(len(mode.results))  # noqa: E731
+                hooks.enter_context(module.register_forward_pre_hook(note_start))
+            hooks.enter_context(module.register_forward_hook(hook(name, written_out)))
         with borrow(model), torch.no_grad(), mode:
             pass_record.answer = run(model, images, "to see which layers it has")
-    except UserCodeError:
-        if not partly:
-            raise
-    finally:
-        for handle in handles:
-            handle.remove()
     for seen in pass_record.modules.values():  # only now are all uses known
         seen.joined = mode.repeats(seen.output)
     outputs = {id(s.output) for s in pass_record.modules.values() if s.nonlinear and s.calls == 1}

@@ -17,7 +17,7 @@ from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.images.sets import ImageSet
 from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
-from harness.networks.objectives import Target, objective_identity
+from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import ARM, CONTROLS, JOINT, PAIR, Pair
@@ -164,39 +164,30 @@ class RunArms(Work):
         target_of = load_targets(run, self.source, self.pair.epoch_to)
         memory = pass_memory(models.older, models.newer)
         batch_size = fit_batch_size(run, ablation_work(self.source, models, images), memory)
+
+        def run_arms(class_id: int, class_arms: list[Arm], batch_size: int) -> pd.DataFrame:
+            class_images = Images(
+                images.batches(arm_images(images, class_id, self.split), batch_size),
+                partial(images.importance_batches, class_id, batch_size),
+                lambda ids: images.batch(choose_donors(images.images, ids, config.seed)),
+            )
+            target = target_of(class_id)
+            with resources().device.computing():
+                return ablate(models, class_arms, class_images, target, self.ablation, batch_size)
+
         frames = []
         for class_id in self.classes:
             table = all_sets[all_sets["class_id"] == class_id]
             each_layer = set(table.loc[table["each_layer"], "arm"])
             sets = arms.from_table(table)
             class_arms = arms.make_arms(sets, self.method, each_layer, layers, untouched)
-            target = target_of(class_id)
-            work = partial(self._ablate, models, images, class_id, class_arms, target)
+            work = partial(run_arms, class_id, class_arms)
             rows = run_halving(work, batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
             advance(1)
         table = pd.concat(frames, ignore_index=True)
         table = table.assign(**vars(self.pair), ablation=self.ablation, split=self.split)[_RECORDS]
         yield table.astype(dict.fromkeys(_LABELS, "category") | {"draw": "int16"})
-
-    def _ablate(
-        self,
-        models: ModelPair,
-        images: SeriesImages,
-        class_id: int,
-        class_arms: list[Arm],
-        target: Target,
-        batch_size: int,
-    ) -> pd.DataFrame:
-        """Return the records of one class, computed with `batch_size` images per pass."""
-        seed = images.config.seed
-        class_images = Images(
-            images.batches(arm_images(images, class_id, self.split), batch_size),
-            partial(images.importance_batches, class_id, batch_size),
-            lambda ids: images.batch(choose_donors(images.images, ids, seed)),
-        )
-        with resources().device.computing():
-            return ablate(models, class_arms, class_images, target, self.ablation, batch_size)
 
 
 def arm_images(images: SeriesImages, class_id: int, split: str) -> np.ndarray:

@@ -25,7 +25,7 @@ from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.layers import find_layers
 from harness.networks.objectives import objective_identity
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import ActivationRecorder, borrow, record_layers
 from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import FolderSource, FunctionSource, HubSource, Source, TrainedSource
@@ -184,10 +184,15 @@ def _report_precision(
 
 def _count_active(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> int:
     """Count the units with a positive activation on any image."""
-    hooks = ActivationRecorder(model, layers, lambda maps, la: la.strength(maps).amax((0, 2)) > 0)
-    with borrow(model), torch.inference_mode(), resources().device.computing(), hooks as record:
-        run_network(model, batch, "to count its active units")
-    return sum(int(active.sum()) for active in record.kept.values())
+    with resources().device.computing():
+        active = record_layers(
+            model,
+            layers,
+            lambda maps, layer: int((layer.strength(maps).amax((0, 2)) > 0).sum()),
+            batch,
+            "to count its active units",
+        )
+    return sum(active.values())
 
 
 def _is_broken(name: str, value: Tensor) -> bool:

@@ -23,7 +23,7 @@ from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import fit_batch_size, open_pair
 from harness.stages.prototypes import load_targets, prototype_artifacts, prototype_works
-from harness.stages.series_images import SeriesImages, series_images
+from harness.stages.series_images import series_images
 from harness.stages.space import map_work
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 from harness.stages.study import AblationStudy, pair_key, reversion_study
@@ -85,19 +85,28 @@ class ScoreEvolutions(Work):
             self.source, models, batch, newer(self.classes[0]), self.method, self.config
         )
         batch_size = fit_batch_size(run, scoring, pass_memory(models.older, models.newer))
-        share = importance_method(self.method).share
+        method, path_steps = importance_method(self.method), self.config.evolve.path_steps
+
+        def score(class_id: int, batch_size: int) -> dict[str, np.ndarray]:
+            batches = images.importance_batches(class_id, batch_size)
+            targets, rng = (
+                (older(class_id), newer(class_id)),
+                self._generator("importance", class_id),
+            )
+            others = partial(images.other_class_batches, class_id, batch_size)
+            with resources().device.computing():
+                return sensitivities(models, batches, targets, method, rng, path_steps, others)
+
         scores, reliability = [], []
         for class_id in self.classes:
-            pair_targets = older(class_id), newer(class_id)
-            work = partial(self._sensitivities, models, images, class_id, pair_targets)
-            by_layer = run_halving(work, batch_size, str(self.artifact))
+            by_layer = run_halving(partial(score, class_id), batch_size, str(self.artifact))
             halves = self._generator("halves of the images", class_id)
             frames = []
             for layer, values in by_layer.items():
-                score, stderr = summarise(values, share)
-                columns = {"channel": np.arange(len(score)), "score": score, "stderr": stderr}
+                means, stderr = summarise(values, method.share)
+                columns = {"channel": np.arange(len(means)), "score": means, "stderr": stderr}
                 frames.append(pd.DataFrame(columns).assign(layer=layer, images=len(values)))
-                split = split_half(values, share, halves)
+                split = split_half(values, method.share, halves)
                 reliability.append(split.assign(layer=layer, class_id=class_id))
             table = pd.concat(frames, ignore_index=True)
             rank = ranks(table, self._generator("ties of importance", class_id))
@@ -109,26 +118,6 @@ class ScoreEvolutions(Work):
 
     def _generator(self, purpose: str, class_id: int) -> np.random.Generator:
         return generator(self.config.seed, purpose, *pair_key(self.pair), class_id, self.method)
-
-    def _sensitivities(
-        self,
-        models: ModelPair,
-        images: SeriesImages,
-        class_id: int,
-        pair_targets: tuple[Target, Target],
-        batch_size: int,
-    ) -> dict[str, np.ndarray]:
-        """Return the sensitivities of one class's images, with `batch_size` images per pass."""
-        with resources().device.computing():
-            return sensitivities(
-                models,
-                images.importance_batches(class_id, batch_size),
-                pair_targets,
-                importance_method(self.method),
-                self._generator("importance", class_id),
-                self.config.evolve.path_steps,
-                partial(images.other_class_batches, class_id, batch_size),
-            )
 
 
 def scoring_work(
