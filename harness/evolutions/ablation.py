@@ -134,6 +134,10 @@ def ablate(
     """
     newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}
+    ablated_arms = [arm for arm in arms if arm.channels]
+    origins = ["without ablation"] + [
+        f"after ablation {ablation!r} of {arm.labels[0][1]} in {arm.layer}" for arm in ablated_arms
+    ]
     rows_of_batches: list[list[dict[str, np.ndarray]]] = []
     with ExitStack() as stack, torch.inference_mode():
         running = stack.enter_context(execution(newer, layers, traced))
@@ -167,19 +171,18 @@ def ablate(
                     name: replace_channels(by_name[name], channels, replacement(name))
                     for name, channels in arm.channels.items()
                 }
-                for arm in arms
+                for arm in ablated_arms
             ]
-            arms_per_pass = max(1, batch_size // len(batch))
-            logits = [base_logits, *running.rerun_many([c for c in changes if c], arms_per_pass)]
-            origins = [f"after ablation {ablation!r} of {a.labels[0][1]} in {a.layer}"
-                       for a, change in zip(arms, changes, strict=True) if change]  # fmt: skip
-            before, *rest = _outcomes(logits, as_target(target), ["without ablation", *origins])
-            outcomes = iter(rest)
-            rows = []
-            for arm, change in zip(arms, changes, strict=True):
-                after = next(outcomes) if change else before
-                rows += [_rows(ids, arm.layer, label, before, after) for label in arm.labels]
-            rows_of_batches.append(rows)
+            logits = running.rerun_many(changes, max(1, batch_size // len(batch)))
+            before, *after = _outcomes([base_logits, *logits], as_target(target), origins)
+            outcomes = dict(zip(ablated_arms, after, strict=True))
+            rows_of_batches.append(
+                [
+                    _rows(ids, arm.layer, label, before, outcomes.get(arm, before))
+                    for arm in arms
+                    for label in arm.labels
+                ]
+            )
     no_outcome: Outcome = {name: np.empty(0, kind) for name, kind in OUTCOMES.items()}
     no_rows = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), no_outcome, no_outcome)
     # arm after arm, so that the order of the rows does not depend on the batches

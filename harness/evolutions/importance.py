@@ -259,16 +259,15 @@ def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndar
     The standard error of a share is that of Agresti and Coull (1998), which is positive also at 0
     and 1; that of a mean is s / sqrt(images), NaN for one image.
     """
-    count = len(sensitivity)
+    count, undefined = len(sensitivity), np.full(sensitivity.shape[1], np.nan)
     if np.isnan(sensitivity).all():
-        return np.full(sensitivity.shape[1], np.nan), np.full(sensitivity.shape[1], np.nan)
+        return undefined, undefined
     if share:
         positive = (sensitivity > 0).sum(axis=0)
         adjusted = (positive + 2) / (count + 4)
         return positive / count, np.sqrt(adjusted * (1 - adjusted) / (count + 4))
-    if count < 2:
-        return sensitivity.mean(axis=0), np.full(sensitivity.shape[1], np.nan)
-    return sensitivity.mean(axis=0), sensitivity.std(axis=0, ddof=1) / np.sqrt(count)
+    spread = sensitivity.std(axis=0, ddof=1) if count > 1 else undefined
+    return sensitivity.mean(axis=0), spread / np.sqrt(count)
 
 
 def split_half(
@@ -288,12 +287,12 @@ def split_half(
         because all scores of a set are equal).
     """
     half = len(sensitivity) // 2
-    sizes = sorted({*(2**power for power in range(half.bit_length()) if 2**power <= half), half})
+    sizes = sorted({*(2**power for power in range(half.bit_length())), half} - {0})
     values = (sensitivity > 0).astype(float) if share else sensitivity
     if np.isnan(sensitivity).all():  # undefined; `NaN > 0` would be a share of 0
         values = sensitivity
     rows = []
-    for size in (size for size in sizes if size):
+    for size in sizes:
         orders = np.stack([rng.permutation(len(sensitivity)) for _ in range(draws)])
         # the scores of both halves of every draw, each [draws, channels]
         first, second = (

@@ -82,10 +82,6 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"classes: name one of them for each split, e.g. {root / min(present)}"
         )
     problems = []
-    if unreadable := [ascii(name) for name in folders if not _is_unicode(name)]:
-        problems.append(
-            f"image folder {root}: names that are not UTF-8: {join_names(unreadable, 4)}"
-        )
     if len(present) < len(folders):
         problems.append(f"image folder {root} has two class folders whose names look the same")
     if missing := sorted(set(names) - set(present)):
@@ -96,32 +92,28 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"images lack; a class's position among the folders is that of its output of the "
             f"network, so all splits must have the same ones: add them there, or remove them here"
         )
-    paths: list[Path] = []
-    labels: list[int] = []
-    empty = []
-    for label, name in enumerate(names):
-        if name in missing:
-            continue
-        folder = root / present[name]
-        files = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES]
-        if not files:
-            empty.append(name)
-        paths += files
-        labels += [label] * len(files)
-    if unreadable := [ascii(path.name) for path in paths if not _is_unicode(path.name)]:
+    files_of_class = {
+        name: [p for p in walk(root / present[name]) if p.suffix.lower() in SUFFIXES]
+        for name in names
+        if name in present
+    }
+    paths = [path for files in files_of_class.values() for path in files]
+    all_names = [*folders, *(path.name for path in paths)]
+    # Python reads bytes beyond UTF-8 as surrogates
+    if unreadable := [ascii(name) for name in all_names if re.search("[\ud800-\udfff]", name)]:
         problems.append(
             f"image folder {root}: names that are not UTF-8: {join_names(unreadable, 4)}"
         )
-    if empty:
+    if empty := [str(root / name) for name, files in files_of_class.items() if not files]:
         problem = "class folder" if len(empty) == 1 else "class folders"
         problems.append(
-            f"{problem} {', '.join(str(root / name) for name in empty)} "
-            f"{'holds' if len(empty) == 1 else 'hold'} no image; allowed: "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"{problem} {', '.join(empty)} {'holds' if len(empty) == 1 else 'hold'} no image; "
+            f"allowed: {', '.join(sorted(SUFFIXES))}"
         )
     if problems:
         raise ValueError("; ".join(problems))
-    return FileImages(tuple(paths), np.array(labels, dtype=np.int64), names)
+    counts = [len(files_of_class[name]) for name in names]
+    return FileImages(tuple(paths), np.repeat(np.arange(len(names)), counts), names)
 
 
 def walk(folder: Path) -> list[Path]:
@@ -149,11 +141,6 @@ def _walk(folder: str, visited: set[str]) -> Iterator[str]:
             yield from _walk(entry.path, visited)
         elif entry.is_file():
             yield entry.path
-
-
-def _is_unicode(name: str) -> bool:
-    """Return whether a file name is Unicode; Python reads bytes beyond UTF-8 as surrogates."""
-    return not re.search("[\ud800-\udfff]", name)
 
 
 def count_unused(root: Path) -> Counter[str]:

@@ -28,7 +28,7 @@ from harness.stages.evolve import score_works
 from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Step, Value, Work
-from harness.stages.study import AblationStudy, pair_key, reversion_study
+from harness.stages.study import AblationStudy, pair_key, reversion_study, scope, slug
 
 _SETS = [*PAIR, "class_id", "method", "arm", "draw", "each_layer", "layer", "channel"]
 _RECORDS = [
@@ -42,14 +42,31 @@ _LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
 
 
 @dataclass(frozen=True)
-class ChooseSets(Work):
-    """Work that chooses the sets of one method, or the controls of no method, for one pair."""
+class SetsWork(Work):
+    """A piece of work on the sets of one method, or the controls of no method, for one pair."""
 
     study: AblationStudy
+    source: Source
     pair: Pair
     method: str
     kind: str
     classes: tuple[int, ...]
+
+    @property
+    def _other_classes(self) -> tuple[int, ...]:
+        """All classes of the study if the sets depend on them: one of them is the "other class"."""
+        return self.study.classes if self.kind == "benchmark" and self.method != CONTROLS else ()
+
+    @property
+    def sets(self) -> Artifact:
+        """The sets of neurons."""
+        suffix = scope(self.classes, self._other_classes)
+        return Artifact("sets", (*pair_key(self.pair), slug(self.method), self.kind, suffix))
+
+
+@dataclass(frozen=True)
+class ChooseSets(SetsWork):
+    """Work that chooses the sets."""
 
     @property
     def _families(self) -> list[arms.Family]:
@@ -57,7 +74,7 @@ class ChooseSets(Work):
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        return (self.study.sets(self.pair, self.kind, self.method, self.classes),)
+        return (self.sets,)
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
@@ -91,9 +108,8 @@ class ChooseSets(Work):
 
         tables = []
         for class_id in self.classes:
-            channels = arms.changed_layers(scores(class_id, "change"))
-            order, other_class = channels, study.other_class(class_id)
-            other_order = None
+            order = channels = arms.changed_layers(scores(class_id, "change"))
+            other_class, other_order = study.other_class(class_id), None
             if self.method != CONTROLS:
                 order = arms.by_rank(scores(class_id, self.method), channels)
                 if other_class is not None and any(family.other_class for family in self._families):
@@ -103,7 +119,9 @@ class ChooseSets(Work):
                 order,
                 partial(scores, class_id),
                 other_order,
-                partial(_generator, study.config.seed, pair, class_id),
+                lambda purpose, draw, class_id=class_id: generator(
+                    study.config.seed, purpose, *pair_key(pair), class_id, draw
+                ),
             )
             for family in self._families:
                 table = arms.to_table(family.sets(ranking), family.each_layer)
@@ -112,35 +130,24 @@ class ChooseSets(Work):
         yield table[_SETS].astype({"draw": "int16", "each_layer": bool, "channel": int})
 
 
-def _generator(
-    seed: int, pair: Pair, class_id: int, purpose: str, draw: int
-) -> np.random.Generator:
-    return generator(seed, purpose, *pair_key(pair), class_id, draw)
-
-
 @dataclass(frozen=True)
-class RunArms(Work):
-    """Work that runs the arms of one method, pair and ablation: a row per image and arm."""
+class RunArms(SetsWork):
+    """Work that runs the arms of the sets by one ablation: a row per image and arm."""
 
-    study: AblationStudy
-    source: Source
-    pair: Pair
-    method: str
-    kind: str
-    classes: tuple[int, ...]
     ablation: str
     split: str
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        parts = (self.kind, self.method, self.classes, self.ablation, self.split)
-        return (self.study.records(self.pair, *parts),)
+        layers = self.study.layers.get(self.source.name, ())
+        suffix = scope(self.classes, self._other_classes, layers)
+        parts = (slug(self.ablation), slug(self.method), self.kind, self.split, suffix)
+        return (Artifact("records", (*pair_key(self.pair), *parts)),)
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
         # the sets depend on the checkpoints, layers and test images through their scores
-        sets = self.study.sets(self.pair, self.kind, self.method, self.classes)
-        return sets, *prototype_artifacts(self.source, self.pair.epoch_to)
+        return self.sets, *prototype_artifacts(self.source, self.pair.epoch_to)
 
     @property
     def depends(self) -> object:
@@ -159,7 +166,7 @@ class RunArms(Work):
         images = series_images(run, self.source, config)
         names = self.study.layers.get(self.source.name)
         layers = [layer for layer in models.layers if names is None or layer.name in names]
-        all_sets = run.table(self.reads[0])
+        all_sets = run.table(self.sets)
         untouched = self.method == CONTROLS and self.kind == "reversion"
         target_of = load_targets(run, self.source, self.pair.epoch_to)
         memory = pass_memory(models.older, models.newer)
@@ -210,8 +217,8 @@ def choose_donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
 def set_works(study: AblationStudy) -> list[ChooseSets]:
     """Return the pieces of work that choose all sets of a study."""
     return [
-        ChooseSets(study, pair, method, kind, block)
-        for _, pair in study.pairs
+        ChooseSets(study, source, pair, method, kind, block)
+        for source, pair in study.pairs
         for block in study.blocks
         for method in (CONTROLS, *study.methods)
         for kind in study.arm_kinds

@@ -41,8 +41,8 @@ class MakePrototypes(CheckpointWork):
     @property
     def depends(self) -> object:
         config = self.config
-        heldout = config.revert.heldout_images if _split(config) == "test" else None
-        return [_split(config), config.evolve.images_per_class, config.seed, heldout]
+        heldout = config.revert.heldout_images if self.split == "test" else None
+        return [self.split, config.evolve.images_per_class, config.seed, heldout]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         images = series_images(run, self.source, self.config, self.split)

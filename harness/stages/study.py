@@ -17,7 +17,7 @@ from harness.config import Config, ConfigError
 from harness.evolutions.arms import ArmParameters, families
 from harness.evolutions.importance import importance_method
 from harness.networks.sources import Source
-from harness.records import CONTROLS, Pair
+from harness.records import Pair
 from harness.results import BENCH, REVERSION
 from harness.stages.stage import Plan
 
@@ -84,19 +84,6 @@ class AblationStudy:
 
     def scores(self, pair: Pair, method: str, block: tuple[int, ...]) -> Artifact:
         return Artifact("importance", (*pair_key(pair), slug(method), scope(block)))
-
-    def sets(self, pair: Pair, kind: str, method: str, block: tuple[int, ...]) -> Artifact:
-        # the "other class" depends on all classes
-        classes = self.classes if kind == "benchmark" and method != CONTROLS else ()
-        return Artifact("sets", (*pair_key(pair), slug(method), kind, scope(block, classes)))
-
-    def records(
-        self, pair: Pair, kind: str, method: str, block: tuple[int, ...], ablation: str, split: str
-    ) -> Artifact:
-        classes = self.classes if kind == "benchmark" and method != CONTROLS else ()
-        suffix = scope(block, classes, self.layers.get(pair.series, ()))
-        parts = (*pair_key(pair), slug(ablation), slug(method), kind, split, suffix)
-        return Artifact("records", parts)
 
     def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
         """Return the description that is saved with the results (see `harness/results.py`), with
