@@ -201,24 +201,19 @@ class Recorder:
             **source.model_dump(mode="json", include=series_fields),
             **config.probe.model_dump(mode="json", exclude={"batch_size", "range_images"}),
         }
-        settings_file = session.run.root / "settings.json"
-        self._check_settings(settings_file, settings)
-        layers = Artifact("layers", (RECORDED,))
-        earlier = session.run.table(layers) if settings_file.exists() else None
+        settings_file, earlier = session.run.root / "settings.json", None
+        if settings_file.exists():
+            recorded = json.loads(settings_file.read_text(encoding="utf-8"))
+            if differing := [name for name, value in settings.items() if recorded[name] != value]:
+                raise ValueError(
+                    f"Recorder: {self.folder} holds evidence that was recorded with other settings "
+                    f"({join_names(differing)}); use another folder, or delete it"
+                )
+            earlier = session.run.table(Artifact("layers", (RECORDED,)))
         session.do(image_steps(session.plan), progress=False)
         session.do([("layers", [FindSameLayers(source, earlier)])], progress=False)
         session.do(probe_steps(session.plan), progress=False)
         write_text(settings_file, json.dumps(settings) + "\n")
-
-    def _check_settings(self, file: Path, settings: dict[str, object]) -> None:
-        """Raise ValueError if the folder's evidence was recorded with other settings (`file`: the
-        file of those settings, if there is any)."""
-        recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
-        if differing := [name for name, value in settings.items() if recorded[name] != value]:
-            raise ValueError(
-                f"Recorder: {self.folder} holds evidence that was recorded with other settings "
-                f"({join_names(differing)}); use another folder, or delete it"
-            )
 
     def lightning_callback(self) -> Any:
         """Return a callback for the trainer of (PyTorch) Lightning, which records by epochs."""

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
 from harness.files import describe_format, whole_file
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
@@ -189,11 +190,13 @@ def _read_file(path: Path) -> object:
             head = file.read(512)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
-    if _is_safetensors(head):
-        return _read_safetensors(path)
-    if description := _describe_kind(path, head):
+    # safetensors begin with the length of their header in 8 bytes, and the header in JSON
+    is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
+    if not is_safetensors and (description := _describe_kind(path, head)):
         raise CheckpointError(f"checkpoint {path} {description}")
     try:
+        if is_safetensors:
+            return load_file(path)
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storages
             if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
@@ -206,11 +209,6 @@ def _read_file(path: Path) -> object:
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"checkpoint {path} is damaged or truncated ({reason})") from error
-
-
-def _is_safetensors(head: bytes) -> bool:
-    """Return whether a file begins like safetensors: 8 bytes (the header's length), then JSON."""
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 
 def _describe_kind(path: Path, head: bytes) -> str:
@@ -232,19 +230,6 @@ def _describe_kind(path: Path, head: bytes) -> str:
 
 def _advise(path: Path) -> str:
     return f"If you trust it, `conceptevo convert {path} --trust` writes its weights alone"
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise CheckpointError(
-            f"checkpoint {path} needs the package safetensors: pip install safetensors"
-        ) from None
-    try:
-        return load_file(path)
-    except Exception as error:  # its own error type is not part of its public interface
-        raise CheckpointError(f"checkpoint {path} is damaged or truncated ({error})") from error
 
 
 def _describe_archive(path: Path) -> str:
