@@ -7,7 +7,8 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from conceptevo.groups import ABOUT, app
 from harness.terminal import console
 
 if TYPE_CHECKING:
+    from harness.artifacts import Run
     from harness.config import Config
 
 
@@ -65,7 +67,9 @@ def _run_until(last: str, config: Config, out: Path, cluster: str | None = None)
 
     run = run_until("revert" if last == "report" else last, config, out, console, cluster)
     if last == "report":
-        _report(run)
+        from analysis.run.report import write_report
+
+        _report(run, partial(write_report, run), "report")
     elif last == "audit":
         _audit(run)
     elif last == "check":
@@ -73,7 +77,7 @@ def _run_until(last: str, config: Config, out: Path, cluster: str | None = None)
         show_estimate(config, out, console)
 
 
-def _check(run) -> None:
+def _check(run: Run) -> None:
     from analysis.run.audit import NUMBERS, checkpoints
     from analysis.run.report import plain_on_screen
 
@@ -82,7 +86,7 @@ def _check(run) -> None:
     console.print("Every checkpoint can be used.")
 
 
-def _audit(run) -> None:
+def _audit(run: Run) -> None:
     from analysis.run import audit
     from analysis.run.report import plain_on_screen
 
@@ -94,16 +98,10 @@ def _audit(run) -> None:
         console.print(sentence)
 
 
-def _report(run) -> None:
-    from analysis.run.report import write_report
-
-    with console.status("report"):
-        report = write_report(run)
+def _report(run: Run, write: Callable[[], Any], title: str) -> None:
+    with console.status(title):
+        report = write()
         run.publish()
-    _show_report(report)
-
-
-def _show_report(report) -> None:
     for line in (report.summary, *report.sentences, *(f"  {path}" for path in report.paths)):
         console.print(line)
 
@@ -243,10 +241,7 @@ def bench(
             return
     from analysis.benchmark.report import write_bench_report
 
-    with console.status("statistics"):
-        report = write_bench_report(run)
-        results.publish()
-    _show_report(report)
+    _report(results, partial(write_bench_report, run), "statistics")
 
 
 @app.command()
@@ -387,7 +382,3 @@ def main() -> None:
         if stop.code == 130:  # so Typer ends a command after Ctrl-C
             Console(stderr=True).print("\ninterrupted; run the same command again to continue")
         raise
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ checkpoint of another training, a damaged one, or one with a wrong epoch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, groupby, pairwise
 
 import numpy as np
@@ -83,7 +83,7 @@ class Finding:
     epochs: tuple[int, ...]
     text: str
     layers: tuple[str, ...] = ()
-    value: float = field(default=float("nan"))
+    value: float = np.nan
 
 
 def findings(trajectory: Trajectory) -> list[Finding]:

@@ -197,8 +197,8 @@ class _Nonlinearities(TorchFunctionMode):
         inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _may_vary(v)]
         if name in FOLLOWED and inputs:
             values = result if isinstance(result, tuple | list) else [result]
-            self._follow(name, is_activation_call(name, args, kwargs), inputs,
-                         [args[0]] if name == "setitem" else values)  # fmt: skip
+            values = [args[0]] if name == "setitem" else values
+            self._follow(name, is_activation_call(name, args, kwargs), inputs, values)
         return result
 
     def _follow(self, name: str, alone: bool, inputs: list[Tensor], values: Iterable[Any]) -> None:

@@ -20,15 +20,15 @@ from harness.networks.layer import ModelPair
 from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.records import ARM, CONTROLS, JOINT, PAIR, Pair
+from harness.records import ARM, CONTROLS, JOINT, PAIR
 from harness.registry import plugin_identity
 from harness.results import write_about
 from harness.stages.checkpoints import fit_batch_size, layer_names, open_pair
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
 from harness.stages.series_images import SeriesImages, series_images
-from harness.stages.stage import Advance, Plan, Step, Value, Work
-from harness.stages.study import AblationStudy, pair_key, reversion_study, scope, slug
+from harness.stages.stage import Advance, Plan, Step, Value
+from harness.stages.study import AblationStudy, StudyWork, pair_key, reversion_study, scope, slug
 
 _SETS = [*PAIR, "class_id", "method", "arm", "draw", "each_layer", "layer", "channel"]
 _RECORDS = [
@@ -42,15 +42,10 @@ _LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
 
 
 @dataclass(frozen=True)
-class SetsWork(Work):
-    """A piece of work on the sets of one method, or the controls of no method, for one pair."""
+class SetsWork(StudyWork):
+    """A piece of work on the sets of one kind: those of the reversion study or the benchmark."""
 
-    study: AblationStudy
-    source: Source
-    pair: Pair
-    method: str
     kind: str
-    classes: tuple[int, ...]
 
     @property
     def _other_classes(self) -> tuple[int, ...]:
@@ -119,9 +114,7 @@ class ChooseSets(SetsWork):
                 order,
                 partial(scores, class_id),
                 other_order,
-                lambda purpose, draw, class_id=class_id: generator(
-                    study.config.seed, purpose, *pair_key(pair), class_id, draw
-                ),
+                lambda purpose, draw, class_id=class_id: self.generator(purpose, class_id, draw),
             )
             for family in self._families:
                 table = arms.to_table(family.sets(ranking), family.each_layer)
@@ -217,7 +210,7 @@ def choose_donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
 def set_works(study: AblationStudy) -> list[ChooseSets]:
     """Return the pieces of work that choose all sets of a study."""
     return [
-        ChooseSets(study, source, pair, method, kind, block)
+        ChooseSets(study, source, pair, method, block, kind)
         for source, pair in study.pairs
         for block in study.blocks
         for method in (CONTROLS, *study.methods)
@@ -228,7 +221,7 @@ def set_works(study: AblationStudy) -> list[ChooseSets]:
 def arm_works(study: AblationStudy) -> list[RunArms]:
     """Return the pieces of work that run all arms of a study."""
     return [
-        RunArms(study, source, pair, method, kind, block, ablation, split)
+        RunArms(study, source, pair, method, block, kind, ablation, split)
         for source, pair in study.pairs
         for block in study.blocks
         for ablation in study.ablations

@@ -121,8 +121,10 @@ def class_accuracy(
         value = target_of(int(labels[0])).value(leaf)
     if not value.requires_grad or not torch.isfinite(value).all():
         fault = "is NaN or infinite" if value.requires_grad else "has no gradient by the outputs"
-        raise ValueError(f"objective {source.objective!r} {fault}: it must be computed by torch "
-                         f"from the outputs, without detach, numpy or item()")  # fmt: skip
+        raise ValueError(
+            f"objective {source.objective!r} {fault}: it must be computed by torch from the "
+            f"outputs, without detach, numpy or item()"
+        )
     single = target_of(int(labels[0])).value(output[:1])
     if not torch.allclose(single, value[:1].detach(), rtol=1e-3, atol=1e-6):
         raise ValueError(

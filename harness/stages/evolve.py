@@ -18,34 +18,27 @@ from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, r
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
-from harness.randomness import generator
-from harness.records import PAIR, Pair
+from harness.records import PAIR
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import fit_batch_size, open_pair
 from harness.stages.prototypes import load_targets, prototype_artifacts, prototype_works
 from harness.stages.series_images import series_images
 from harness.stages.space import map_work
-from harness.stages.stage import Advance, Plan, Step, Value, Work
-from harness.stages.study import AblationStudy, pair_key, reversion_study
+from harness.stages.stage import Advance, Plan, Step, Value
+from harness.stages.study import AblationStudy, StudyWork, reversion_study
 
 _SCORES = [*PAIR, "layer", "channel", "class_id", "method", "score", "stderr", "images", "rank"]
 _RELIABILITY = [*PAIR, "layer", "method", "class_id", "images", "rho", "left_out"]
 
 
 @dataclass(frozen=True)
-class ScoreEvolutions(Work):
+class ScoreEvolutions(StudyWork):
     """Work that scores and ranks all neurons of one pair by one method, for some classes."""
-
-    artifact: Artifact
-    source: Source
-    pair: Pair
-    method: str
-    classes: tuple[int, ...]
-    config: Config
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        return self.artifact, Artifact("reliability", self.artifact.parts)
+        scores = self.study.scores(self.pair, self.method, self.classes)
+        return scores, Artifact("reliability", scores.parts)
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
@@ -59,14 +52,14 @@ class ScoreEvolutions(Work):
 
     @property
     def depends(self) -> object:
-        evolve = self.config.evolve
+        config = self.study.config
         # in a small class, held-out images reduce the images for importance
-        images = [evolve.images_per_class, self.config.revert.heldout_images]
+        images = [config.evolve.images_per_class, config.revert.heldout_images]
         return [
             self.classes,
             images,
-            self.config.seed,
-            evolve.path_steps,
+            config.seed,
+            config.evolve.path_steps,
             plugin_identity(self.method),
             objective_identity(self.source.objective),
         ]
@@ -76,31 +69,29 @@ class ScoreEvolutions(Work):
         return len(self.classes)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        models = open_pair(run, self.source, self.pair)
-        images = series_images(run, self.source, self.config)
+        models, config = open_pair(run, self.source, self.pair), self.study.config
+        images = series_images(run, self.source, config)
         older = load_targets(run, self.source, self.pair.epoch_from)
         newer = load_targets(run, self.source, self.pair.epoch_to)
         batch = images.batch(np.arange(min(FEWEST, len(images.images))))
         scoring = scoring_work(
-            self.source, models, batch, newer(self.classes[0]), self.method, self.config
+            self.source, models, batch, newer(self.classes[0]), self.method, config
         )
         batch_size = fit_batch_size(run, scoring, pass_memory(models.older, models.newer))
-        method, path_steps = importance_method(self.method), self.config.evolve.path_steps
+        method, path_steps = importance_method(self.method), config.evolve.path_steps
 
         def score(class_id: int, batch_size: int) -> dict[str, np.ndarray]:
             batches = images.importance_batches(class_id, batch_size)
-            targets, rng = (
-                (older(class_id), newer(class_id)),
-                self._generator("importance", class_id),
-            )
+            targets = older(class_id), newer(class_id)
+            rng = self.generator("importance", class_id, self.method)
             others = partial(images.other_class_batches, class_id, batch_size)
             with resources().device.computing():
                 return sensitivities(models, batches, targets, method, rng, path_steps, others)
 
         scores, reliability = [], []
         for class_id in self.classes:
-            by_layer = run_halving(partial(score, class_id), batch_size, str(self.artifact))
-            halves = self._generator("halves of the images", class_id)
+            by_layer = run_halving(partial(score, class_id), batch_size, str(self.makes[0]))
+            halves = self.generator("halves of the images", class_id, self.method)
             frames = []
             for layer, values in by_layer.items():
                 means, stderr = summarise(values, method.share)
@@ -109,15 +100,13 @@ class ScoreEvolutions(Work):
                 split = split_half(values, method.share, halves)
                 reliability.append(split.assign(layer=layer, class_id=class_id))
             table = pd.concat(frames, ignore_index=True)
-            rank = ranks(table, self._generator("ties of importance", class_id))
+            ties = self.generator("ties of importance", class_id, self.method)
+            rank = ranks(table, ties)
             scores.append(table.assign(rank=rank, class_id=class_id))
             advance(1)
         for tables, names in ((scores, _SCORES), (reliability, _RELIABILITY)):
             table = pd.concat(tables, ignore_index=True)
             yield table.assign(**vars(self.pair), method=self.method)[names]
-
-    def _generator(self, purpose: str, class_id: int) -> np.random.Generator:
-        return generator(self.config.seed, purpose, *pair_key(self.pair), class_id, self.method)
 
 
 def scoring_work(
@@ -134,9 +123,7 @@ def scoring_work(
 def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
     """Return the pieces of work that score all methods of a study."""
     return [
-        ScoreEvolutions(
-            study.scores(pair, method, block), source, pair, method, block, study.config
-        )
+        ScoreEvolutions(study, source, pair, method, block)
         for source, pair in study.pairs
         for block in study.blocks
         for method in study.scored_methods

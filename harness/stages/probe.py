@@ -206,8 +206,7 @@ def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameter
             f"series {source.name!r}: its evidence was recorded on other images than the run's "
             f"probe images, or in another order"
         )
-    layers = [read_layers(each_run, series) for each_run, series in
-              ((run, source.name), (evidence, RECORDED))]  # fmt: skip
+    layers = [read_layers(run, source.name), read_layers(evidence, RECORDED)]
     shapes = [[(la.name, la.channels, la.height, la.width) for la in group] for group in layers]
     if shapes[0] != shapes[1]:
         raise ValueError(

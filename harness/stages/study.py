@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from harness.artifacts import Artifact
 from harness.config import Config, ConfigError
 from harness.evolutions.arms import ArmParameters, families
 from harness.evolutions.importance import importance_method
 from harness.networks.sources import Source
+from harness.randomness import generator
 from harness.records import Pair
 from harness.results import BENCH, REVERSION
-from harness.stages.stage import Plan
+from harness.stages.stage import Plan, Work
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,22 @@ class AblationStudy:
             "images_per_class": config.evolve.images_per_class,
             "heldout_images": config.revert.heldout_images,
         }
+
+
+@dataclass(frozen=True)
+class StudyWork(Work):
+    """A piece of work on one pair of epochs, by one importance method (or CONTROLS), for some
+    classes."""
+
+    study: AblationStudy
+    source: Source
+    pair: Pair
+    method: str
+    classes: tuple[int, ...]
+
+    def generator(self, purpose: str, *values: str | int) -> np.random.Generator:
+        """Return the generator of a purpose, for this pair and some values."""
+        return generator(self.study.config.seed, purpose, *pair_key(self.pair), *values)
 
 
 def pair_key(pair: Pair) -> tuple[str | int, ...]:
