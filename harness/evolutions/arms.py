@@ -295,8 +295,7 @@ def make_arms(
         arm_of_set: dict[tuple[object, ...], Arm] = {}
         for (arm, draw), by_layer in sets.items():
             places = names if layer == JOINT else [layer]
-            selection = {name: np.sort(by_layer[name]) for name in places if name in by_layer}
-            selection = {name: channels for name, channels in selection.items() if len(channels)}
+            selection = {n: np.sort(by_layer[n]) for n in places if len(by_layer.get(n, ()))}
             if not selection or (layer != JOINT and arm not in each_layer):
                 continue
             key = tuple((name, channels.tobytes()) for name, channels in selection.items())

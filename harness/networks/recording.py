@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, Side
 from harness.networks.running import network_name, run_network
 from harness.registry import UserCodeError
 
@@ -79,8 +79,8 @@ def attach_hooks(
                     f"{name} has no layer {layer.name!r}: all epochs of a series must have the "
                     f"layers of the last one"
                 )
-            attach = _hook_input if layer.side == "input" else _hook_output
-            lifetime.enter_context(attach(modules[layer.module], partial(apply, layer, action)))
+            handle = _hook(modules[layer.module], layer.side, partial(apply, layer, action))
+            lifetime.enter_context(handle)
         yield
 
 
@@ -90,26 +90,19 @@ def replace_first(values: tuple | list, first: Any) -> Any:
     return build([first, *values[1:]])
 
 
-def _hook_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
-    """Hook a module's output; if it returns several values, the first."""
+def _hook(module: nn.Module, side: Side, action: Callable[[Tensor], Tensor | None]):
+    """Hook a module's first argument, or its output (if it returns several values, the first)."""
 
-    def act(module: nn.Module, inputs: Any, output: Any) -> Any:
-        if not isinstance(output, tuple | list):
-            return action(output)
-        replacement = action(output[0])
-        return None if replacement is None else replace_first(output, replacement)
+    def act(module: nn.Module, inputs: tuple[Any, ...], *outputs: Any) -> Any:
+        values = outputs[0] if outputs else inputs
+        if not isinstance(values, tuple | list):
+            return action(values)
+        replacement = action(values[0])
+        return None if replacement is None else replace_first(values, replacement)
 
+    if side == "input":
+        return module.register_forward_pre_hook(act)
     return module.register_forward_hook(act)
-
-
-def _hook_input(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
-    """Hook the first argument of a module."""
-
-    def act(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        replacement = action(inputs[0])
-        return None if replacement is None else (replacement, *inputs[1:])
-
-    return module.register_forward_pre_hook(act)
 
 
 @dataclass(eq=False)

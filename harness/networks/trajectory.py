@@ -119,14 +119,9 @@ def detours(distances: np.ndarray) -> np.ndarray:
         [n] min(d(before, it), d(it, after)) / d(before, after); NaN at both ends and where all
         three are equal, infinite where only the neighbours are.
     """
-    values = np.full(len(distances), np.nan)
-    for i in range(1, len(distances) - 1):
-        across = distances[i - 1, i + 1]
-        beside = min(distances[i - 1, i], distances[i, i + 1])
-        if across > 0:
-            values[i] = beside / across
-        elif across == 0 and beside > 0:
-            values[i] = np.inf
+    values, steps = np.full(len(distances), np.nan), np.diagonal(distances, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values[1:-1] = np.minimum(steps[:-1], steps[1:]) / np.diagonal(distances, 2)
     return values
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config
-from harness.images.batches import random_images
-from harness.images.sets import View, open_images
-from harness.networks.architectures import channels_last
+from harness.images.batches import load_batch, random_images
+from harness.images.sets import ImageSet, View, open_images
+from harness.networks.architectures import channels_last, takes_channels_last
 from harness.networks.budget import FEWEST, BatchWork, measure_bytes, pass_memory, resources
 from harness.networks.calls import expose_calls
 from harness.networks.layer import Layer, ModelPair, Network
@@ -160,6 +160,12 @@ def prepare_model(model: nn.Module, source: Source, in_channels_last: bool) -> n
     model = expose_calls(model, random_images(source.view, 2))
     name_network(choose_output(model, source.output), name)
     return channels_last(model) if in_channels_last else model
+
+
+def fit_view(model: nn.Module, source: Source, images: ImageSet) -> View:
+    """Return a series' view of images, in the memory format that suits a model of it."""
+    batch = load_batch(images, [0, 1], source.view)
+    return replace(source.view, channels_last=takes_channels_last(model, batch))
 
 
 def read_view(run: Run, source: Source) -> View:

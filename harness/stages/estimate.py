@@ -11,7 +11,7 @@ import time
 import timeit
 import tracemalloc
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -23,9 +23,8 @@ from harness.concepts.probing import ranges
 from harness.concepts.space_methods import SPACES, Evidence, needs_activations
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.batches import load_batch
 from harness.images.sets import ArrayImages, ImageSet, View, draw_arrays
-from harness.networks.architectures import build, takes_channels_last
+from harness.networks.architectures import build
 from harness.networks.budget import resources
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
@@ -34,6 +33,7 @@ from harness.networks.sources import RECORDED, Source, TrainedSource
 from harness.networks.wrappers import unwrap
 from harness.stages.checkpoints import (
     declare_checkpoints,
+    fit_view,
     load_epoch,
     open_pair,
     prepare_model,
@@ -161,10 +161,8 @@ def _open_networks(plan: Plan, source: Source) -> tuple[ModelPair, View]:
     else:
         ends = (epochs[0], epochs[-1])
         models = [unwrap(load_epoch(source, epoch, classes, plan.run)) for epoch in ends]
-    batch = load_batch(plan.test_images, [0, 1], source.view)
-    channels_last = takes_channels_last(models[1], batch)
-    older, newer = (prepare_model(model, source, channels_last) for model in models)
-    view = replace(source.view, channels_last=channels_last)
+    view = fit_view(models[1], source, plan.test_images)
+    older, newer = (prepare_model(model, source, view.channels_last) for model in models)
     layers = find_layers(newer, view, source.layers, source.channels_last)
     device = resources().device
     return ModelPair(device.model(older), device.model(newer), layers), view

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
@@ -13,9 +13,7 @@ from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, 
 from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.files import write_tables
-from harness.images.batches import load_batch
 from harness.images.sets import open_images, sample_digest
-from harness.networks.architectures import takes_channels_last
 from harness.networks.layers import find_layers, measure_patches
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source
@@ -23,6 +21,7 @@ from harness.records import Checkpoint
 from harness.stages.checkpoints import (
     LayersWork,
     declare_checkpoints,
+    fit_view,
     open_checkpoint,
     prepare_model,
     read_layers,
@@ -55,16 +54,14 @@ class FindLayers(Work):
             yield source.evidence.table(Artifact("layers", (RECORDED,))).assign(series=source.name)
             return
         model = open_checkpoint(run, source, source.loadable_epochs()[-1])
-        batch = load_batch(open_images(run, "test"), [0, 1], source.view)
-        channels_last = takes_channels_last(model, batch)
-        model = prepare_model(model, source, channels_last)
-        view = replace(source.view, channels_last=channels_last)
+        view = fit_view(model, source, open_images(run, "test"))
+        model = prepare_model(model, source, view.channels_last)
         layers = find_layers(model, view, source.layers, source.channels_last)
         layers = measure_patches(model, layers, view)
         table = pd.DataFrame([vars(layer) for layer in layers]).rename(columns={"name": "layer"})
         table.insert(0, "series", source.name)
         yield table.assign(
-            resize=source.resize, crop=source.crop, memory_channels_last=channels_last
+            resize=source.resize, crop=source.crop, memory_channels_last=view.channels_last
         )
 
 
