@@ -19,7 +19,6 @@ from conceptevo.results import Ablated, Probed, Scores, Space
 from conceptevo.results import Result as Result
 from conceptevo.results import load as load
 from conceptevo.session import Session
-from harness.artifacts import Artifact
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
 from harness.config import Config, EvolveSection, SpaceSection
@@ -98,10 +97,10 @@ def space(
     section = SpaceSection(methods=(method,), **SpaceParameters(**parameters).model_dump())
     changes = {"seed": seed, "space": section, "base": vars(base)}
     session = Session.temporary(Config(**{**dict(config), **changes}), probed.run)
-    for source in config.series:
-        for epoch in source.series().epochs:
-            session.plan.declare(Artifact("stimuli", (source.name, epoch)), lambda: "probed")
-    session.do([("semantic space", [PlaceNeurons(method, session.config)])], progress)
+    work = PlaceNeurons(method, session.config)
+    for artifact in work.reads:
+        session.plan.declare(artifact, lambda: "probed")
+    session.do([("semantic space", [work])], progress)
     return Space(session.run, session, method=method)
 
 

@@ -158,6 +158,10 @@ class Config(Section):
             if needs_activations(SPACES.get(method)) and not self.probe.activations:
                 yield f"space.methods: {method!r} needs probe.activations = true"
 
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return every checkpoint, also those that are yet to be trained."""
+        return [Checkpoint(s.name, epoch) for s in self.series for epoch in s.series().epochs]
+
     def base_checkpoint(self) -> Checkpoint:
         """Return the configured base, or the last epoch of the first series."""
         if self.base is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 #: The columns that identify a neuron, and a pair of epochs, in every table of the project.
 NEURON = ["series", "epoch", "layer", "channel"]
@@ -28,6 +29,10 @@ class Checkpoint:
 
     series: str
     epoch: int
+
+    def mask(self, table: Any) -> Any:
+        """Return which rows of a table (with columns series and epoch) are of this checkpoint."""
+        return (table["series"] == self.series) & (table["epoch"] == self.epoch)
 
 
 @dataclass(frozen=True, order=True)

@@ -72,10 +72,7 @@ class Evidence:
 
     @property
     def base_rows(self) -> np.ndarray:
-        is_base = (self.neurons["series"] == self.base.series) & (
-            self.neurons["epoch"] == self.base.epoch
-        )
-        return np.flatnonzero(is_base)
+        return np.flatnonzero(self.base.mask(self.neurons))
 
 
 #: Function of the evidence, the parameters, a generator and the method's own name.
@@ -122,7 +119,7 @@ def gather_evidence(
     shape = (len(neurons), num_images)
     ones = np.ones(len(stimuli))
     incidence = sparse.csr_array((ones, (rows, stimuli["image_id"].to_numpy())), shape=shape)
-    bases = neurons[(neurons["series"] == base.series) & (neurons["epoch"] == base.epoch)]
+    bases = neurons[base.mask(neurons)]
     if len(bases) < 2:
         raise ValueError(f"base {base} has {len(bases)} living neurons; a space needs two or more")
     bases = bases.assign(base_row=np.arange(len(bases)))

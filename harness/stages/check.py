@@ -251,7 +251,7 @@ def _size(shape: Sequence[int]) -> str:
 def check_base(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
     """Yield a message if the base of the semantic space has too few active units."""
     base = plan.config.base_checkpoint()
-    for row in rows[(rows["series"] == base.series) & (rows["epoch"] == base.epoch)].itertuples():
+    for row in rows[base.mask(rows)].itertuples():
         if row.problem == "" and row.active < 2:
             yield (
                 f"series {base.series!r}, epoch {base.epoch}, the base of the semantic space: of "
@@ -338,24 +338,26 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
                     f"Lightning's, leave it out (skip = [0]), or rename them all"
                 )
         if not config.pairs(source):
-            epochs = source.series().epochs
-            reason = "it has one checkpoint"
-            if source.name in config.evolve.pairs:
-                reason = "evolve.pairs has no pair of it"
-            elif len(source.loadable_epochs()) < 2 < len(epochs):
-                count = len(source.loadable_epochs())
-                reason = f"it has weights of {count} epochs, and evidence of others"
-            elif len(epochs) > 1:
-                pair = f"{source.name} = [[{epochs[0]}, {epochs[1]}]]"
-                reason = (
-                    f"a pair that begins with epoch 0, which usually is an untrained network, is "
-                    f"left out; to study it: [evolve.pairs] {pair}"
-                )
+            epochs = ", ".join(map(str, source.series().epochs))
             notes.append(
-                f"series {source.name!r} (epochs {', '.join(map(str, epochs))}): no evolution is "
-                f"studied; {reason}"
+                f"series {source.name!r} (epochs {epochs}): no evolution is studied; "
+                f"{_explain_no_pair(config, source)}"
             )
     return notes
+
+
+def _explain_no_pair(config: Config, source: Source) -> str:
+    epochs, loadable = source.series().epochs, source.loadable_epochs()
+    if source.name in config.evolve.pairs:
+        return "evolve.pairs has no pair of it"
+    if len(loadable) < 2 < len(epochs):
+        return f"it has weights of {len(loadable)} epochs, and evidence of others"
+    if len(epochs) == 1:
+        return "it has one checkpoint"
+    return (
+        f"a pair that begins with epoch 0, which usually is an untrained network, is left out; to "
+        f"study it: [evolve.pairs] {source.name} = [[{epochs[0]}, {epochs[1]}]]"
+    )
 
 
 def steps(plan: Plan, needs: Sequence[Need] = NEEDS) -> Iterator[Step]:

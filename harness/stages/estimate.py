@@ -171,7 +171,7 @@ def _open_networks(plan: Plan, source: Source) -> tuple[ModelPair, View]:
 def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple[float, float]:
     """Return the seconds and bytes that a space needs, extrapolated as powers of the numbers of
     neurons and images from spaces of random stimuli: a small one, and a quarter of it by each."""
-    share = 1 / sum(len(source.series().epochs) for source in config.series)
+    share = 1 / len(config.checkpoints())
     function = SPACES.get(method)
 
     def place_neurons(evidence: Evidence) -> object:

@@ -18,7 +18,7 @@ from harness.concepts.stimuli import neurons_of
 from harness.config import Config
 from harness.images.sets import open_images
 from harness.randomness import generator
-from harness.records import NEURON
+from harness.records import NEURON, Checkpoint
 from harness.registry import call_user_code, plugin_identity
 from harness.stages.checkpoints import read_layers
 from harness.stages.probe import activation_parts
@@ -40,7 +40,7 @@ class PlaceNeurons(Work):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        return tuple(Artifact("stimuli", key) for key in _checkpoint_keys(self.config))
+        return tuple(map(_stimuli, self.config.checkpoints()))
 
     @property
     def depends(self) -> object:
@@ -80,9 +80,7 @@ class PlaceAgain(PlaceNeurons):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         base, space = self.config.base_checkpoint(), self.space(run, self.draw)
-        rows = np.flatnonzero(
-            (space.neurons["series"] == base.series) & (space.neurons["epoch"] == base.epoch)
-        )
+        rows = np.flatnonzero(base.mask(space.neurons))
         nearest, _ = space.nearest(rows, rows, NEIGHBOURS)
         names = [f"nearest_{rank}" for rank in range(1, NEIGHBOURS + 1)]
         keys = space.neurons.iloc[rows][["layer", "channel"]].reset_index(drop=True)
@@ -145,13 +143,13 @@ def _find_fault(space: SemanticSpace) -> str:
     return "infinite" if np.isinf(vectors).any() else ""
 
 
-def _checkpoint_keys(config: Config) -> list[tuple[str, int]]:
-    return [(source.name, epoch) for source in config.series for epoch in source.series().epochs]
+def _stimuli(checkpoint: Checkpoint) -> Artifact:
+    return Artifact("stimuli", (checkpoint.series, checkpoint.epoch))
 
 
 def read_evidence(run: Run, config: Config) -> Evidence:
     """Return what the space methods may use of a run: the records of its probed checkpoints."""
-    base, keys = config.base_checkpoint(), _checkpoint_keys(config)
+    base = config.base_checkpoint()
     images = len(open_images(run, "probe"))
 
     @lru_cache(maxsize=1)
@@ -174,7 +172,7 @@ def read_evidence(run: Run, config: Config) -> Evidence:
 
     return gather_evidence(
         base,
-        pd.concat([run.table(Artifact("stimuli", key)) for key in keys], ignore_index=True),
+        pd.concat([run.table(_stimuli(c)) for c in config.checkpoints()], ignore_index=True),
         run.table(Artifact("responsive", (base.series, base.epoch))),
         images,
         activations,
