@@ -89,22 +89,20 @@ def check_codes(study: Path, recruitment: Recruitment) -> None:
         )
 
 
-def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
-    """Print the number of places and the platforms, and warn of settings that may be wrong."""
-    console.print(
-        f"{counts['places']} places, {counts['free']} free; participants from "
-        f"{', '.join(recruitment.platforms)}",
-    )
+def _announcements(recruitment: Recruitment, counts: dict[str, int]) -> Iterator[str]:
+    """Yield the number of places, the platforms, and warnings of settings that may be wrong."""
+    platforms = ", ".join(recruitment.platforms)
+    yield f"{counts['places']} places, {counts['free']} free; participants from {platforms}"
     if counts["places"] != recruitment.places:
-        console.print(
+        yield (
             f"recruitment.toml says places = {recruitment.places}, which counts only when a study "
-            f"is first served; it has {counts['places']}. `conceptevo study places` adds more.",
+            f"is first served; it has {counts['places']}. `conceptevo study places` adds more."
         )
     id_platforms = [name for name in recruitment.platforms if name != "open"]
     if id_platforms and not recruitment.studies and not recruitment.signed:
-        console.print(
+        yield (
             f"anybody who invents an id of {' or '.join(id_platforms)} can take a place: in "
-            f"recruitment.toml, set `studies` to the study's id there, or `signed = true`",
+            f"recruitment.toml, set `studies` to the study's id there, or `signed = true`"
         )
 
 
@@ -184,18 +182,16 @@ def survey(
             counts = Service(store, frozen, keys, source, recruitment).places.counts()
         address = f"http://{host}:{listening.getsockname()[1]}"
         if preview:
-            console.print(
+            lines = [
                 f"preview of study {frozen.hash} at {address}, list of its pages at "
-                f"{address}/?page=list; nothing is stored; Ctrl-C stops",
-            )
+                f"{address}/?page=list; nothing is stored; Ctrl-C stops"
+            ]
         else:
-            console.print(
-                f"study {frozen.hash} at {address} ({pluralise(workers, 'worker')}, "
-                f"source {source}); Ctrl-C stops",
-            )
-            _announce(recruitment, counts)
-            for caution in cautions:
-                console.print(caution)
+            server = f"{pluralise(workers, 'worker')}, source {source}"
+            lines = [f"study {frozen.hash} at {address} ({server}); Ctrl-C stops"]
+            lines += [*_announcements(recruitment, counts), *cautions]
+        for line in lines:
+            console.print(line)
         preview_flag = {PREVIEW: "yes"} if preview else {}
         serve(listening, workers, environment(study, frozen.hash, url, source) | preview_flag)
 

@@ -52,12 +52,8 @@ class Places:
         initial = settings or Recruitment()
         row = {**self._key, "state": "open", "settings": initial.model_dump(mode="json")}
         if self.store.insert_new(connection, recruitment, row):
-            place_count = connection.scalar(
-                select(func.count()).select_from(places).where(self._is_own(places))
-            )
-            if not place_count:
-                self._create(connection, range(initial.places))
-            self._log(connection, "opened", f"{place_count or initial.places} places")
+            self._create(connection, range(initial.places))
+            self._log(connection, "opened", f"{initial.places} places")
         elif settings is not None:
             self._change(connection, settings)
 

@@ -202,10 +202,8 @@ class Store:
             "content": study.model_dump(mode="json"),
         }
         self.insert_new(connection, studies, study_row)
-        secrets_row = connection.execute(
-            select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
-        ).one()
-        return secrets_row.salt, secrets_row.secret
+        query = select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
+        return connection.execute(query).tuples().one()
 
     def insert_new(self, connection: Connection, table, rows) -> bool:
         """Insert a row, or a list of rows, unless present; return whether a single row was new."""
