@@ -69,8 +69,8 @@ class Evidence:
         self.usable = np.flatnonzero(usable)
         if not len(self.usable):
             raise ValueError(
-                f"{run.root} has no neuron of relative depth >= {min_depth} with "
-                f"{2 * patches} stimuli; lower min_depth or patches in study.toml"
+                f"{run.root} has no neuron of relative depth >= {min_depth} with {2 * patches} "
+                f"stimuli; lower evidence.min_depth in study.toml, or run with a larger probe.k"
             )
         self.row = {neuron: row for row, neuron in enumerate(neurons)}
         self.epochs = {

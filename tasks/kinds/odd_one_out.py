@@ -138,17 +138,16 @@ class OddOneOut(PickOne):
         rows = [*members, odd]
         order = rng.permutation(GROUPS)
         neurons = [evidence.neurons[rows[i]] for i in order]
-        pictures = self._pictures(evidence, neurons, condition, rng)
+        ranks = [self._ranks(evidence, neuron, condition, rng) for neuron in neurons]
+        pictures = tuple(map(evidence.picture, neurons, ranks))
         key = int(np.flatnonzero(order == GROUPS - 1)[0])
         return Draft(tuple(dict.fromkeys(neurons)), key, options=pictures, recipe=recipe)
 
-    def _pictures(self, evidence, neurons, condition, rng):
+    def _ranks(self, evidence, neuron, condition, rng):
+        """Return random ranks where one neuron is shown five times; None (the strongest) else."""
         if condition != self.control:
-            return tuple(evidence.picture(n) for n in neurons)
-        ranks = [rng.permutation(len(evidence.stimuli(n)))[: evidence.patches] for n in neurons]
-        return tuple(
-            evidence.picture(n, list(map(int, r))) for n, r in zip(neurons, ranks, strict=True)
-        )
+            return None
+        return rng.permutation(len(evidence.stimuli(neuron)))[: evidence.patches].tolist()
 
     def _choose(
         self, evidence: Evidence, condition: str, rng: np.random.Generator

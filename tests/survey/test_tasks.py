@@ -56,8 +56,11 @@ def test_the_five_are_the_target_and_its_nearest_others(evidence, condition, see
     assert abs(evidence.depth[odd] - evidence.depth[target]) < SAME_DEPTH
 
 
-def test_early_layers_are_left_out_for_everyone(evidence):
+def test_early_layers_are_left_out_for_everyone(evidence, run, monkeypatch):
     assert {evidence.neurons[row].layer for row in evidence.usable} == {"middle", "deep"}
+    monkeypatch.setattr(Evidence, "patches", 99)
+    with pytest.raises(ValueError, match=r"with 198 stimuli; lower evidence.min_depth in study"):
+        Evidence(run)
 
 
 def test_the_random_condition_has_a_key_and_measures_chance(evidence):
