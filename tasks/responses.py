@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -234,7 +234,8 @@ def _convert_columns(frame: pd.DataFrame, columns: Sequence[Column], file: str) 
         values = frame[column.name]
         if column.type != "string":
             values = values.mask((values == "NA").fillna(False).astype(bool))
-        converted[column.name], invalid = _CONVERT[column.type](values)
+        converted[column.name] = _CONVERT[column.type](values)
+        invalid = values.notna() & converted[column.name].isna()
         problems += [
             (index, f"{column.name} is {values[index]!r}, but must be {_ALLOWED[column.type]}")
             for index in frame.index[invalid.to_numpy(dtype=bool)]
@@ -253,49 +254,39 @@ _ALLOWED = {
     "UTC": "a moment with its time zone, as in 2026-03-01T09:00:00+00:00, or empty",
 }
 
-#: Values as a typed column, and where a value is not of the type.
-Conversion = tuple[pd.Series, pd.Series]
-
-
-def _to_strings(values: pd.Series) -> Conversion:
-    return values.astype("string"), pd.Series(False, values.index)
-
-
-def _to_booleans(values: pd.Series) -> Conversion:
-    lower = values.astype("string").str.lower()
-    booleans = lower.map({"true": True, "false": False}).astype("boolean")
-    return booleans, values.notna() & booleans.isna()
-
-
-def _to_floats(values: pd.Series) -> Conversion:
-    numbers = pd.to_numeric(values, errors="coerce").astype("Float64")
-    numbers = numbers.mask(numbers.abs() == float("inf"))
-    return numbers, values.notna() & numbers.isna()
-
-
-def _to_integers(values: pd.Series) -> Conversion:
-    numbers, invalid = _to_floats(values)
-    fractional = ((numbers % 1 != 0) | (numbers.abs() > 2**53)).fillna(False)
-    return numbers.mask(fractional).astype("Int64"), invalid | fractional
-
-
 #: Nanoseconds since 1970 reach no further.
-LATEST = pd.Timestamp.max.tz_localize("UTC")
+EARLIEST, LATEST = (t.tz_localize("UTC") for t in (pd.Timestamp.min, pd.Timestamp.max))
 
 
-def _to_moments(values: pd.Series) -> Conversion:
+def _to_booleans(values: pd.Series) -> pd.Series:
+    lower = values.astype("string").str.lower()
+    return lower.map({"true": True, "false": False}).astype("boolean")
+
+
+def _to_floats(values: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce").astype("Float64")
+    return numbers.mask(numbers.abs() == float("inf"))
+
+
+def _to_integers(values: pd.Series) -> pd.Series:
+    numbers = _to_floats(values)
+    is_fractional = ((numbers % 1 != 0) | (numbers.abs() > 2**53)).fillna(False)
+    return numbers.mask(is_fractional).astype("Int64")
+
+
+def _to_moments(values: pd.Series) -> pd.Series:
     moments = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
-    outside = (moments < pd.Timestamp.min.tz_localize("UTC")) | (moments > LATEST)
-    moments = moments.mask(outside).astype("datetime64[ns, UTC]")
-    texts = values.map(lambda value: isinstance(value, str)).astype(bool)
-    zoned = values.astype("string").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
-    without_zone = texts & ~zoned.fillna(False).astype(bool)
-    return moments, values.notna() & (moments.isna() | without_zone)
+    is_outside = (moments < EARLIEST) | (moments > LATEST)
+    is_text = values.map(lambda value: isinstance(value, str)).astype(bool)
+    has_zone = values.astype("string").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
+    lacks_zone = is_text & ~has_zone.fillna(False).astype(bool)
+    return moments.mask(is_outside | lacks_zone).astype("datetime64[ns, UTC]")
 
 
-_CONVERT = {
-    "string": _to_strings, "boolean": _to_booleans, "Float64": _to_floats, "Int64": _to_integers,
-    "UTC": _to_moments,
+#: Type -> function that returns values as a column of it, missing where they are not of the type.
+_CONVERT: dict[str, Callable[[pd.Series], pd.Series]] = {
+    "string": lambda values: values.astype("string"), "boolean": _to_booleans,
+    "Float64": _to_floats, "Int64": _to_integers, "UTC": _to_moments,
 }  # fmt: skip
 
 
