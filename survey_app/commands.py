@@ -338,7 +338,7 @@ def submissions(
 ) -> None:
     """List participants by the platform's id with status, reason and code, for payment."""
     from survey_app.export import choose_study, write_csv
-    from survey_app.submissions import submissions as listed
+    from survey_app.export import submissions as listed
 
     check_source(source)
     store = open_existing(database, study)
@@ -348,10 +348,8 @@ def submissions(
 
 def forget_ids(study: StudyFolder, database: Database = None) -> None:
     """Delete the platform's ids of all participants of a study; their responses stay."""
-    from survey_app.submissions import forget_ids as forget_all
-
     frozen, store = open_study(study, database)
-    count = forget_all(store, frozen.hash)
+    count = store.forget_ids(frozen.hash)
     console.print(f"participants whose platform ids were deleted: {count}")
     _scrub(store)
 

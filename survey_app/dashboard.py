@@ -10,12 +10,11 @@ from typing import cast
 import pandas as pd
 import streamlit as st
 
-from survey_app.export import as_csv, sources, tables
+from survey_app.export import as_csv, sources, submissions, tables
 from survey_app.figures import people_flow, per_condition, per_form, per_trial, rates
 from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, is_password
 from survey_app.places import Places
 from survey_app.server import service
-from survey_app.submissions import submissions
 from tasks.responses import Source
 
 

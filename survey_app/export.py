@@ -1,4 +1,4 @@
-"""Export of the response table and the participant table from the database."""
+"""Tables of the database: responses and participants for the analysis, submissions for payment."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pandas as pd
 from sqlalchemy import Table, select
 
 from harness.files import whole_file, write_text
-from survey_app.places import UNFINISHED
-from survey_app.schema import participants, responses, studies
+from survey_app.flow import UNFINISHED
+from survey_app.platforms import PARAMETERS
+from survey_app.schema import identities, participants, people, responses, studies
 from survey_app.store import Store
 from tasks.codebook import codebook
 from tasks.responses import LATE_AFTER, PARTICIPANTS, RESPONSES, as_table
@@ -21,6 +22,13 @@ DEVICE = {
     "viewport_width": "width", "viewport_height": "height", "pixel_ratio": "pixel_ratio",
     "touch": "touch", "browser": "browser",
 }  # fmt: skip
+
+#: Columns of the table for payment.
+SUBMISSIONS = (
+    "study", "participant", "platform", "platform_id", "platform_study", "session",
+    "earlier_sessions", "status", "reason", "code", "attention_right", "consented_at",
+    "finished_at", "minutes",
+)  # fmt: skip
 
 
 def sources(store: Store) -> list[str]:
@@ -81,6 +89,41 @@ def status_of(row: dict[str, Any], store: Store) -> str:
     """Return a participant's status; an unfinished one whose lease is over is `expired`."""
     expired = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
     return "expired" if expired else row["status"]
+
+
+def submissions(store: Store, source: str, study: str | None = None) -> pd.DataFrame:
+    """Return one row per participant, for approvals, bonuses and complaints.
+
+    Returns:
+        SUBMISSIONS: platform_study is STUDY_ID or hitId; session is the latest SESSION_ID or
+        assignmentId ("" for an open link); minutes is the time from consent to the end (None: not
+        finished).
+    """
+    query = (
+        select(participants, identities.c.platform_id, identities.c.details)
+        .select_from(people)
+        .where(participants.c.source == source)
+        .order_by(participants.c.consented_at)
+    )
+    if study is not None:
+        query = query.where(participants.c.study == study)
+    with store.read() as connection:
+        people_rows = [dict(row) for row in connection.execute(query).mappings()]
+    rows = []
+    for row in people_rows:
+        details, start, end = row["details"] or {}, row["consented_at"], row["finished_at"]
+        names = PARAMETERS.get(row["platform"])
+        rows.append(
+            row
+            | {
+                "platform_study": details.get(names.study, "") if names else "",
+                "session": details.get(names.session, "") if names else "",
+                "earlier_sessions": len(details.get("earlier", ())),
+                "status": status_of(row, store),
+                "minutes": round((end - start).total_seconds() / 60, 1) if end and start else None,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(SUBMISSIONS))
 
 
 def choose_study(store: Store, source: str | None, study: str | None) -> tuple[str, str | None]:

@@ -35,6 +35,8 @@ QUESTION_TIMES: dict[Stage, When] = {
 }
 #: Pages at which participation has ended.
 ENDS = {Stage.FINISHED, Stage.SCREENED_OUT, Stage.WITHDRAWN, Stage.EXPIRED}
+#: Statuses of participants who have begun and not ended.
+UNFINISHED = ("consented", "practising", "active")
 #: Statuses of participants who ended early by their own or the study's choice.
 EARLY_ENDS = ("screened_out", "withdrawn")
 

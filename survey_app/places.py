@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from harness.text import pluralise
+from survey_app.flow import UNFINISHED
 from survey_app.platforms import is_admitted, is_id
 from survey_app.schema import (
     blocked,
@@ -34,7 +35,6 @@ from tasks.responses import Source
 
 State = Literal["open", "paused", "closed"]
 STATES: tuple[State, ...] = get_args(State)
-UNFINISHED = ("consented", "practising", "active")
 
 
 class Places:

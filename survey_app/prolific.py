@@ -16,11 +16,12 @@ from typing import Any
 
 import httpx
 
-from survey_app.places import UNFINISHED, Places
+from survey_app.export import submissions
+from survey_app.flow import UNFINISHED
+from survey_app.places import Places
 from survey_app.platforms import PARAMETERS
 from survey_app.signed_links import api
 from survey_app.store import Store
-from survey_app.submissions import submissions
 from tasks.recruitment import Recruitment
 from tasks.study import Study
 

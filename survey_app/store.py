@@ -29,6 +29,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
     inspect,
     make_url,
@@ -39,7 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-from survey_app.flow import Progress
+from survey_app.flow import UNFINISHED, Progress
 from survey_app.platforms import LINK_ID, PARAMETERS, Visitor
 from survey_app.schema import (
     identities,
@@ -327,6 +328,27 @@ class Store:
                     .values(detail="a participant now deleted")
                 )
             return len(participations)
+
+    def forget_ids(self, study: str) -> int:
+        """Delete the platform's ids of a study's participants; return their number.
+
+        Raises:
+            ValueError: participants who are taking part could then not be paid.
+        """
+        with self.write() as connection:
+            query = select(func.count()).where(
+                participants.c.study == study,
+                participants.c.status.in_(UNFINISHED),
+                participants.c.lease_until >= self.clock(),
+            )
+            if count := connection.scalar(query):
+                raise ValueError(
+                    f"study {study}: ids are needed to pay the participants who are still taking "
+                    f"part ({count}); close the study (`conceptevo study places STUDY close`) and "
+                    f"wait"
+                )
+            deletion = delete(identities).where(identities.c.study == study)
+            return connection.execute(deletion).rowcount
 
     def scrub(self) -> list[str]:
         """Remove deleted data from the database's files; return where copies may remain."""

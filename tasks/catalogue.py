@@ -6,10 +6,10 @@ from pathlib import Path
 
 from babel.messages import Catalog
 from babel.messages.extract import extract_from_dir
-from babel.messages.pofile import read_po, write_po
+from babel.messages.pofile import write_po
 
 from harness.files import whole_file
-from tasks.language import LOCALES, SOURCE, languages
+from tasks.language import LOCALES, SOURCE, languages, read_catalogue
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("tasks", "survey_app")
@@ -28,15 +28,10 @@ def marked_texts() -> list[str]:
     return sorted(texts)
 
 
-def read_catalogue(language: str) -> Catalog:
-    """Return the stored catalogue of a language."""
-    with (LOCALES / f"{language}.po").open("rb") as file:
-        return read_po(file, locale=language)
-
-
 def update(language: str) -> list[str]:
     """Update a language's file to the texts of the code; return those that are not translated."""
     catalogue = read_catalogue(language)
+    catalogue.locale = language
     template = Catalog(creation_date=catalogue.creation_date)
     for text in marked_texts():
         template.add(text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Formatter
 
 from babel import Locale, UnknownLocaleError
+from babel.messages import Catalog
 from babel.messages.pofile import read_po
 
 LOCALES = Path(__file__).parent / "locale"
@@ -95,18 +96,23 @@ class Refusal(ValueError):
         return words(self.text, **{name: words(value) for name, value in self.values.items()})
 
 
+def read_catalogue(language: str) -> Catalog:
+    """Return the stored catalogue of a language."""
+    with (LOCALES / f"{language}.po").open("rb") as file:
+        return read_po(file)
+
+
 @cache
 def _translations(language: str) -> dict[str, str]:
     if language == SOURCE:
         return {}
-    with (LOCALES / f"{language}.po").open("rb") as file:
-        catalogue = read_po(file)
+    catalogue = read_catalogue(language)
     texts = {str(m.id): str(m.string) for m in catalogue if m.id and m.string and not m.fuzzy}
     for text, translation in texts.items():
         if _names(text) != _names(translation):
             raise ValueError(
-                f"{file.name}: in the translation {translation!r}, the names in braces must be "
-                f"those of {text!r}"
+                f"{LOCALES / language}.po: in the translation {translation!r}, the names in braces "
+                f"must be those of {text!r}"
             )
     return texts
 

@@ -18,10 +18,10 @@ from survey_app.participant_state import ParticipantState
 from survey_app.views import View
 from tasks.base import InvalidAnswer, check_values
 from tasks.build import build
-from tasks.catalogue import marked_texts, read_catalogue
+from tasks.catalogue import marked_texts
 from tasks.contact_sheet import contact_sheet
 from tasks.kinds import all_tasks
-from tasks.language import LOCALES, SOURCE, Words, _translations, languages
+from tasks.language import LOCALES, SOURCE, Words, _translations, languages, read_catalogue
 from tasks.settings import Attention, StudySettings
 from tasks.study import load
 
