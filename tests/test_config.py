@@ -43,6 +43,10 @@ SERIES = [{"name": "a"}]
             {"series": [{"name": "a", "resize": 64, "crop": 99}]},
             r"series\.0: crop must be .*crop=99",
         ),
+        (
+            {"series": [{"name": "a", "resize": 10**5, "crop": 10**5}]},
+            r"series\.0\.crop: must be less than or equal to 8192 \(got 100000\)",
+        ),
         ({"series": [{"name": "a", "resize": 99}]}, r"series\.0: resize and crop must be set"),
         ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may contain letters.*\(got 'a b/ü'\)"),
         (

@@ -267,6 +267,18 @@ def test_figures_are_written_for_print(monkeypatch, tmp_path):
         assert png.info["dpi"] == pytest.approx((160, 160), abs=0.1)
 
 
+def test_letters_that_no_font_has_are_said_once(caplog, recwarn, tmp_path):
+    for name in ("f", "g"):
+        with styled():
+            canvas, axes = panels(1, 1, (3, 2))
+            axes[0, 0].set_title("Katze \U0001343a")  # an Egyptian hieroglyph
+            Figure(name, "F", "C", canvas).write(tmp_path)
+    plt.close("all")
+    [message] = [r.message for r in caplog.records if "empty boxes" in r.message]
+    assert "characters \U0001343a, which no installed font has" in message
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
 def test_series_and_legends_of_any_number_and_length_can_be_read():
     # Twelve methods, thirty layers.
     assert len({tuple(style_of(k).values()) for k in range(64)}) == 64

@@ -346,6 +346,11 @@ def test_equal_outputs_of_several_classes_are_counted(run):
     assert f"share the largest score of {dark} of 6 images; such an image counts" in row["notes"]
 
 
+def test_few_large_images_are_tried(run, monkeypatch):
+    monkeypatch.setattr("harness.stages.check.IMAGE_BYTES", 5 * 3 * 4 * 16**2)
+    assert check(run, small())["images"] == 5
+
+
 def test_one_class_is_said_to_be_always_right(run):
     table = run.table(Artifact("image_index", ("test",)))
     run.save(Artifact("image_index", ("test",)), table.assign(class_id=0, class_name="a"), "x")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import io
+import logging
+import re
 import textwrap
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from harness.files import whole_file
+
+log = logging.getLogger(__name__)
 
 #: The palette of Okabe and Ito (2008), which colour-blind readers can distinguish; it is ordered so
 #: that the lightness of successive colours differs.
@@ -111,7 +116,16 @@ class Figure:
     @cached_property
     def png(self) -> bytes:
         buffer = io.BytesIO()
-        self.canvas.savefig(buffer, format="png", metadata={"Software": None})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.canvas.savefig(buffer, format="png", metadata={"Software": None})
+        glyphs = [re.match(r"Glyph (\d+) ", str(w.message)) for w in caught]
+        for warning, glyph in zip(caught, glyphs, strict=True):
+            if glyph is None:
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
+        _note_missing("".join(sorted({chr(int(glyph[1])) for glyph in glyphs if glyph})))
         return buffer.getvalue()
 
     def data_uri(self) -> str:
@@ -127,9 +141,20 @@ class Figure:
         png, pdf = folder / f"{self.name}.png", folder / f"{self.name}.pdf"
         with whole_file(png) as temporary:
             temporary.write_bytes(self.png)
-        with whole_file(pdf) as temporary:
+        with whole_file(pdf) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph ")  # as noted for the PNG file
             self.canvas.savefig(temporary, format="pdf", metadata={"CreationDate": None})
         return [png, pdf]
+
+
+@cache  # said once, not for every figure
+def _note_missing(characters: str) -> None:
+    if characters:
+        log.warning(
+            "figures show empty boxes for the characters %s, which no installed font has: install "
+            "one that does, such as Noto Sans CJK",
+            " ".join(characters),
+        )
 
 
 def panels(

@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from harness.artifacts import Artifact, Run
 from harness.files import describe_format
@@ -26,6 +26,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 #: Transparent pixels are shown on this colour.
 BACKGROUND = (255, 255, 255)
+
+#: A side of a network's input, pixels; at the largest, one image takes 0.8 GB.
+Side = Annotated[int, Field(ge=1, le=8192)]
 
 UserPath = Annotated[
     Path, AfterValidator(lambda path: Path(os.path.expanduser(os.path.expandvars(path))))

@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import cached_listing, file_hash
-from harness.images.sets import UserPath, View
+from harness.images.sets import Side, UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, match_epochs, weight_files
 from harness.networks.objectives import choose_objective
@@ -59,8 +59,8 @@ class Source(Section, ABC):
 
     name: Name
     source: str = "train"
-    resize: int = Field(64, ge=1)
-    crop: int = Field(64, ge=1)
+    resize: Side = 64
+    crop: Side = 64
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     layers: tuple[str, ...] | None = Field(None, min_length=1)
@@ -203,9 +203,7 @@ class FolderSource(ArchitectureSource):
     def files(self) -> dict[int, Path]:
         """Return the file or folder of each epoch that is used. Raises CheckpointError."""
         by_epoch: dict[int, Path] = {}
-        for path, epoch in self._match_files():
-            if epoch is None:
-                continue
+        for path, epoch in ((p, e) for p, e in self._match_files() if e is not None):
             if epoch in by_epoch:
                 raise CheckpointError(
                     f"series {self.name!r}: {by_epoch[epoch]} and {path} are both epoch {epoch}; "
@@ -213,11 +211,10 @@ class FolderSource(ArchitectureSource):
                 )
             by_epoch[epoch] = path
         if not by_epoch:
-            names = sorted(path.name for path in self.folder.iterdir())
             raise CheckpointError(
                 f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r} "
                 f"({{epoch}} stands for a whole number, * for anything); it holds "
-                f"{join_names(names) or 'nothing'}"
+                f"{join_names(sorted(p.name for p in self.folder.iterdir())) or 'nothing'}"
             )
         requested = by_epoch if self.only is None else self.only
         if missing := sorted(set(requested) - set(by_epoch)):
@@ -331,8 +328,8 @@ class TorchvisionSource(ArchitectureSource):
             {0: "random", 90: "IMAGENET1K_V1"}.
     """
 
-    resize: int = Field(256, ge=1)
-    crop: int = Field(224, ge=1)
+    resize: Side = 256
+    crop: Side = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     outputs: int | None = Field(1000, ge=1)

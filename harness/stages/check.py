@@ -46,7 +46,8 @@ from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
-IMAGES = 32  # number of test images on which a checkpoint is tried
+IMAGES = 32  # largest number of test images on which a checkpoint is tried
+IMAGE_BYTES = 2**30  # of these images; large ones are fewer
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     if types:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
         logger.info("weights of type %s are converted to float32", names)
-    rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images)), dtype=int)
+    fitting = max(FEWEST, IMAGE_BYTES // (12 * source.view.crop**2))  # 3 float32 a pixel
+    rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images), fitting), dtype=int)
     batch = load_batch(images, rows, source.view)
     channels_last = takes_channels_last(model, batch[:FEWEST])
     model = prepare_model(model, source, channels_last)
