@@ -104,6 +104,27 @@ def test_another_order_of_the_probe_classes_makes_the_test_labels_stale(drawn, t
     assert listed[0] == listed[2] != listed[1]
 
 
+def test_samples_of_an_archive_are_not_left_out_unsaid(drawn, tmp_path, caplog):
+    def write(name, *members):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for path, content in members:
+                member = tarfile.TarInfo(path)
+                if isinstance(content, str):
+                    member.type, member.linkname, content = tarfile.LNKTYPE, content, b""
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return tmp_path / name
+
+    one, two = [("a.png", drawn[1][0]), ("a.cls", b"0")], [("b.cls", b"1")]
+    images = folder_images(write("a.tar", *one, *two, ("b.avif", b"x")))
+    assert len(images) == 1 and images.classes == ("0",)
+    assert "left out 1 samples with a class but without an image" in caplog.text
+    assert caplog.text.strip().endswith(": b")
+    with pytest.raises(ValueError, match=r"member b.png is a link, .*--hard-dereference"):
+        folder_images(write("b.tar", *one, *two, ("b.png", "a.png")))
+    assert len(folder_images(write("c.tar", *one, ("c.json", "a.cls")))) == 1
+
+
 def test_what_does_not_fit_is_said(drawn, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name in ("one.png", "two.png"):

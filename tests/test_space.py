@@ -315,7 +315,7 @@ def test_displacement_is_nought_for_what_stays():
 
 
 def test_a_base_without_living_neurons_is_refused(evidence):
-    with pytest.raises(ValueError, match="a space needs two or more"):
+    with pytest.raises(ValueError, match="epoch 9, the base of .*: 0 of its .* needs two or more"):
         gather_evidence(
             Checkpoint("net", 9),
             evidence.neurons.assign(rank=0, image_id=0),

@@ -121,7 +121,11 @@ def gather_evidence(
     incidence = sparse.csr_array((ones, (rows, stimuli["image_id"].to_numpy())), shape=shape)
     bases = neurons[base.mask(neurons)]
     if len(bases) < 2:
-        raise ValueError(f"base {base} has {len(bases)} living neurons; a space needs two or more")
+        raise ValueError(
+            f"series {base.series!r}, epoch {base.epoch}, the base of the semantic space: "
+            f"{len(bases)} of its neurons are active and vary over the probe images, but a space "
+            f"needs two or more: choose another base, or name more layers"
+        )
     bases = bases.assign(base_row=np.arange(len(bases)))
     responses = responsive.merge(bases[["layer", "channel", "base_row"]], on=["layer", "channel"])
     places = responses["base_row"].to_numpy(), responses["image_id"].to_numpy()

@@ -7,6 +7,7 @@ A new kind of file is one function in SHARDS.
 from __future__ import annotations
 
 import json
+import logging
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ import pyarrow.parquet as pq
 
 from harness.files import describe_format
 from harness.registry import Registry
-from harness.text import normalise_name
+from harness.text import join_names, normalise_name
+
+logger = logging.getLogger(__name__)
 
 #: Suffixes of image files, alone or inside others: those of torchvision's ImageFolder and others.
 SUFFIXES = {
@@ -150,9 +153,15 @@ def open_webdataset(path: Path) -> Shard:
             member_path = PurePosixPath(member.name)
             stem, _, suffix = member_path.name.partition(".")
             key = str(member_path.with_name(stem)) if stem else ""
+            is_image = PurePosixPath(f"x.{suffix.lower()}").suffix in SUFFIXES
+            if key and (is_image or suffix == "cls") and (member.islnk() or member.issym()):
+                raise ValueError(
+                    f"its member {member.name} is a link, which is not read; write the archive "
+                    f"with copies in place of links (tar --dereference --hard-dereference)"
+                )
             if not member.isfile() or not key:
                 continue
-            if PurePosixPath(f"x.{suffix.lower()}").suffix in SUFFIXES:
+            if is_image:
                 images.setdefault(key, []).append(str(member_path))
                 spans[str(member_path)] = member.offset_data, member.size
             elif suffix == "cls" and (file := archive.extractfile(member)) is not None:
@@ -163,6 +172,12 @@ def open_webdataset(path: Path) -> Shard:
         raise ValueError(
             f"{len(keys)} of {len(images)} samples have no class, e.g. no "
             f"{keys[0]}.cls; write a `cls` file with each sample"
+        )
+
+    if others := [key for key in classes if key not in images]:
+        logger.warning(
+            "%s: left out %d samples with a class but without an image (%s): %s",
+            *(path, len(others), ", ".join(sorted(SUFFIXES)), join_names(others, 4)),
         )
 
     def read(member: str) -> bytes:
