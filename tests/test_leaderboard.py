@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.benchmark import measures, report, significance
+from analysis.benchmark.results import Bench
 from analysis.benchmark.tables import ablations, images_needed
 from analysis.exhibits.tables import Table
 from analysis.statistics import comparisons
@@ -87,6 +88,14 @@ def test_a_gap_without_an_interval_has_none_in_the_table_of_ablations():
     assert frame["revert, 95 %"].tolist() == ["– *", "–"]
     gaps = comparisons.clustered_by_class(of_classes(a=[0.2, 0.4], b=[0.1, 0.1]))
     assert ablations(bench).frame["zero, 95 %"].tolist() == ["-0.97 to +1.00", "–"]
+
+
+@pytest.mark.parametrize(
+    ("bins", "names"), [(2, ("half", "halves")), (4, ("quarter", "quarters")),
+                        (12, ("twelfth", "twelfths"))]
+)  # fmt: skip
+def test_bins_are_named_by_their_number(bins, names):
+    assert Bench(SimpleNamespace(about={"arms": {"bins": bins}})).parts == names
 
 
 def test_lost_is_undefined_where_nothing_was_right_before():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.exhibits.tables import Table
+from analysis.study.figures import reversion
 from analysis.study.frozen_study import read_study
+from analysis.study.networks import describe_reversion, reversion_published
 from analysis.study.participants import (
     IN_WORDS,
     NOT_ANSWERED,
@@ -26,6 +29,7 @@ from analysis.study.specification import specification_curve
 from analysis.study.tables import accuracy, trials
 from analysis.study.thresholds import threshold_grid
 from harness.files import write_text
+from harness.records import PAIR
 from tasks.questionnaire import BUILT_IN, Question
 from tasks.study import digest
 from tests.synthetic_study import make_responses, make_study, write
@@ -149,6 +153,23 @@ def test_the_caption_of_accuracy_names_conditions_with_another_interval(results)
     note = "Clopper–Pearson interval with clusters as trials and the exact binomial test in "
     assert f"{note}{results.name('odd_one_out')}, base." in accuracy(other).caption
     assert note not in accuracy(results).caption
+
+
+def test_a_run_with_fifths_shows_all_of_them_and_no_published_quarters(results):
+    changes = {"q1": -0.5, "q2": -0.2, "q3": -0.1, "q4": 0.0, "q5": 0.1, "random": -0.15}
+    rows = [("vgg", 1, 2, split, arm, 12, 0.9, change, change - 0.1, change + 0.1)
+            for split in ("heldout", "importance") for arm, change in changes.items()]  # fmt: skip
+    names = [*PAIR, "split", "arm", "classes", "before", "change", "low", "high"]
+    other = replace(results, reversion=pd.DataFrame(rows, columns=names))
+    table = reversion_published(other)
+    assert set(table.frame["source"]) == {"this run"} and table.frame["q5"].tolist() == [0.1, 0.1]
+    assert "the most important fifth of" in table.caption and "left out" in table.caption
+    figure = reversion(other)
+    assert len(figure.canvas.axes) == 1 and "Park" not in figure.caption
+    plt.close(figure.canvas)
+    (sentence,) = describe_reversion(other, {})
+    assert sentence.startswith("In 1 of 1 pairs of epochs here, the order was as expected")
+    assert sentence.endswith("for the least important fifth.")
 
 
 def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):

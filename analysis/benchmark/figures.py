@@ -37,7 +37,8 @@ def leaderboard(bench: Bench) -> Figure:
         _draw_interval(axis, y, row, "gap", markerfacecolor="white" if is_linear else "black")
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.set_yticks(range(len(frame)), frame["method"])
-    axis.set_xlabel(f"gap: accuracy after {bench.verb} the least − the most important quarter")
+    part = bench.parts[0]
+    axis.set_xlabel(f"gap: accuracy after {bench.verb} the least − the most important {part}")
     return Figure(
         "leaderboard",
         "Importance methods by gap",

@@ -170,9 +170,10 @@ def _lead(bench: Bench) -> str:
 
 shelf.section("bench", "leaderboard", "Leaderboard", lambda bench: [
     "Importance is estimated on a part of each class's images; ablations are evaluated on "
-    f"{bench.split_text}. For a valid method, ablating the most important quarter reduces accuracy "
-    "more than ablating random sets, neurons that changed as much, or the most important "
-    "quarter of another class; ablating the least important quarter does not reduce it.",
+    f"{bench.split_text}. For a valid method, ablating the most important {bench.parts[0]} reduces "
+    "accuracy more than ablating random sets, neurons that changed as much, or the most important "
+    f"{bench.parts[0]} of another class; ablating the least important {bench.parts[0]} does not "
+    "reduce it.",
 ])  # fmt: skip
 shelf.section("bench", "stability", "Stability of the ranking", [
     "The ranking across ablations, layers, networks, outcomes, and numbers of images.",

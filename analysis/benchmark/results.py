@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.benchmark import measures
+from analysis.exhibits.phrases import name_parts
 from analysis.run import tables as run_tables
 from analysis.statistics import comparisons
 from analysis.statistics.alignment import (
@@ -62,6 +63,11 @@ class Bench:
     def verb(self) -> str:
         """The ablation as a verb form, as in "after … the most important quarter"."""
         return "reverting" if self.main == "revert" else "ablating"
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The name of one bin of a layer's neurons, and that of several (`name_parts`)."""
+        return name_parts(self.results.about["arms"]["bins"])
 
     def linearises(self, method: str) -> str:
         return self.results.about["methods"][method]["linearises"]

@@ -149,7 +149,8 @@ def compare_runs(folders: Sequence[Path]) -> Table:
         "compare",
         f"Benchmarks of {len(folders)} runs",
         f"Runs: {', '.join(labels)}. Mean gap (accuracy after {benches[0].verb} the least "
-        f"important quarter minus after the most important one, {benches[0].split_text}) over "
+        f"important {benches[0].parts[0]} minus after the most important one, "
+        f"{benches[0].split_text}) over "
         "networks and classes, with its 95 % interval for other networks and other classes "
         "(two-way cluster variance, t); standard deviation, lowest and highest of the runs' own "
         f"means; difference from {reference_of(values)} with its unadjusted interval, p adjusted "

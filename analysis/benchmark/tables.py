@@ -51,22 +51,22 @@ def leaderboard(bench: Bench) -> Table:
     table = pd.DataFrame({"method": bench.order}).assign(
         **{name: [values[method] for method in bench.order] for name, values in columns.items()}
     )
-    draws = max(n for _, n in permutation.values())
+    draws, (part, parts) = max(n for _, n in permutation.values()), bench.parts
     signed_columns = ["gap", "low", "high", "gap, probability", *other_measures]
     return Table(
         "leaderboard",
         f"Importance methods by gap ({bench.main}, {bench.split_text})",
-        "Neurons of all layers are ablated at once, in quarters by a method's importance. Gap: "
-        "accuracy after ablating the least important quarter minus after the most important one, "
+        f"Neurons of all layers are ablated at once, in {parts} by a method's importance. Gap: "
+        f"accuracy after ablating the least important {part} minus after the most important one, "
         "mean over classes. Area: the same for cumulative sets, mean over all shares. Over random, "
         "matched, active, other class: accuracy after ablating random sets, sets matched in size "
-        "of change, sets matched in activation, or the most important quarter for another class, "
-        "minus accuracy after ablating the most important quarter. Lost: share of correct "
+        f"of change, sets matched in activation, or the most important {part} for another class, "
+        f"minus accuracy after ablating the most important {part}. Lost: share of correct "
         "predictions that become errors. " + _HOW + " Group: methods that share a letter do not "
         "differ significantly (all pairs, Holm, 5 %); none if no comparison could be computed. "
         "Ranks: simultaneous 95 % CI from the same "
         "comparisons. p-values over classes, Holm-adjusted over methods: Page's trend test over "
-        "the quarters, one-sided; Wilcoxon, two-sided. Permutation, two-sided, unadjusted: "
+        f"the {parts}, one-sided; Wilcoxon, two-sided. Permutation, two-sided, unadjusted: "
         f"against {draws} saved random sets. Linearises: the ablation whose effect the score "
         "approximates to first order; a large gap by this ablation is weaker evidence that the "
         "score measures importance. Left out: classes without a value.",
@@ -136,9 +136,9 @@ def bins(bench: Bench) -> Table:
     table = merge_epochs(pd.DataFrame(rows))
     return Table(
         "bins",
-        f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.split_text})",
+        f"Accuracy when {bench.parts[1]} are ablated, by pair ({bench.main}, {bench.split_text})",
         "Change in top-1 accuracy, mean over classes, when a set of neurons is ablated in all "
-        "layers at once: quarters by importance (q1: the most important) and controls.",
+        f"layers at once: {bench.parts[1]} by importance (q1: the most important) and controls.",
         table,
         {"before": "{:.3f}"} | dict.fromkeys(table.columns[4:], _SIGNED),
     )
@@ -242,8 +242,9 @@ def images(bench: Bench) -> Table:
     return Table(
         "images",
         "Tests over images",
-        "Paired over images: Cochran's Q over the quarters; exact McNemar tests of the most "
-        "important quarter against the least important and against the set matched in size of "
+        f"Paired over images: Cochran's Q over the {bench.parts[1]}; exact McNemar tests of the "
+        f"most important {bench.parts[0]} against the least important and against the set matched "
+        "in size of "
         "change. They treat images of a class as independent although these share their sets, so "
         "claims are based on the tests over classes. Unadjusted p-values.",
         table.rename(columns=names),

@@ -33,6 +33,17 @@ def join(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
+#: Names of one of 2 to 12 equal parts.
+_PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
+          "eleventh", "twelfth")  # fmt: skip
+
+
+def name_parts(number: int) -> tuple[str, str]:
+    """Name one and several of 2 to 12 equal parts: ("quarter", "quarters") of four."""
+    part = _PARTS[number - 2]
+    return part, "halves" if number == 2 else f"{part}s"
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 

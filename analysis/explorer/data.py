@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.tables import Table
 from analysis.explorer.columns import floats, ints
 from analysis.run import tables as run_tables
@@ -231,7 +232,8 @@ def _stimuli(source: Source) -> dict[str, Any]:
 
 def _ablations(source: Source) -> dict[str, Any]:
     if not source.studies:
-        return {"pairs": [], "methods": [], "importance": [], "bins": [], "outcomes": None}
+        return {"pairs": [], "methods": [], "part": "part", "importance": [], "bins": [],
+                "outcomes": None}  # fmt: skip
     table = pd.concat([study.importance() for study in source.studies], ignore_index=True)
     table = table.drop_duplicates([*PAIR, "layer", "channel", "class_id", "method"])
     methods = list(dict.fromkeys(m for study in source.studies for m in study.methods))
@@ -254,6 +256,7 @@ def _ablations(source: Source) -> dict[str, Any]:
             for s, start, end in pairs
         ],
         "methods": methods,
+        "part": name_parts(source.studies[0].about["arms"]["bins"])[0],
         "importance": importance,
         "steps": max((study.about["arms"].get("steps", 8) for study in source.studies), default=8),
         "outcomes": {"names": names, **_outcome_columns(source, outcomes, names)},

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from analysis.exhibits.phrases import join, percent, points_text
+from analysis.exhibits.phrases import join, name_parts, percent, points_text
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint_records, main_method
 from analysis.run.tables import base_checkpoint, named_concepts, series_of, table_of_split
@@ -113,12 +113,13 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     records = joint_records(run)
     changes = class_changes(records[records["method"] == method])
     means = changes.groupby(["class_id", "arm"], observed=True)["change"].mean().unstack("arm")
-    last_bin = find_bins(list(means.columns))[-1]
+    bins = find_bins(list(means.columns))
+    last_bin, (part, _) = bins[-1], name_parts(len(bins))
     arms = {
-        "q1": f"the most important quarter (by the score {method})",
+        "q1": f"the most important {part} (by the score {method})",
         "random": "random sets",
         "matched": "sets matched in size of change",
-        last_bin: "the least important quarter",
+        last_bin: f"the least important {part}",
     }
     means = means.assign(difference=means["q1"] - means["random"])
     ends = class_intervals(means)
@@ -132,11 +133,11 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
         "by those at the earlier one (reverted), in all layers at once. Accuracy on held-out "
         f"images then changed, in percentage points, by {join(parts)} (means over "
         f"{count} pairs of epochs; 95 % CIs over {len(means)} classes). The difference between the "
-        "most important quarter and random sets was "
+        f"most important {part} and random sets was "
         f"{points_text(*map(float, ends.loc['difference']))}; it was significant in "
         f"{int((p < ALPHA).sum())} of {count} pairs. In {n_ordered} of {count} pairs accuracy was "
-        "lowest after the most important quarter was reverted, higher after random sets, and "
-        "highest after the least important quarter."
+        f"lowest after the most important {part} was reverted, higher after random sets, and "
+        f"highest after the least important {part}."
     )
 
 

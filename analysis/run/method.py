@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE
 from analysis.run.reversion import count_images, joint_records, reversion_records
@@ -20,6 +21,7 @@ def method_of_run(run: Run) -> list[str]:
         reversion = {
             "results": results,
             "bins": results.about["arms"]["bins"],
+            "parts": name_parts(results.about["arms"]["bins"]),
             "draws": records.loc[records["arm"] == "random", "draw"].nunique(),
             "held_out": count_images(joint_records(run), "held-out "),
         }

@@ -16,10 +16,10 @@ from scipy import stats
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure, error_bars, style_of, styled
 from analysis.exhibits.phrases import as_words, rows_of
-from analysis.run.published import PUBLISHED, published_changes
+from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.study.association import EVIDENCE
 from analysis.study.responses import rules_in_words
-from analysis.study.results import Results, held_out_changes
+from analysis.study.results import Results, bins_of_run, held_out_changes, name_part_of_run
 from analysis.study.tables import ESTIMATE, FROM_NETWORKS, describe_scales, source_note
 from harness.records import PAIR
 
@@ -306,39 +306,46 @@ def reversion(results: Results) -> Figure | None:
     changes = held_out_changes(results)
     if changes is None:
         return None
-    arms = [a for a in ("q1", "q2", "q3", "q4", "random", "matched") if a in set(changes["arm"])]
-    canvas, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True, layout="constrained")
+    bins, part = bins_of_run(results), name_part_of_run(results)
+    arms = [a for a in (*bins, "random", "matched") if a in set(changes["arm"])]
+    is_compared = len(bins) == len(BINS)
+    canvas, axes = plt.subplots(
+        1, 1 + is_compared, figsize=(7.2 if is_compared else 4.2, 3.5), sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
     for k, (pair, rows) in enumerate(changes.groupby(PAIR)):
         rows = rows.set_index("arm").reindex(arms)
-        axes[0].errorbar(
+        axes[0, 0].errorbar(
             np.arange(len(arms)) + 0.12 * k, 100 * rows["change"],
             yerr=100 * error_bars(rows, "change"), capsize=2, linestyle="none",
             label="{}, {} → {}".format(*pair), **style_of(k),
         )  # fmt: skip
-    published = published_changes()
-    bins = [arm for arm in arms if arm in published]
+    published = published_changes() if is_compared else pd.DataFrame()
     for k, row in published.iterrows():
-        axes[1].plot(
+        axes[0, 1].plot(
             np.arange(len(bins)) + 0.12 * k, 100 * row[bins].astype(float),
             linestyle="none", **style_of(k),
             label="{}, {} → {}".format(*row[PAIR]) + (" (suspect)" if row["suspect"] else ""),
         )  # fmt: skip
-    for axis, names, title in ((axes[0], arms, "this run"), (axes[1], bins, PUBLISHED)):
+    titles = ((arms, "this run"), (bins, PUBLISHED))
+    for axis, (names, title) in zip(axes[0], titles, strict=False):
         axis.axhline(0, **ZERO)
         axis.set_xticks(np.arange(len(names)) + 0.18, names, fontsize=8)
         axis.set_title(title, loc="left")
         axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    axes[0].set_ylabel("change in accuracy (percentage points)")
+    axes[0, 0].set_ylabel("change in accuracy (percentage points)")
+    comparison = (
+        f" Right: results of {PUBLISHED} for other networks and training images; only the order is "
+        "comparable. Suspect: possibly a copying error in the result files."
+    )
     return Figure(
         "study_reversion",
         "Change in accuracy when the evolutions of single layers are reverted",
         "Change in accuracy when a set of neurons of one layer is reverted to the earlier "
-        "checkpoint; mean over layers. The set is a quarter by importance (sign_t; q1: the most "
+        f"checkpoint; mean over layers. The set is a {part} by importance (sign_t; q1: the most "
         "important), a random set, or a set whose activations changed as much as those of q1 "
-        "(matched). Left: this run, held-out images, unadjusted "
-        f"{results.level} CIs over classes. Right: results of {PUBLISHED} for other networks and "
-        "training images; only the order is comparable. Suspect: possibly a copying error in the "
-        "result files.",
+        f"(matched). {'Left: this' if is_compared else 'This'} run, held-out images, unadjusted "
+        f"{results.level} CIs over classes.{comparison * is_compared}",
         canvas,
     )
 
@@ -378,7 +385,8 @@ def associations(results: Results) -> Figure | None:
         "study_associations",
         "Accuracy of participants and network measures by trial",
         "Odd one out; each mark is a trial. Accuracy of participants against network measures: "
-        "importance, change in the network's accuracy when the quarter that contains the neuron is "
+        f"importance, change in the network's accuracy when the {name_part_of_run(results)} that "
+        "contains the neuron is "
         "reverted, displacement (each averaged over the neurons of the trial), and the margin of "
         "the machine observer. Control conditions excluded.",
         canvas,

@@ -11,11 +11,17 @@ from scipy import stats
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import as_words, join, p_text, percent, rows_of, with_sign
 from analysis.exhibits.tables import Table
-from analysis.run.published import PUBLISHED, published_changes
+from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
-from analysis.study.results import Results, held_out_changes, observed_trials
+from analysis.study.results import (
+    Results,
+    bins_of_run,
+    held_out_changes,
+    name_part_of_run,
+    observed_trials,
+)
 from analysis.study.sentences import effect_text
 from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
 from harness.records import PAIR
@@ -33,7 +39,8 @@ def associations(results: Results) -> Table | None:
         "accuracy (in evolution labelling, the share of “It changed”) with four measures. Three "
         "are averaged over the neurons of a trial: importance (the neuron's largest score over "
         "all classes, by sign_t; see the next section), change in the network's accuracy when "
-        "the quarter of the layer that contains the neuron is reverted, and displacement. The "
+        f"the {name_part_of_run(results)} of the layer that contains the neuron is reverted, and "
+        "displacement. The "
         "fourth is the margin of the machine observer: how clearly it prefers its response. "
         "Permutation test within conditions; trials of different forms can share a neuron but "
         "are treated as independent, so p may be too small. Control conditions excluded. "
@@ -112,29 +119,40 @@ def displacement(results: Results) -> Table | None:
     )
 
 
+_COMPARED = (
+    f"{PUBLISHED}: training images, 100 classes, five runs, mean over layers, from the result "
+    "files of the published repository; the row marked suspect has the same values there as the "
+    "test images of another pair, which suggests a copying error. Networks and images differ, so "
+    "only the order of the quarters is comparable."
+)
+_NOT_COMPARED = f"The results of {PUBLISHED} are on quarters; they are not comparable and left out."
+
+
 @shelf.table("study", "networks")
 def reversion_published(results: Results) -> Table | None:
     if results.reversion is None or results.reversion.empty:
         return None
-    columns = [*PAIR, "q1", "q2", "q3", "q4", "random", "matched", "before", "suspect"]
+    bins = bins_of_run(results)
+    columns = [*PAIR, *bins, "random", "matched", "before", "suspect"]
     by_arm = results.reversion.set_index([*PAIR, "split", "arm"])[["before", "change"]].unstack()
     own = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
     own = own.reindex(columns=["split", *columns]).assign(source="this run", suspect=False)
-    published = published_changes().reindex(columns=columns).assign(source=PUBLISHED, split="train")
-    table = pd.concat([own, published], ignore_index=True)[["source", "split", *columns]]
+    table, comparison = own, _NOT_COMPARED
+    if len(bins) == len(BINS):
+        published = published_changes().reindex(columns=columns)
+        table = pd.concat([own, published.assign(source=PUBLISHED, split="train")])
+        comparison = _COMPARED
+    table = table.reset_index(drop=True)[["source", "split", *columns]]
     table["suspect"] = table["suspect"].map({True: "suspect", False: ""})
     return Table(
         "reversion_published",
         "Change in accuracy when the evolutions of single layers are reverted, and published "
         "results",
         "Change in accuracy in percentage points when a set of neurons of one layer is reverted, "
-        "and accuracy before (share). q1: the most important quarter of the neurons by sign_t. "
-        "This run: mean over layers and classes, on held-out images (split heldout) and on images "
-        "on which importance was computed (split importance); the run report says how many. "
-        f"{PUBLISHED}: training images, 100 classes, five runs, mean over layers, from the result "
-        "files of the published repository; the row marked suspect has the same values there as "
-        "the test images of another pair, which suggests a copying error. Networks and images "
-        "differ, so only the order of the quarters is comparable.",
+        f"and accuracy before (share). q1: the most important {name_part_of_run(results)} of the "
+        "neurons by sign_t. This run: mean over layers and classes, on held-out images (split "
+        "heldout) and on images on which importance was computed (split importance); the run "
+        f"report says how many. {comparison}",
         table,
         dict.fromkeys(columns[3:-2], POINTS) | {"before": SHARE},
     )
@@ -219,20 +237,23 @@ def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterato
     table = held_out_changes(results)
     if table is None:
         return
-    order = ["q1", "random", "q4"]
+    bins, part = bins_of_run(results), name_part_of_run(results)
+    order = ["q1", "random", *bins[-1:]]
     changes = table.pivot(index=PAIR, columns="arm", values="change")
     if not set(order) <= set(changes.columns):
         return
-    own_changes, published = changes.dropna(subset=order), published_changes()
-    ordered_counts = [
-        sum(row[order].is_monotonic_increasing for _, row in changes_by_pair.iterrows())
-        for changes_by_pair in (own_changes, published)
+    pairs, note = [(changes.dropna(subset=order), "epochs here")], ""
+    if len(bins) == len(BINS):
+        pairs.append((published_changes(), PUBLISHED))
+        note = "; the values of one published pair are suspect, see [table:reversion_published]"
+    counts = [
+        f"{sum(row[order].is_monotonic_increasing for _, row in rows.iterrows())} of {len(rows)} "
+        f"pairs of {source}"
+        for rows, source in pairs
     ]
     yield (
-        f"In {ordered_counts[0]} of {len(own_changes)} pairs of epochs here and in "
-        f"{ordered_counts[1]} of {len(published)} pairs of {PUBLISHED}, the order was as expected "
-        "(means over layers; [figure:study_reversion]; the values of one published pair are "
-        "suspect, see [table:reversion_published]): accuracy decreased most when the most "
-        "important quarter of a layer was reverted, less for random sets, and least (or increased) "
-        "for the least important quarter."
+        f"In {' and in '.join(counts)}, the order was as expected (means over layers; "
+        f"[figure:study_reversion]{note}): accuracy decreased most when the most important {part} "
+        "of a layer was reverted, less for random sets, and least (or increased) for the least "
+        f"important {part}."
     )

@@ -7,7 +7,9 @@ from functools import cached_property
 
 import pandas as pd
 
+from analysis.exhibits.phrases import name_parts
 from analysis.statistics.claims import judge
+from analysis.statistics.classes import find_bins
 from analysis.study import equivalence_tests  # noqa: F401 - registers its kind of question
 from analysis.study.analysed_study import AnalysedStudy, Settings, stack
 from analysis.study.family import PLANNED, add_missing
@@ -67,6 +69,17 @@ def observed_trials(results: Results) -> pd.DataFrame:
     if results.joined_trials is None:
         return pd.DataFrame(columns=["trial", "task", "condition", "observer_correct"])
     return results.joined_trials.drop_duplicates("trial").dropna(subset=["observer_correct"])
+
+
+def bins_of_run(results: Results) -> list[str]:
+    """Return the bins by importance of the run's reversion study, most important first."""
+    return [] if results.reversion is None else find_bins(list(results.reversion["arm"].unique()))
+
+
+def name_part_of_run(results: Results) -> str:
+    """Return the name of one of these bins; "part" without a reversion study."""
+    bins = bins_of_run(results)
+    return name_parts(len(bins))[0] if bins else "part"
 
 
 def held_out_changes(results: Results) -> pd.DataFrame | None:

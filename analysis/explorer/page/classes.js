@@ -90,7 +90,7 @@ function outcomeChart(series) {
   if (most.length) {
     const curve = h("div", { class: "chart", role: "img", "aria-label": "change in accuracy as more neurons are reverted" });
     requestAnimationFrame(() => drawCurves(curve, most, pooled(all, "all"), pooled(all, "random")));
-    parts.push(soft("Accuracy while an increasing share of neurons is reverted, the most or the least important first; the cross is a random quarter."), curve, saveChart(curve, "curves"));
+    parts.push(soft(`Accuracy while an increasing share of neurons is reverted, the most or the least important first; the cross is a random ${D.part}.`), curve, saveChart(curve, "curves"));
   } else parts.push(soft(`Curves for an increasing share of reverted neurons need the benchmark: conceptevo bench RUN --classes "${D.classes[STATE.klass]}"`));
   return h("div", {}, parts);
 }

@@ -23,7 +23,7 @@ const COLOURINGS = {
   moved: { text: "displacement since the previous checkpoint", value: (row) => N.moved[row] },
   importance: { text: "importance for the class",
     value: (row) => importanceOf(N.unit[row], STATE.span, STATE.method, STATE.klass)?.score ?? NaN },
-  undone: { text: "change in accuracy when its quarter of the layer is reverted", diverging: true,
+  undone: { text: `change in accuracy when its ${D.part} of the layer is reverted`, diverging: true,
     value: (row) => outcomeOfQuarter(N.unit[row], STATE.span, STATE.method, STATE.klass)?.change ?? NaN },
   people: { text: "share of people who were right",
     value: (row) => peopleOf(N.unit[row], N.epoch[row])?.share ?? NaN },

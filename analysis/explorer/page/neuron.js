@@ -90,7 +90,7 @@ function outcomeTable(unit) {
   }).filter(Boolean);
   if (!lines.length) return soft("No set with this neuron was reverted for the chosen class and method.");
   return h("div", {},
-    soft(`For ${D.classes[STATE.klass]}, by ${D.methods[STATE.method]}: the neuron was reverted together with its whole quarter by importance (q1 the most important). Change of accuracy ± standard error over held-out images; beside it random sets of the same size.`),
+    soft(`For ${D.classes[STATE.klass]}, by ${D.methods[STATE.method]}: the neuron was reverted together with its whole ${D.part} by importance (q1 the most important). Change of accuracy ± standard error over held-out images; beside it random sets of the same size.`),
     table("outcomes of its sets", [["epochs", 1], ["its set", 1], ["its layer"], ["random"], ["all layers"], ["random"]], lines));
 }
 

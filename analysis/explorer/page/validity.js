@@ -19,7 +19,7 @@ function validityPanel() {
       D.checkpoints.map((r) => [r.series, String(r.epoch), String(r.neurons), String(r.alive), String(r.dead), number(r.coverage), number(r.test_accuracy ?? null)])),
     soft("A dead neuron is active on no probe image and is excluded. Coverage: mean share of a neuron's stimuli that the space uses."),
     h("h3", {}, "Importance and reversion"),
-    soft("A score is shown with its standard error over images of the class; ranks of neurons whose scores differ by less are uncertain. A reversion concerns a whole quarter of a layer, never one neuron. Outcomes are those of held-out images, with standard errors over images; they say nothing about other training runs."),
+    soft(`A score is shown with its standard error over images of the class; ranks of neurons whose scores differ by less are uncertain. A reversion concerns a whole ${D.part} of a layer, never one neuron. Outcomes are those of held-out images, with standard errors over images; they say nothing about other training runs.`),
     h("h3", {}, "People"),
     soft(D.people ? `${D.people.participants} participants (${D.people.source}), after the exclusions frozen with the study.${D.people.strangers ? ` ${D.people.strangers} trials show neurons that this run does not have and are left out.` : ""}` : "No study was given."),
   ];
