@@ -6,7 +6,7 @@ of neurons are those of the run's first space, which has no dead neurons.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -22,7 +22,7 @@ from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
-from harness.records import JOINT, NEURON, PAIR
+from harness.records import NEURON, PAIR
 from harness.results import BENCH, REVERSION, Results, has_results, read_results
 
 PATCHES = 9
@@ -33,8 +33,11 @@ SET = [*PAIR, "method", "class_id", "arm", "draw"]
 SPLIT = "heldout"
 
 
-def _rows_of(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    return table[columns].itertuples(index=False, name=None)
+def _find_rows(table: pd.DataFrame, keys: pd.DataFrame) -> np.ndarray:
+    """Return, for each row of a table, the row of `keys` that equals it in the columns of `keys`;
+    −1 if there is none."""
+    index, wanted = (pd.MultiIndex.from_frame(frame[keys.columns]) for frame in (keys, table))
+    return index.get_indexer(wanted)
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ class Source:
 
     def unit_of(self, table: pd.DataFrame) -> np.ndarray:
         """Return the row of `units` for each row of a table with series, layer and channel."""
-        keys = self.units[UNIT].assign(unit=np.arange(len(self.units)))
-        return table[UNIT].merge(keys, on=UNIT, how="left")["unit"].to_numpy()
+        return _find_rows(table, self.units[UNIT])
 
     @cached_property
     def row_of(self) -> dict[tuple[Any, ...], int]:
         """Row of each neuron (series, epoch, layer, channel) in the space."""
-        return {key: row for row, key in enumerate(_rows_of(self.space.neurons, NEURON))}
+        keys = self.space.neurons[NEURON].itertuples(index=False, name=None)
+        return {key: row for row, key in enumerate(keys)}
 
     @cached_property
     def classes(self) -> list[str]:
@@ -100,7 +103,7 @@ class Source:
         table = self.run.tables("stimuli").sort_values([*NEURON, "rank"])
         table = table[table.groupby(NEURON).cumcount() < PATCHES]
         place = table.groupby(NEURON).cumcount().to_numpy()
-        row = np.array([self.row_of.get(key, -1) for key in _rows_of(table, NEURON)])
+        row = _find_rows(table, self.space.neurons[NEURON])
         return table.assign(row=row, place=place)[row >= 0]
 
 
@@ -309,13 +312,12 @@ def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
 def _outcome_columns(
     source: Source, table: pd.DataFrame, names: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    row_of = {key: row for row, key in enumerate(_rows_of(source.layers, ["series", "layer"]))}
-    columns = {"pair": ints([source.pairs.index(key) for key in _rows_of(table, PAIR)]),
-               "class": ints(table["class_id"]), "draw": ints(table["draw"]),
-               "layer": ints([-1 if key[1] == JOINT else row_of[key]
-                               for key in _rows_of(table, ["series", "layer"])]),
+    pairs = pd.DataFrame(source.pairs, columns=PAIR)
+    layers = source.layers[["series", "layer"]]  # all layers together: −1
+    columns = {"pair": ints(_find_rows(table, pairs)), "class": ints(table["class_id"]),
+               "draw": ints(table["draw"]), "layer": ints(_find_rows(table, layers)),
                "images": ints(table["images"])}  # fmt: skip
-    columns |= {key: ints([names[key].index(v) for v in table[key]]) for key in names}
+    columns |= {key: ints(pd.Categorical(table[key], names[key]).codes) for key in names}
     numbers = ("before", "change", "change_error", "probability", "probability_error")
     return columns | {name: floats(table[name]) for name in numbers}
 

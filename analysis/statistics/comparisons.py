@@ -55,10 +55,10 @@ class Clustered:
         """The standard errors [k]; NaN with fewer than two clusters."""
         return ratio_error(self.totals, self.counts)
 
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Return value ± t_{C − 1} standard errors, limited to the scale; NaN with fewer than two
-        clusters or if all clusters are equal."""
-        low, high, _ = t_test(self.value, self.error, self.classes, level)
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return value ± t_{C − 1} standard errors (95 %), limited to the scale; NaN with fewer
+        than two clusters or if all clusters are equal."""
+        low, high, _ = t_test(self.value, self.error, self.classes)
         return low.clip(*self.scale), high.clip(*self.scale)
 
     def table(self, names: Sequence[str]) -> pd.DataFrame:
@@ -88,16 +88,16 @@ def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def t_test(
-    value: np.ndarray, error: np.ndarray, classes: np.ndarray, level: float = 0.95
+    value: np.ndarray, error: np.ndarray, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return low, high and the two-sided p-value against 0, by t with classes − 1 df.
+    """Return the 95 % interval and the two-sided p-value against 0, by t with classes − 1 df.
 
     All are NaN with fewer than two classes, and if all classes are equal, because the standard
     error is then unknown, not 0.
     """
     freedom = np.where(classes > 1, classes - 1, np.nan)
     error = np.where(error > 0, error, np.nan)
-    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    half = stats.t.ppf(1 - ALPHA / 2, freedom) * error
     p = 2 * stats.t.sf(np.abs(value) / error, freedom)
     return value - half, value + half, p
 

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.exhibits.phrases import as_words
+from analysis.run.published import SCORE, SPACE
 from analysis.statistics.estimate import FEWEST, Estimate, add_permutation_test
 from analysis.statistics.statistic import Estimates
 from analysis.study.frozen_study import FrozenStudy
@@ -63,21 +64,21 @@ def people_by_trial(responses: Responses) -> pd.DataFrame:
     )
 
 
-def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
-    """Return the importance of each evolution to the class for which it is largest.
+def importance_by_neuron(run: Run) -> pd.DataFrame:
+    """Return the importance (SCORE) of each evolution to the class for which it is largest.
 
     Returns:
         series, epoch_from, epoch_to, layer, channel, class_id, importance.
     """
-    table = read_results(run.root, REVERSION).importance(method=method).dropna(subset=["score"])
+    table = read_results(run.root, REVERSION).importance(method=SCORE).dropna(subset=["score"])
     ordered = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
     ordered = ordered.drop_duplicates(CHANNEL)
     return ordered[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
 
 
-def change_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> pd.DataFrame:
-    """Return the signed change of accuracy when the bins that contain a neuron are reverted, mean
-    over classes.
+def change_by_neuron(run: Run) -> pd.DataFrame:
+    """Return the signed change of accuracy on held-out images when the bins (by SCORE) that
+    contain a neuron are reverted, mean over classes.
 
     Every neuron is in one bin of its layer for every class. The whole bin is reverted, so the
     change is due to all its neurons, not to this one alone.
@@ -86,19 +87,19 @@ def change_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -
         series, epoch_from, epoch_to, layer, channel, drop (negative if accuracy decreases).
     """
     results = read_results(run.root, REVERSION)
-    records = results.records(method=method, split=split)
+    records = results.records(method=SCORE, split="heldout")
     records = records[(records["layer"] != JOINT) & records["arm"].str.fullmatch(r"q\d+")]
     change = records["correct_after"].astype(float) - records["correct_before"].astype(float)
     keys = [*PAIR, "layer", "arm", "class_id"]
     by_set = records.assign(drop=change).groupby(keys)["drop"].mean().reset_index()
-    members = results.sets(method=method).merge(by_set, on=keys)
+    members = results.sets(method=SCORE).merge(by_set, on=keys)
     return members.groupby(CHANNEL)["drop"].mean().reset_index()
 
 
-def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -> pd.DataFrame:
-    """Return the displacement of each neuron of the pairs (series, epoch_from, epoch_to) in the
-    space."""
-    vectors = SemanticSpace.load(run, space)
+def displacement_by_neuron(run: Run, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the displacement of each neuron of the pairs (series, epoch_from, epoch_to) in
+    SPACE."""
+    vectors = SemanticSpace.load(run, SPACE)
     frames = [
         vectors.displacement(series, start, end).assign(
             series=series, epoch_from=start, epoch_to=end
@@ -124,17 +125,11 @@ def observe_trials(study: FrozenStudy, folder: Path) -> pd.DataFrame:
     return table.astype({"observer_correct": float}).reset_index(drop=True)
 
 
-def network_measures(
-    study: FrozenStudy,
-    run: Run,
-    observer: pd.DataFrame,
-    method: str = "sign_t",
-    space: str = "sgns",
-) -> pd.DataFrame:
+def network_measures(study: FrozenStudy, run: Run, observer: pd.DataFrame) -> pd.DataFrame:
     """Return all network measures of every neuron of every data trial.
 
     Args:
-        observer: as `observe_trials` gives it. method: of importance. space: of displacement.
+        observer: as `observe_trials` gives it.
 
     Returns:
         trial, series, epoch, layer, channel, epoch_from, epoch_to, class_id, importance, drop,
@@ -150,11 +145,11 @@ def network_measures(
     neurons = pd.DataFrame([asdict(neuron) for neuron in pairs["neurons"]])[NEURON]
     keys = pd.concat([pairs[["trial"]], neurons], axis=1)
 
-    evolutions = importance_by_neuron(run, method)
-    displacements = displacement_by_neuron(run, evolutions[PAIR], space)
+    evolutions = importance_by_neuron(run)
+    displacements = displacement_by_neuron(run, evolutions[PAIR])
     evolutions = evolutions.merge(displacements, on=CHANNEL, how="left")
     if has_results(run, REVERSION):
-        evolutions = evolutions.merge(change_by_neuron(run, method), on=CHANNEL, how="left")
+        evolutions = evolutions.merge(change_by_neuron(run), on=CHANNEL, how="left")
     else:
         evolutions = evolutions.assign(drop=np.nan)
     ends = evolutions.assign(epoch=evolutions["epoch_to"], rank=0)

@@ -88,7 +88,7 @@ class Power:
         return wide.reset_index().astype({"participants": str})
 
 
-def simulate_power(results: Results, studies: int = 200, seed: int = 0) -> Power | None:
+def simulate_power(results: Results, studies: int = 200) -> Power | None:
     """Simulate the frozen design; None if the primary hypothesis is not about shares of correct
     responses against chance or between conditions."""
     study, plan = results.responses.study, results.plan
@@ -113,7 +113,7 @@ def simulate_power(results: Results, studies: int = 200, seed: int = 0) -> Power
             continue
         design = Design(accuracy, chance=chance)
         test_plan = Plan(design, kind == "chance", share=float(tests["weight"].iloc[0]))
-        simulated = power_curve(test_plan, Sizes(people, [answered], [items]), studies, seed=seed)
+        simulated = power_curve(test_plan, Sizes(people, [answered], [items]), studies)
         frames.append(simulated[["participants", "power", "low", "high"]].assign(size=effect))
     if not frames:
         return None
