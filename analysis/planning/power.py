@@ -26,7 +26,6 @@ from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import CrossedData, holm
 from analysis.statistics.contrasts import condition_pairs, differences
 from analysis.statistics.crossed_effects import fit_conditions
-from analysis.statistics.estimate import alpha_of
 from analysis.statistics.shares import clustered_shares
 
 #: Name of the event that all of several effects are significant in one study.
@@ -44,7 +43,6 @@ class Plan:
         against_chance: test conditions against chance and report those that differ from it;
             otherwise test contrasts of conditions.
         reference: the condition with which all others are compared; by default all pairs.
-        level: 1 − α, where α is the family-wise error rate of the study.
         share: the part of α that these tests receive (`claims.py`). The rest would be redistributed
             to them if the other tests were rejected, which is not assumed here.
     """
@@ -52,7 +50,6 @@ class Plan:
     design: Design
     against_chance: bool = False
     reference: str | None = None
-    level: float = 0.95
     share: float = 1.0
 
 
@@ -90,15 +87,15 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     def p_values_of(data: CrossedData) -> list[float]:
         if plan.against_chance:
             chances = np.full(len(names), design.chance)
-            return [e.p for e in clustered_shares(data, chances, plan.level)]
-        return [d.interval(plan.level, 0.0)[2] for d in differences(data, pairs)]
+            return [e.p for e in clustered_shares(data, chances, 1 - ALPHA)]
+        return [d.interval(1 - ALPHA, 0.0)[2] for d in differences(data, pairs)]
 
     rejected = np.zeros((studies, int(sought.sum())), dtype=bool)
     for study, child in enumerate(np.random.SeedSequence(seed).spawn(studies)):
         data = simulate(design, np.random.default_rng(child))
         p = np.array(p_values_of(data))
         # An undefined p does not reject.
-        rejected[study] = (holm(p, reserved=kept) < alpha_of(plan.level))[sought]
+        rejected[study] = (holm(p, reserved=kept) < ALPHA)[sought]
     power = rejected.mean(axis=0)
     names_found, sizes = [e for e, s in zip(effects, sought, strict=True) if s], sizes[sought]
     if len(power) > 1:

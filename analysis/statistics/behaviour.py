@@ -238,24 +238,23 @@ class Detection:
         result = two_way_jackknife(data, function, weights)
         counts = np.bincount(data.group)[[s, f]]
         n = np.array([*counts, counts.sum(), counts.sum()])
-        rates = as_estimates(result, stats.norm.cdf, None, n, self.level)[:2]
+        scales = {"hit rate": (stats.norm.cdf, None), "false-alarm rate": (stats.norm.cdf, None),
+                  "d′": (np.asarray, 0.0), "criterion": (np.asarray, None)}  # fmt: skip
+        estimates = {
+            name: as_estimates(result, inverse, null, n, self.level)[k]
+            for k, (name, (inverse, null)) in enumerate(scales.items())
+        }
         shares = clustered_shares(data, None, self.level)
-        hit, alarm = (  # if all responses are equal, the added half response gives no variance
-            replace(rate, low=share.low, high=share.high, reason=share.reason)
-            if share.reason == AS_TRIALS
-            else rate
-            for rate, share in zip(rates, (shares[s], shares[f]), strict=True)
-        )
-        sensitivity = as_estimates(result, np.asarray, 0.0, n, self.level)[2]
-        criterion = as_estimates(result, np.asarray, None, n, self.level)[3]
-        if AS_TRIALS in (shares[s].reason, shares[f].reason):
-            sensitivity, criterion = (
-                replace(e, low=np.nan, high=np.nan, p=np.nan, reason=UNBOUNDED)
-                for e in (sensitivity, criterion)
-            )
-        results = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity,
-                "criterion": criterion}  # fmt: skip
-        return {(name,): replace(e, left_out=left_out) for name, e in results.items()}
+        for name, share in zip(scales, (shares[s], shares[f]), strict=False):
+            if share.reason == AS_TRIALS:  # the added half response gives no variance
+                estimates[name] = replace(
+                    estimates[name], low=share.low, high=share.high, reason=share.reason
+                )
+                for unbounded in ("d′", "criterion"):
+                    estimates[unbounded] = replace(
+                        estimates[unbounded], low=np.nan, high=np.nan, p=np.nan, reason=UNBOUNDED
+                    )
+        return {(name,): replace(e, left_out=left_out) for name, e in estimates.items()}
 
 
 @STATISTICS.add("changed")

@@ -87,8 +87,7 @@ def _untested_controls(results: Results) -> Iterator[FailedControl]:
     missing = missing[~expected]
     for task, rows in missing.groupby("task", sort=False):
         texts = "; ".join(
-            f"{QUESTIONS.get(row.Index[0], row.Index[0])}, {as_words(row.what)} "
-            f"({as_words(str(row.reason))})"
+            f"{QUESTIONS[row.Index[0]]}, {as_words(row.what)} ({as_words(str(row.reason))})"
             for row in rows.itertuples()
         )
         yield FailedControl(

@@ -62,7 +62,7 @@ def division(study: FrozenStudy) -> str:
 def hypothesis(results: Results) -> str:
     """Return the primary hypothesis in words, "" if none was frozen."""
     task, _, kind = results.plan.primary.rpartition(".")
-    return f"{QUESTIONS.get(kind, kind)} in {results.name(task)}" if task else ""
+    return f"{QUESTIONS[kind]} in {results.name(task)}" if task else ""
 
 
 def main_findings(results: Results) -> Iterator[str]:
@@ -128,7 +128,7 @@ def list_tests(tests: pd.DataFrame) -> str:
     """Name tests (rows of `Results.claims`) by question, with the reasons why they are not
     computed."""
     return "; ".join(
-        f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
+        f"{QUESTIONS[kind]} in {rows['task'].iloc[0]}, "
         f"{join(list(map(name_measure, rows['what'])))} "
         f"[{as_words(str(why))}]"
         for (question, kind, why), rows in tests.groupby(
