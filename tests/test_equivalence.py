@@ -16,9 +16,9 @@ from analysis.statistics.clusters import t_interval
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.equivalence import Equivalence, two_one_sided_p
 from analysis.study.equivalence import equivalence_findings, equivalence_table
-from analysis.study.equivalence_tests import _compare, equivalence
 from analysis.study.family import RULED_OUT, PlannedTest
 from analysis.study.frozen_study import read_study
+from analysis.study.planned_tests import _test_equivalence, equivalence
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.tables import claims
@@ -90,10 +90,10 @@ def test_intervals_end_where_the_scale_ends():
 def test_a_smallest_effect_as_large_as_the_scale_tests_nothing(tmp_path):
     results = results_of(tmp_path, Analysis(primary="odd_one_out.chance"), trials=4)
     pair = PlannedTest("neighbours − random", ("neighbours", "random"), "rating")
-    row = _compare(results, "concept_agreement", pair, 3.0)
+    row = _test_equivalence(results, "concept_agreement", pair, 3.0)
     assert np.isnan(row["p"])
     assert row["reason"] == RULED_OUT + "every difference on this scale is smaller than 3"
-    assert np.isfinite(_compare(results, "concept_agreement", pair, 2.9)["p"])
+    assert np.isfinite(_test_equivalence(results, "concept_agreement", pair, 2.9)["p"])
 
 
 ALIKE = PLANTED | {

@@ -10,7 +10,6 @@ import pandas as pd
 from analysis.exhibits.phrases import name_parts
 from analysis.statistics.claims import judge
 from analysis.statistics.classes import find_bins
-from analysis.study import equivalence_tests  # noqa: F401 - registers its kind of question
 from analysis.study.analysed_study import AnalysedStudy, Settings, stack
 from analysis.study.family import PLANNED, add_missing
 from analysis.study.planned_tests import STUDY_TESTS
