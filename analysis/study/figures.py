@@ -320,14 +320,15 @@ def reversion(results: Results) -> Figure | None:
             yerr=100 * error_bars(rows, "change"), capsize=2, linestyle="none",
             label="{}, {} → {}".format(*pair), **style_of(k),
         )  # fmt: skip
-    published = published_changes() if is_compared else pd.DataFrame()
-    for k, row in published.iterrows():
+    published = published_changes()
+    published_arms = [arm for arm in arms if arm in published]
+    for k, row in published.iterrows() if is_compared else ():
         axes[0, 1].plot(
-            np.arange(len(bins)) + 0.12 * k, 100 * row[bins].astype(float),
+            np.arange(len(published_arms)) + 0.12 * k, 100 * row[published_arms].astype(float),
             linestyle="none", **style_of(k),
             label="{}, {} → {}".format(*row[PAIR]) + (" (suspect)" if row["suspect"] else ""),
         )  # fmt: skip
-    titles = ((arms, "this run"), (bins, PUBLISHED))
+    titles = ((arms, "this run"), (published_arms, PUBLISHED))
     for axis, (names, title) in zip(axes[0], titles, strict=False):
         axis.axhline(0, **ZERO)
         axis.set_xticks(np.arange(len(names)) + 0.18, names, fontsize=8)
