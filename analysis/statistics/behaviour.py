@@ -161,6 +161,7 @@ class TypeTwo:
             with np.errstate(divide="ignore", invalid="ignore"):
                 value = np.log(top + extra) - np.log(bottom - top + extra)
                 parts = []
+                # Both responses of a pair are of one participant, who therefore counts half.
                 for cluster, share in (
                     (data.participant, 0.5), (data.item, 1.0), (np.arange(len(wins)), 1.0)
                 ):  # fmt: skip
@@ -178,7 +179,7 @@ class TypeTwo:
         )
         # The pairs of all conditions are pooled as one group.
         data = replace(data, group=np.zeros_like(data.group), groups=("all conditions",))
-        result = combine(data, np.atleast_1d(value), people, items, responses, np.ones((1, 1)))
+        result = combine(data, np.atleast_1d(value), people, items, responses)
         return as_estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)[0]
 
 

@@ -110,7 +110,8 @@ def displacement(results: Results) -> Table | None:
         "Share judged changed by displacement in the semantic space",
         "Trials with real evolutions in three groups by displacement (1 − cosine similarity; mean "
         "of the group), and the share of responses “It changed” with its unadjusted "
-        f"{results.level} CI. No test compares these shares; the correlation between displacement "
+        f"{results.level} CI, clustered by participants and trials. No test compares these "
+        "shares; the correlation between displacement "
         "and the share judged changed is tested over trials. All these neurons were drawn from "
         "the third with the largest displacement, so displacements differ little, and a relation "
         "with them is hard to see.",

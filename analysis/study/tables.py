@@ -290,7 +290,8 @@ def behaviour(results: Results) -> Table:
         "was given with more confidence than an incorrect one by the same participant in the "
         "same condition (chance .5). Both exclude control conditions; “all conditions” means all "
         "except these. Response time: geometric mean. n: responses; for type-2 AUC, pairs of a "
-        f"correct and an incorrect response. Unadjusted {results.level} CIs; {CORRECTED}.",
+        f"correct and an incorrect response. Unadjusted {results.level} CIs, clustered by "
+        f"participants and, except for learning, by trials; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
     )
