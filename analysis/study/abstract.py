@@ -18,7 +18,7 @@ from analysis.exhibits.phrases import (
 )
 from analysis.study.controls import failed_controls
 from analysis.study.responses import NOUNS
-from analysis.study.results import Results, observed_trials
+from analysis.study.results import Results
 from analysis.study.sentences import division, hypothesis, share_ci_text, summarise_tests
 from analysis.study.thresholds import NO_RULE
 from harness.text import pluralise
@@ -115,7 +115,7 @@ def _observer_result(results: Results) -> str:
     task, _, kind = results.plan.primary.rpartition(".")
     if kind != "chance":
         return ""
-    trials = observed_trials(results)
+    trials = results.observed_trials
     trials = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
     shares = [
         f"{percent(rows.mean())} of the trials in {as_words(str(condition))}"

@@ -19,7 +19,7 @@ from analysis.exhibits.phrases import as_words, rows_of
 from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.study.association import EVIDENCE
 from analysis.study.responses import rules_in_words
-from analysis.study.results import Results, bins_of_run, held_out_changes, name_part_of_run
+from analysis.study.results import Results
 from analysis.study.tables import ESTIMATE, FROM_NETWORKS, describe_scales, source_note
 from harness.records import PAIR
 
@@ -303,10 +303,10 @@ def ratings(results: Results) -> Figure | None:
 
 @shelf.figure("study", "networks")
 def reversion(results: Results) -> Figure | None:
-    changes = held_out_changes(results)
+    changes = results.held_out_changes
     if changes is None:
         return None
-    bins, part = bins_of_run(results), name_part_of_run(results)
+    bins = results.bins
     arms = [a for a in (*bins, "random", "matched") if a in set(changes["arm"])]
     is_compared = len(bins) == len(BINS)
     canvas, axes = plt.subplots(
@@ -343,8 +343,8 @@ def reversion(results: Results) -> Figure | None:
         "study_reversion",
         "Change in accuracy when the evolutions of single layers are reverted",
         "Change in accuracy when a set of neurons of one layer is reverted to the earlier "
-        f"checkpoint; mean over layers. The set is a {part} by importance (sign_t; q1: the most "
-        "important), a random set, or a set whose activations changed as much as those of q1 "
+        f"checkpoint; mean over layers. The set is a {results.part} by importance (sign_t; q1: the "
+        "most important), a random set, or a set whose activations changed as much as those of q1 "
         f"(matched). {'Left: this' if is_compared else 'This'} run, held-out images, unadjusted "
         f"{results.level} CIs over classes.{comparison * is_compared}",
         canvas,
@@ -386,7 +386,7 @@ def associations(results: Results) -> Figure | None:
         "study_associations",
         "Accuracy of participants and network measures by trial",
         "Odd one out; each mark is a trial. Accuracy of participants against network measures: "
-        f"importance, change in the network's accuracy when the {name_part_of_run(results)} that "
+        f"importance, change in the network's accuracy when the {results.part} that "
         "contains the neuron is "
         "reverted, displacement (each averaged over the neurons of the trial), and the margin of "
         "the machine observer. Control conditions excluded.",

@@ -15,13 +15,7 @@ from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
-from analysis.study.results import (
-    Results,
-    bins_of_run,
-    held_out_changes,
-    name_part_of_run,
-    observed_trials,
-)
+from analysis.study.results import Results
 from analysis.study.sentences import effect_text
 from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
 from harness.records import PAIR
@@ -39,7 +33,7 @@ def associations(results: Results) -> Table | None:
         "accuracy (in evolution labelling, the share of “It changed”) with four measures. Three "
         "are averaged over the neurons of a trial: importance (the neuron's largest score over "
         "all classes, by sign_t; see the next section), change in the network's accuracy when "
-        f"the {name_part_of_run(results)} of the layer that contains the neuron is reverted, and "
+        f"the {results.part} of the layer that contains the neuron is reverted, and "
         "displacement. The "
         "fourth is the margin of the machine observer: how clearly it prefers its response. "
         "Permutation test within conditions; trials of different forms can share a neuron but "
@@ -53,7 +47,7 @@ def associations(results: Results) -> Table | None:
 
 @shelf.table("study", "association")
 def observer(results: Results) -> Table | None:
-    if (trials := observed_trials(results)).empty:
+    if (trials := results.observed_trials).empty:
         return None
     answers = results.responses.answers
     accuracies = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
@@ -133,7 +127,7 @@ _NOT_COMPARED = f"The results of {PUBLISHED} are on quarters; they are not compa
 def reversion_published(results: Results) -> Table | None:
     if results.reversion is None or results.reversion.empty:
         return None
-    bins = bins_of_run(results)
+    bins = results.bins
     columns = [*PAIR, *bins, "random", "matched", "before", "suspect"]
     by_arm = results.reversion.set_index([*PAIR, "split", "arm"])[["before", "change"]].unstack()
     own = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
@@ -150,7 +144,7 @@ def reversion_published(results: Results) -> Table | None:
         "Change in accuracy when the evolutions of single layers are reverted, and published "
         "results",
         "Change in accuracy in percentage points when a set of neurons of one layer is reverted, "
-        f"and accuracy before (share). q1: the most important {name_part_of_run(results)} of the "
+        f"and accuracy before (share). q1: the most important {results.part} of the "
         "neurons by sign_t. This run: mean over layers and classes, on held-out images (split "
         "heldout) and on images on which importance was computed (split importance); the run "
         f"report says how many. {comparison}",
@@ -197,7 +191,7 @@ def describe_associations(results: Results, tables: Mapping[str, Table]) -> Iter
 @shelf.sentences("study", "association")
 def compare_with_observer(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield whether colours and edges alone, without any concept, give the correct responses."""
-    trials = observed_trials(results)
+    trials = results.observed_trials
     answers, any_above = results.responses.answers, False
     for task in results.choice_tasks:
         chance = results.responses.study.chance(task)
@@ -235,10 +229,10 @@ def compare_with_observer(results: Results, tables: Mapping[str, Table]) -> Iter
 @shelf.sentences("study", "networks")
 def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield whether reverting evolutions changes predictions in the order of their importance."""
-    table = held_out_changes(results)
+    table = results.held_out_changes
     if table is None:
         return
-    bins, part = bins_of_run(results), name_part_of_run(results)
+    bins = results.bins
     order = ["q1", "random", *bins[-1:]]
     changes = table.pivot(index=PAIR, columns="arm", values="change")
     if not set(order) <= set(changes.columns):
@@ -254,7 +248,7 @@ def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterato
     ]
     yield (
         f"In {' and in '.join(counts)}, the order was as expected (means over layers; "
-        f"[figure:study_reversion]{note}): accuracy decreased most when the most important {part} "
-        "of a layer was reverted, less for random sets, and least (or increased) for the least "
-        f"important {part}."
+        f"[figure:study_reversion]{note}): accuracy decreased most when the most important "
+        f"{results.part} of a layer was reverted, less for random sets, and least (or increased) "
+        f"for the least important {results.part}."
     )

@@ -16,7 +16,7 @@ from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import NOUNS, rules_in_words
-from analysis.study.results import Results, name_part_of_run
+from analysis.study.results import Results
 from analysis.study.tables import NAMES, RULE, source_note
 from analysis.study.thresholds import FROZEN
 from harness.text import pluralise
@@ -171,15 +171,13 @@ def _design(results: Results, task: str) -> str:
 
 
 def _networks(results: Results) -> list[str]:
-    part = name_part_of_run(results)
-    return [] if results.reversion is None else paragraphs("study_networks.md", part=part)
+    return [] if results.reversion is None else paragraphs("study_networks.md", results=results)
 
 
 def _limits(results: Results) -> list[str]:
     trials = results.trials_answered
     fewest = pluralise(int(trials.min()), "trial")
-    part = name_part_of_run(results)
-    return paragraphs("study_limits.md", results=results, trials=trials, fewest=fewest, part=part)
+    return paragraphs("study_limits.md", results=results, trials=trials, fewest=fewest)
 
 
 #: The sections in their order: name, title and, for some, what returns their first paragraphs.

@@ -15,7 +15,7 @@ from analysis.study.family import PLANNED, add_missing
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.thresholds import specifications
 
-__all__ = ["Results", "Settings", "held_out_changes", "observed_trials"]
+__all__ = ["Results", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -62,28 +62,27 @@ class Results(AnalysedStudy):
             for name, statistic in methods.items()
         }
 
+    @property
+    def observed_trials(self) -> pd.DataFrame:
+        """Return the trials with a key that the machine observer answered, one row each."""
+        if self.joined_trials is None:
+            return pd.DataFrame(columns=["trial", "task", "condition", "observer_correct"])
+        return self.joined_trials.drop_duplicates("trial").dropna(subset=["observer_correct"])
 
-def observed_trials(results: Results) -> pd.DataFrame:
-    """Return the trials with a key that the machine observer answered, one row each."""
-    if results.joined_trials is None:
-        return pd.DataFrame(columns=["trial", "task", "condition", "observer_correct"])
-    return results.joined_trials.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    @property
+    def bins(self) -> list[str]:
+        """Return the bins by importance of the run's reversion study, most important first."""
+        return [] if self.reversion is None else find_bins(list(self.reversion["arm"].unique()))
 
+    @property
+    def part(self) -> str:
+        """Return the name of one of these bins; "part" without a reversion study."""
+        return name_parts(len(self.bins))[0] if self.bins else "part"
 
-def bins_of_run(results: Results) -> list[str]:
-    """Return the bins by importance of the run's reversion study, most important first."""
-    return [] if results.reversion is None else find_bins(list(results.reversion["arm"].unique()))
-
-
-def name_part_of_run(results: Results) -> str:
-    """Return the name of one of these bins; "part" without a reversion study."""
-    bins = bins_of_run(results)
-    return name_parts(len(bins))[0] if bins else "part"
-
-
-def held_out_changes(results: Results) -> pd.DataFrame | None:
-    """Return the run's changes of accuracy on held-out images, if it has any."""
-    if results.reversion is None:
-        return None
-    table = results.reversion[results.reversion["split"] == "heldout"]
-    return None if table.empty else table
+    @property
+    def held_out_changes(self) -> pd.DataFrame | None:
+        """Return the run's changes of accuracy on held-out images, if it has any."""
+        if self.reversion is None:
+            return None
+        table = self.reversion[self.reversion["split"] == "heldout"]
+        return None if table.empty else table
