@@ -30,7 +30,7 @@ from analysis.study.figures import learning, trials
 from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
-from analysis.study.results import Settings
+from analysis.study.results import Results, Settings
 from analysis.study.sentences import naming
 from harness.text import pluralise
 from tasks.recruitment import Recruitment, write_recruitment
@@ -62,6 +62,13 @@ def made(tmp_path_factory):
     write_recruitment(root / "study", Recruitment(places=47))
     tables = make_responses(root / "study", study, people=30, careless=2)
     return root / "study", study, tables, analyse(root, root / "study", tables)
+
+
+def with_responses(results: Results, **values: pd.DataFrame) -> Results:
+    """Return results with other values of cached properties of the responses."""
+    responses = replace(results.responses)
+    vars(responses).update(values)
+    return replace(results, responses=responses)
 
 
 def page_of(results: Path) -> str:
@@ -164,8 +171,8 @@ def test_dots_do_not_depend_on_participants_pseudonyms(made):
     answers = results.responses.answers
     names = sorted(set(answers["participant"]))
     other = answers["participant"].map(dict(zip(names, names[::-1], strict=True)))
-    renamed = replace(results.responses, answers=answers.assign(participant=other))
-    assert trials(replace(results, responses=renamed)).png == trials(results).png
+    renamed = with_responses(results, answers=answers.assign(participant=other))
+    assert trials(renamed).png == trials(results).png
 
 
 def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
@@ -208,7 +215,7 @@ def test_the_design_is_told_as_frozen_whoever_answered(made):
     every = read_results(made[-1])
     answers = every.responses.answers.query("task == 'odd_one_out' and condition == 'base'")
     one = answers[answers["participant"] == answers["participant"].iloc[0]]
-    few = replace(every, responses=replace(every.responses, answers=one))
+    few = with_responses(every, answers=one)
 
     def design(results):
         return next(text for text in abstract_of_study(results) if text.startswith("Design."))
@@ -235,7 +242,7 @@ def test_conditions_that_nobody_answered_count_as_such(made):
     """Only random neurons were answered: no empty legend is drawn, and the limits say so."""
     every = read_results(made[-1])
     answers = every.responses.answers.query("condition == 'random'")
-    only = replace(every, responses=replace(every.responses, answers=answers))
+    only = with_responses(every, answers=answers)
     assert only.trials_answered.min() == 0 and every.trials_answered.min() == 5
     limits = next(text for text in abstract_of_study(only) if text.startswith("Limits."))
     assert "The smallest condition has 0 trials with responses." in limits
@@ -248,7 +255,7 @@ def test_without_rules_too_is_said_only_of_what_is_significant_with_them(made):
     main = next(text for text in abstract_of_study(every) if text.startswith("Main result."))
     assert "Without exclusion rules, these 2 tests are significant, too." in main
     answers = every.responses.answers.query("condition != 'base' or participant < 'p0004'")
-    few = replace(every, responses=replace(every.responses, answers=answers))
+    few = with_responses(every, answers=answers)
     main = next(text for text in abstract_of_study(few) if text.startswith("Main result."))
     assert "base not testable" in main
     assert "Without exclusion rules, these 2 tests are significant." in main
@@ -258,7 +265,7 @@ def test_labels_of_few_trials_say_why_they_have_no_interval(made):
     every = read_results(made[-1])
     answers = every.responses.answers.query("condition == 'neighbours'")
     answers = answers[answers["trial"].isin(answers["trial"].unique()[:2])]
-    few = replace(every, responses=replace(every.responses, answers=answers))
+    few = with_responses(every, answers=answers)
     (sentence,) = naming(few, {})
     assert "an interval needs 4 trials (here: 2); " in sentence
 
@@ -268,7 +275,7 @@ def test_trials_without_an_answer_are_no_step_of_the_flow(made):
     flow = results.responses.flow
     unanswered = flow.iloc[[0]].assign(step="trials without an answer: time", participants=1)
     more = pd.concat([flow.iloc[:3], unanswered, flow.iloc[3:]], ignore_index=True)
-    with_gaps = replace(results, responses=replace(results.responses, flow=more))
+    with_gaps = with_responses(results, flow=more)
     drawn = [
         [text.get_text() for text in draw_flow(some).canvas.axes[0].texts]
         for some in (results, with_gaps)
