@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from sklearn.neighbors import NearestNeighbors
 
 from harness.concepts import neuron_embedding
 from harness.concepts.image_embedding import solve_image_vectors
-from harness.concepts.map import import_umap
+from harness.concepts.map import import_umap, project
 from harness.concepts.neuron_embedding import (
     SkipGram,
     ascend,
@@ -323,6 +325,33 @@ def test_a_base_without_living_neurons_is_refused(evidence):
             50,
             lambda neurons: np.empty((0, 50)),
         )
+
+
+@pytest.mark.parametrize(
+    ("base", "others", "is_sparse"),
+    [
+        (300, 5000, False),
+        (300, 5000, True),
+        pytest.param(4200, 5000, True, marks=pytest.mark.slow),  # it is compiled for a minute
+    ],
+)
+def test_maps_keep_alike_neurons_together(base, others, is_sparse):
+    """Also where neurons are mapped in several parts, and without dense vectors of all images."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 6, base + others)
+    vectors = (rng.random((base + others, 120)) < 0.5) * np.eye(6)[group].repeat(20, axis=1)
+    neurons = pd.DataFrame(
+        {"series": np.repeat(["b", "o"], [base, others]), "epoch": 1, "layer": "l",
+         "channel": range(base + others), "coverage": 1.0}
+    )  # fmt: skip
+    if is_sparse:
+        vectors = sparse.csr_array(vectors)
+    space = SemanticSpace("mine", neurons, vectors, "jaccard" if is_sparse else "cosine")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        places = project(space, Checkpoint("b", 1), seed=0)[["x", "y"]].to_numpy()
+    nearest = NearestNeighbors(n_neighbors=11).fit(places).kneighbors(return_distance=False)
+    assert (group[nearest] == group[:, None]).mean() > 0.9
 
 
 def test_umap_loads_where_warnings_are_errors():

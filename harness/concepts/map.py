@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from sklearn.metrics.pairwise import cosine_distances
 
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
+
+#: UMAP compares fewer base neurons than this with all others, one pair in a call of Python, which
+#: takes most of its time; their distances are therefore computed here, all at once.
+SMALL = 4096
+#: Number of neurons that are mapped at once, which bounds the memory for distances.
+AT_ONCE = 4096
 
 
 def project(
@@ -27,16 +35,37 @@ def project(
     if len(anchors) < 4:
         raise ValueError(f"a map needs four placed neurons of {base}, got {len(anchors)}")
     others = np.setdiff1d(space.rows(), anchors)
+    base_vectors = _vectors_of(space, anchors)
+    is_small = len(anchors) < SMALL
     mapper = import_umap()(
-        n_neighbors=min(neighbours, len(anchors) - 1), metric="cosine", random_state=seed, n_jobs=1
+        n_neighbors=min(neighbours, len(anchors) - 1),
+        metric="precomputed" if is_small else "cosine",
+        random_state=seed,
+        n_jobs=1,
     )
     positions = np.full((len(space.neurons), 2), np.nan)
-    vectors = space.vectors if isinstance(space.vectors, np.ndarray) else space.vectors.toarray()
-    positions[anchors] = mapper.fit_transform(vectors[anchors])
-    if len(others):
-        positions[others] = mapper.transform(vectors[others])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*precomputed metric", UserWarning)  # it is what we want
+        positions[anchors] = mapper.fit_transform(
+            cosine_distances(base_vectors) if is_small else base_vectors
+        )
+        for start in range(0, len(others), AT_ONCE):
+            rows = others[start : start + AT_ONCE]
+            vectors = _vectors_of(space, rows)
+            positions[rows] = mapper.transform(
+                cosine_distances(vectors, base_vectors) if is_small else vectors
+            )
     table = space.neurons[NEURON].assign(x=positions[:, 0], y=positions[:, 1])
     return table[space.has_vector].reset_index(drop=True)
+
+
+def _vectors_of(space: SemanticSpace, rows: np.ndarray) -> np.ndarray | sparse.csr_matrix:
+    """Return vectors in a form that pynndescent takes: array, or sparse with 32-bit indices."""
+    vectors = space.vectors[rows]
+    if isinstance(vectors, np.ndarray):
+        return vectors
+    indices, indptr = (part.astype(np.int32) for part in (vectors.indices, vectors.indptr))
+    return sparse.csr_matrix((vectors.data, indices, indptr), shape=vectors.shape)
 
 
 def import_umap() -> Any:
