@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Table, select
+from sqlalchemy import Connection, Select, Table, select
 
 from harness.files import whole_file, write_text
 from survey_app.flow import UNFINISHED
@@ -42,18 +42,12 @@ def tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return responses and participants of one source, with the types of the codebook."""
     limit = studies.c.content["seconds_per_trial"].as_float()
-
-    def rows(table: Table, *order: str) -> list[dict[str, Any]]:
-        query = select(table).where(table.c.source == source)
-        if study is not None:
-            query = query.where(table.c.study == study)
-        result = connection.execute(query.order_by(*(table.c[name] for name in order)))
-        return [dict(row) for row in result.mappings()]
-
+    all_answers = select(responses).order_by(responses.c.participant, responses.c.answered_at)
+    all_people = select(participants).order_by(participants.c.arrived_at)
     # One transaction, so that no response arrives between reading one table and the other.
     with store.read() as connection:
-        answers = rows(responses, "participant", "answered_at")
-        people = rows(participants, "arrived_at")
+        answers = _read_rows(connection, all_answers, responses, source, study)
+        people = _read_rows(connection, all_people, participants, source, study)
         limits = {s: seconds for s, seconds in connection.execute(select(studies.c.hash, limit))}
     for row in answers:
         row["late"] = _is_late(row, limits[row["study"]])
@@ -62,6 +56,16 @@ def tables(
     for row in people:
         row |= _summarise(row, store)
     return as_table(answers, RESPONSES), as_table(people, PARTICIPANTS)
+
+
+def _read_rows(
+    connection: Connection, query: Select, table: Table, source: str, study: str | None
+) -> list[dict[str, Any]]:
+    """Return those rows of a query that belong to a source and, unless it is None, to a study."""
+    query = query.where(table.c.source == source)
+    if study is not None:
+        query = query.where(table.c.study == study)
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def _is_late(row: dict[str, Any], limit: float | None) -> bool | None:
@@ -74,15 +78,20 @@ def _is_late(row: dict[str, Any], limit: float | None) -> bool | None:
 
 def _summarise(row: dict[str, Any], store: Store) -> dict[str, Any]:
     device = row["device"] or {}
-    start, end = row["consented_at"], row["finished_at"]
-    # The difference is negative if the server's clock was set back in between.
-    seconds = max(0.0, (end - start).total_seconds()) if start and end else None
     return {
         "status": status_of(row, store),
-        "total_seconds": seconds,
+        "total_seconds": _total_seconds(row),
         **{column: device.get(name) for column, name in DEVICE.items()},
         "questionnaire": json.dumps(row["questionnaire"], ensure_ascii=False),
     }
+
+
+def _total_seconds(row: dict[str, Any]) -> float | None:
+    """Return the time from consent to the end; None if there is no end."""
+    if row["finished_at"] is None:
+        return None
+    # Negative if the server's clock was set back in between.
+    return max(0.0, (row["finished_at"] - row["consented_at"]).total_seconds())
 
 
 def status_of(row: dict[str, Any], store: Store) -> str:
@@ -99,30 +108,18 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
         assignmentId ("" for an open link); minutes is the time from consent to the end (None: not
         finished).
     """
-    query = (
-        select(participants, identities.c.platform_id, identities.c.details)
-        .select_from(people)
-        .where(participants.c.source == source)
-        .order_by(participants.c.consented_at)
-    )
-    if study is not None:
-        query = query.where(participants.c.study == study)
+    query = select(participants, identities.c.platform_id, identities.c.details)
+    query = query.select_from(people).order_by(participants.c.consented_at)
     with store.read() as connection:
-        people_rows = [dict(row) for row in connection.execute(query).mappings()]
-    rows = []
-    for row in people_rows:
-        details, start, end = row["details"] or {}, row["consented_at"], row["finished_at"]
-        names = PARAMETERS.get(row["platform"])
-        rows.append(
-            row
-            | {
-                "platform_study": details.get(names.study, "") if names else "",
-                "session": details.get(names.session, "") if names else "",
-                "earlier_sessions": len(details.get("earlier", ())),
-                "status": status_of(row, store),
-                "minutes": round((end - start).total_seconds() / 60, 1) if end and start else None,
-            }
-        )
+        rows = _read_rows(connection, query, participants, source, study)
+    for row in rows:
+        details, names = row["details"] or {}, PARAMETERS.get(row["platform"])
+        row["platform_study"] = details.get(names.study, "") if names else ""
+        row["session"] = details.get(names.session, "") if names else ""
+        row["earlier_sessions"] = len(details.get("earlier", ()))
+        row["status"] = status_of(row, store)
+        seconds = _total_seconds(row)
+        row["minutes"] = None if seconds is None else round(seconds / 60, 1)
     return pd.DataFrame(rows, columns=list(SUBMISSIONS))
 
 

@@ -115,16 +115,13 @@ def _kinds(name: str, conditions: Mapping[str, int], settings: StudySettings) ->
     """Return the kinds of questions that the answers to a task allow, given its conditions."""
     task = all_tasks().get(name)
     test_conditions = set(conditions) - set(getattr(task, "controls", ()))
-    excluded = set()
-    if not test_conditions:
-        excluded |= {"chance", "labels", "learning", "confidence", "associations"}
-    if len(conditions) < 2:
-        excluded |= {"contrasts", "ratings"}
-    if not {"evolution", "same_stage"} <= set(conditions):
-        excluded.add("detection")
-    if not (settings.confidence and task.confidence):
-        excluded.add("confidence")
-    kinds = [kind for kind in getattr(task, "questions", ()) if kind not in excluded]
+    possible = {
+        **dict.fromkeys(("chance", "labels", "learning", "associations"), bool(test_conditions)),
+        **dict.fromkeys(("contrasts", "ratings"), len(conditions) > 1),
+        "detection": {"evolution", "same_stage"} <= set(conditions),
+        "confidence": bool(test_conditions) and settings.confidence and task.confidence,
+    }
+    kinds = [kind for kind in getattr(task, "questions", ()) if possible.get(kind, True)]
     plan = settings.analysis
     smallest = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
     if len(test_conditions) > 1 and any(smallest.get(kind, 0) > 0 for kind in kinds):

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.section import read_text
 from tasks.files import OwnPicture, picture_names, read_picture
 from tasks.language import Words
 from tasks.questionnaire import BUILT_IN, Questionnaire
 from tasks.questionnaire_file import read_questionnaire
-from tasks.settings import StudySettings, load_text
+from tasks.settings import TEXTS, StudySettings
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def read_texts(settings: StudySettings, values: Mapping[str, object]) -> StudyTe
     texts, pictures = {}, {}
     for part in ("consent", "instructions", "debrief"):
         path = getattr(settings.texts, part)
-        texts[part] = load_text(part, path, words)
+        texts[part] = _load_text(part, path, words)
         for name, value in values.items():
             texts[part] = texts[part].replace(f"{{{name}}}", str(value))
         pictures[part] = {
@@ -47,3 +48,13 @@ def read_texts(settings: StudySettings, values: Mapping[str, object]) -> StudyTe
     else:
         questionnaire = Questionnaire(tuple(q.translate(words) for q in BUILT_IN))
     return StudyTexts(texts, pictures, questionnaire)
+
+
+def _load_text(name: str, path: str, words: Words) -> str:
+    """Return a Markdown text: the researcher's file unchanged, or the built-in one translated."""
+    if not path:
+        return words.markdown((TEXTS / f"{name}.md").read_text(encoding="utf-8"))
+    content = read_text(Path(path), f"texts.{name}:")
+    if not content.strip():
+        raise ValueError(f"texts.{name}: {path} is empty; participants would see an empty page")
+    return content

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, StrictInt, field_validator
 
-from harness.section import Section, read_text
+from harness.section import Section
 from tasks.language import N_, SOURCE, Words
 from tasks.recruitment import LONGEST_LEASE, Entry
 
@@ -202,13 +202,3 @@ def load_settings(path: Path | None) -> StudySettings:
     texts = {name: resolve(file) for name, file in settings.texts}
     evidence = settings.evidence.model_copy(update={"groups": resolve(settings.evidence.groups)})
     return settings.model_copy(update={"texts": Texts(**texts), "evidence": evidence})
-
-
-def load_text(name: str, path: str, words: Words) -> str:
-    """Return a Markdown text: the researcher's file unchanged, or the built-in one translated."""
-    if not path:
-        return words.markdown((TEXTS / f"{name}.md").read_text(encoding="utf-8"))
-    content = read_text(Path(path), f"texts.{name}:")
-    if not content.strip():
-        raise ValueError(f"texts.{name}: {path} is empty; participants would see an empty page")
-    return content
