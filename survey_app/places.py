@@ -72,7 +72,7 @@ class Places:
         connection.execute(update(recruitment).where(self._is_own(recruitment)).values(values))
 
     def _create(self, connection: Connection, numbers: Iterable[int]) -> None:
-        self.store.insert_new(connection, places, [{**self._key, "place": n} for n in numbers])
+        connection.execute(insert(places), [{**self._key, "place": n} for n in numbers])
 
     def _log(self, connection: Connection, event: str, detail: str) -> None:
         row = {**self._key, "moment": self.store.clock(), "event": event, "detail": detail}

@@ -100,13 +100,13 @@ def _parse_visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> 
         if not hmac.compare_digest(signed_id, _sign_id(signed_id[:LINK_ID], secret)):
             raise BadAddress(_CUT_OFF)
         return Visitor("open", signed_id[:LINK_ID])
+    if platform == "mturk" and parameters["assignmentId"] == PREVIEW:
+        return Visitor("mturk", "", preview=True)
     outdated = False
     if platform == "prolific" and entry.signed:
         parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
     elif platform == "prolific" and "PROLIFIC_PID" not in parameters:
         raise BadAddress(_SIGNED)
-    elif parameters.get("assignmentId") == PREVIEW:
-        return Visitor("mturk", "", preview=True)
     details = {name: _read_id(parameters, name) for name in PARAMETERS[platform]}
     _check(platform, details, entry)
     if platform == "mturk":

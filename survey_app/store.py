@@ -206,15 +206,11 @@ class Store:
         query = select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
         return connection.execute(query).tuples().one()
 
-    def insert_new(self, connection: Connection, table, rows) -> bool:
-        """Insert a row, or a list of rows, unless present; return whether a single row was new."""
+    def insert_new(self, connection: Connection, table: Table, row: dict[str, Any]) -> bool:
+        """Insert a row unless one with its key is present; return whether it was new."""
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        statement = dialect.insert(table).on_conflict_do_nothing()
-        if isinstance(rows, list):
-            connection.execute(statement, rows)
-            return True
-        key_column = next(iter(table.primary_key.columns))
-        return connection.execute(statement.values(rows).returning(key_column)).first() is not None
+        statement = dialect.insert(table).values(row).on_conflict_do_nothing()
+        return connection.execute(statement.returning(*table.primary_key)).first() is not None
 
     def admit(
         self, connection: Connection, key: dict[str, str], visitor: Visitor, source: Source

@@ -159,8 +159,10 @@ def test_only_links_made_here_open(frozen):
 
 
 def test_prolific_and_mturk_are_read(frozen):
-    found = identify({"PROLIFIC_PID": "5f" * 12, "STUDY_ID": "s", "SESSION_ID": "t"}, SECRET)
-    assert (found.platform, found.platform_id) == ("prolific", "5f" * 12)
+    prolific = {"PROLIFIC_PID": "5f" * 12, "STUDY_ID": "s", "SESSION_ID": "t"}
+    for more in ({}, {"assignmentId": "ASSIGNMENT_ID_NOT_AVAILABLE"}):
+        found = identify(prolific | more, SECRET)
+        assert (found.platform, found.platform_id, found.preview) == ("prolific", "5f" * 12, False)
     with pytest.raises(BadAddress, match="does not accept Prolific's secured links"):
         identify({"prolific_token": "e.y.J"}, SECRET)
     turk = {"assignmentId": "A1", "hitId": "H1", "workerId": "A1B2C3"}
