@@ -14,18 +14,19 @@ class Reason:
 
     Attributes:
         text: what the person reads.
-        code: which of the recruitment codes the person returns to the platform with.
-        has_begun: whether it stops participants; otherwise it turns visitors away.
+        code: which of the recruitment codes a visitor who is turned away returns to the platform
+            with; "": it stops participants, who are screened out.
     """
 
     text: str
-    code: str = "screened_out"
-    has_begun: bool = False
+    code: str = ""
 
     def code_for(self, platform: str, codes: Codes) -> str:
-        """Return the completion code of a person; "" for a visitor of the open link, as there is
-        no platform to which the visitor could return."""
-        return getattr(codes, self.code) if platform != "open" or self.has_begun else ""
+        """Return the completion code; "" for a visitor of the open link, who has no platform to
+        return to."""
+        if not self.code:
+            return codes.screened_out
+        return "" if platform == "open" else getattr(codes, self.code)
 
 
 #: Reasons by the name that the database stores.
@@ -42,31 +43,29 @@ REASONS = {
     "early": Reason(N_("The study has not started yet. Please try again later."), "full"),
     "closed": Reason(N_("The study is closed. Thank you for your interest."), "full"),
     "earlier": Reason(
-        N_("You have taken part in an earlier study of this kind, so you cannot take part.")
+        N_("You have taken part in an earlier study of this kind, so you cannot take part."),
+        "screened_out",
     ),
-    "screen": Reason(N_("This study needs a larger screen. No answers were stored.")),
+    "screen": Reason(
+        N_("This study needs a larger screen. No answers were stored."), "screened_out"
+    ),
     "answers": Reason(
         N_(
             "According to your answers, you do not belong to the group of people "
             "for whom this study is meant."
-        ),
-        has_begun=True,
+        )
     ),
-    "understanding": Reason(
-        N_("Some answers about the instructions were not right."), has_begun=True
-    ),
+    "understanding": Reason(N_("Some answers about the instructions were not right.")),
     "colour": Reason(
         N_(
             "This study requires that you can tell all colours apart, on a screen that shows them "
             "well."
-        ),
-        has_begun=True,
+        )
     ),
     "practice": Reason(
         N_(
             "The practice trials show that our instructions were not clear enough, so the study "
             "ends here. This is not your fault."
-        ),
-        has_begun=True,
+        )
     ),
 }
