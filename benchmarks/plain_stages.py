@@ -20,6 +20,7 @@ from harness.concepts.probing import ProbeParameters, probe_range
 from harness.concepts.stimuli import stimuli_table
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
+from harness.evolutions.sensitivity import Case
 from harness.images.batches import batches
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build, channels_last
@@ -210,7 +211,7 @@ def stages(repeats: int) -> list[list[str]]:
         f"importance, {OF_CLASS} images",
         _equal_shares,
         plain=lambda: plain_importance(plain_older, plain_newer, layers, plain_batches),
-        ours=lambda: sensitivities(pair, measured, CLASS, method, np.random.default_rng(0)),
+        ours=lambda: sensitivities(Case(pair, measured, CLASS, np.random.default_rng(0)), method),
     )
     arms = [
         Arm(layer.name, {layer.name: part}, [("m", str(number), 0)])

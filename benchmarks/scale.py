@@ -28,6 +28,7 @@ from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
 from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
+from harness.evolutions.sensitivity import Case
 from harness.files import write_tables
 from harness.images.batches import batches
 from harness.images.folders import folder_images
@@ -107,7 +108,8 @@ def _scored(classes: int) -> None:
         parts = [b for _, b in batches(Noise(8), np.arange(8), VIEW, 8)]
         for name in ("sign_t", "sign_path"):
             method, rng = importance_method(name), np.random.default_rng(class_id)
-            sensitivities(ModelPair(older, newer, layers), parts, class_id % 12, method, rng)
+            case = Case(ModelPair(older, newer, layers), parts, class_id % 12, rng)
+            sensitivities(case, method)
 
 
 def undoing(classes: int) -> Ready:

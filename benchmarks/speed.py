@@ -34,7 +34,7 @@ from harness.concepts.map import project
 from harness.concepts.probing import ProbeParameters, Recording
 from harness.concepts.space import SemanticSpace
 from harness.evolutions.importance import importance_method, sensitivities
-from harness.evolutions.sensitivity import maps_and_gradients
+from harness.evolutions.sensitivity import Case, maps_and_gradients
 from harness.images.sets import View
 from harness.networks.architectures import ARCHITECTURES, build, channels_last
 from harness.networks.devices import CPU
@@ -210,7 +210,7 @@ def gradients(of: Subject, cells: int) -> list[str]:
         2 if of.name in ARCHITECTURES else 1,
         published=lambda: published_gradients(of.model, layers, batch, chosen),
         once=lambda: maps_and_gradients(of.model, layers, batch, CLASS),
-        score=lambda: sensitivities(pair, [batch], CLASS, method, rng),
+        score=lambda: sensitivities(Case(pair, [batch], CLASS, rng), method),
     )
     (forward, backward, plain), ours = answers["published"], answers["once"][1]
     equal = sum(

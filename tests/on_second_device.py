@@ -19,6 +19,7 @@ from harness.concepts.probing import ProbeParameters
 from harness.config import parse_config
 from harness.evolutions.ablation import ABLATIONS, Arm, Images, ablate
 from harness.evolutions.importance import IMPORTANCE, sensitivities
+from harness.evolutions.sensitivity import Case
 from harness.images.sets import View
 from harness.networks import devices
 from harness.networks.architectures import build
@@ -104,7 +105,7 @@ def test_every_importance_method_and_ablation_gives_the_same_results(second):
         mine, theirs = device.batch(images), device.batch(others)
         for name in IMPORTANCE:
             method, rng = IMPORTANCE.get(name), np.random.default_rng(0)
-            yield sensitivities(models, [mine], 2, method, rng, others=lambda: [theirs])
+            yield sensitivities(Case(models, [mine], 2, rng, others=lambda: [theirs]), method)
         arm = Arm(JOINT, {layer.name: ids for layer in layers}, [("", "some", 0)])
         shown = Images([(ids, mine)], lambda: [theirs], lambda _: theirs)
         for name in ABLATIONS:

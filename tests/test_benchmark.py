@@ -27,7 +27,6 @@ from harness.networks.architectures import ARCHITECTURES, build
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
-from harness.networks.objectives import as_target
 from harness.records import CONTROLS, JOINT
 
 
@@ -128,7 +127,7 @@ def scored(older, newer, layers, batches, names, output=2, others=tuple, seed=0,
     models, values = ModelPair(older, newer, layers), {}
     for name in names:
         method, rng = importance_method(name), np.random.default_rng(seed)
-        of_layers = sensitivities(models, batches, output, method, rng, steps, others)
+        of_layers = sensitivities(Case(models, batches, output, rng, steps, others), method)
         values |= {(name, layer): sensitivity for layer, sensitivity in of_layers.items()}
     return values
 
@@ -153,10 +152,9 @@ def test_undoing_in_a_context_equals_a_plain_pass_with_masks(pair):
     older, newer, layers, images = pair
     rng = np.random.default_rng(0)
     with torch.no_grad(), execution(newer, layers) as running:
-        targets = as_target(2), as_target(2)
-        case = Case(ModelPair(older, newer, layers), running, [images], tuple, *targets, 4, rng)
+        case = Case(ModelPair(older, newer, layers), [images], 2, rng)
         context = case.contexts[0]
-        found = Change(case, images).undoing(context)
+        found = Change(case, running, images).undoing(context)
     drawn = torch.cat([mask.flatten() for mask in context.values()]).float().mean()
     assert drawn == pytest.approx(0.25, abs=0.1)
     for i in range(len(images)):

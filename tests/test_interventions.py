@@ -16,7 +16,7 @@ from harness.evolutions.importance import (
     importance_method,
     sensitivities,
 )
-from harness.evolutions.sensitivity import maps_and_gradients
+from harness.evolutions.sensitivity import Case, maps_and_gradients
 from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.execution import execution, replace_channels
@@ -124,7 +124,7 @@ def measured(pair, batches, target, methods, **more):
     values = {}
     for name in methods:
         method, rng = importance_method(name), np.random.default_rng(0)
-        layers = sensitivities(models, batches, target, method, rng, **more)
+        layers = sensitivities(Case(models, batches, target, rng, **more), method)
         values |= {(name, layer): sensitivity for layer, sensitivity in layers.items()}
     return values
 
@@ -311,7 +311,7 @@ def test_what_a_score_returns_is_a_number_for_every_image_and_channel(change, go
     pair, images = case
     mine = ImportanceMethod(lambda given: change(given.size()))
     with pytest.raises(ValueError, match=rf"for '1' of shape \(4, 4\); got {got}"):
-        sensitivities(pair, [images], 1, mine, np.random.default_rng(0))
+        sensitivities(Case(pair, [images], 1, np.random.default_rng(0)), mine)
 
 
 def test_an_error_in_a_users_score_or_ablation_names_it(case, monkeypatch):
@@ -325,7 +325,9 @@ def test_an_error_in_a_users_score_or_ablation_names_it(case, monkeypatch):
         raise ValueError("lengths differ")
 
     with pytest.raises(ValueError, match="importance method 'scored' failed: AttributeError: "):
-        sensitivities(case[0], [case[1]], 1, ImportanceMethod(scored), np.random.default_rng())
+        sensitivities(
+            Case(case[0], [case[1]], 1, np.random.default_rng()), ImportanceMethod(scored)
+        )
     with pytest.raises(ValueError, match="ablation 'mine' failed: KeyError: '1'"):
         rows(case, ablated, monkeypatch)
     with pytest.raises(ValueError, match=r"'mine' failed: ValueError: lengths differ \(.*, line"):
@@ -355,4 +357,4 @@ def test_undefined_outputs_and_sensitivities_are_refused():
         ablate(pair, [arm], shown, 1, "zero")
     undefined = ImportanceMethod(lambda change: {"act": change.maps_to["act"].mean(2).log() / 0})
     with pytest.raises(ValueError, match="of 16 sensitivities in layer 'act' are NaN or infinite"):
-        sensitivities(pair, [images], 1, undefined, np.random.default_rng(0))
+        sensitivities(Case(pair, [images], 1, np.random.default_rng(0)), undefined)

@@ -8,7 +8,7 @@ IMPORTANCE.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -21,8 +21,7 @@ from torch import Tensor
 
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
-from harness.networks.layer import Layer, ModelPair
-from harness.networks.objectives import Target, as_target
+from harness.networks.layer import Layer
 from harness.networks.running import UNDEFINED
 from harness.registry import Registry, call_user_code, description
 from harness.section import DISTINCT, Section, check_each
@@ -188,25 +187,8 @@ class ImportanceParameters(Section):
     classes_per_file: int = Field(12, ge=1)
 
 
-def sensitivities(
-    models: ModelPair,
-    batches: Sequence[Tensor],
-    target: Target | int | tuple[Target, Target],
-    method: ImportanceMethod,
-    rng: np.random.Generator,
-    path_steps: int = 4,
-    others: Callable[[], Sequence[Tensor]] = tuple,
-) -> dict[str, np.ndarray]:
+def sensitivities(case: Case, method: ImportanceMethod) -> dict[str, np.ndarray]:
     """Compute the sensitivities s[x, n] of images of one class.
-
-    Args:
-        models: the two checkpoints and their probed layers.
-        batches: images of the class, [batch, 3, h, w] each.
-        target: what is computed from the outputs; a number is the index of the class's logit, two
-            targets are the older and the newer model's.
-        rng: for the methods `random`, `tcav` and `contexts`.
-        path_steps: number of points on a path between two activations (midpoint rule).
-        others: function that returns images of other classes, [batch, 3, h, w] each, for `tcav`.
 
     Returns:
         layer name -> float64 [images, channels]; all NaN if the method is undefined in a layer.
@@ -214,13 +196,12 @@ def sensitivities(
     Raises:
         ValueError: any other value is NaN or infinite.
     """
+    models = case.models
     pieces: dict[str, list[Tensor]] = {layer.name: [] for layer in models.layers}
-    targets = target if isinstance(target, tuple) else (as_target(target),) * 2
     with execution(models.newer, models.layers) as running, torch.no_grad():
-        case = Case(models, running, batches, others, *targets, path_steps, rng)
         first = 0
-        for batch in batches:
-            change = Change(case, batch, first)
+        for batch in case.batches:
+            change = Change(case, running, batch, first)
             first += len(batch)
             returned = call_user_code(
                 f"importance method {method.name!r}", method.sensitivity, change

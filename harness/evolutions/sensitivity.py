@@ -30,22 +30,25 @@ class Case:
 
     Attributes:
         models: the two checkpoints and their probed layers.
-        execution: the open `execution` of the newer model.
         batches: all importance images of the class, [batch, 3, h, w] each.
-        others: function that returns images of other classes, [batch, 3, h, w] each.
-        older_target, newer_target: what is computed from each model's outputs.
-        path_steps: number of points on a path (midpoint rule).
+        target: what is computed from the outputs; a number is the index of the class's logit, two
+            targets are the older and the newer model's.
         rng: for all random draws.
+        path_steps: number of points on a path between two activations (midpoint rule).
+        others: function that returns images of other classes, [batch, 3, h, w] each.
     """
 
     models: ModelPair
-    execution: Execution
     batches: Sequence[Tensor]
-    others: Callable[[], Sequence[Tensor]]
-    older_target: Target
-    newer_target: Target
-    path_steps: int
+    target: Target | int | tuple[Target, Target]
     rng: np.random.Generator
+    path_steps: int = 4
+    others: Callable[[], Sequence[Tensor]] = tuple
+
+    @property
+    def targets(self) -> tuple[Target, Target]:
+        """What is computed from the outputs of the older and of the newer model."""
+        return self.target if isinstance(self.target, tuple) else (as_target(self.target),) * 2
 
     def _draw(self) -> dict[str, Tensor]:
         """Draw numbers in [0, 1): layer name -> [images, channels], independent of the batches."""
@@ -106,17 +109,19 @@ class Change:
 
     Attributes:
         case: what all batches share.
+        layers: the probed layers.
         images: the positions of these images among those of the case.
         maps_from, maps_to: layer name -> [batch, channels, positions] at t and at t′.
     """
 
-    def __init__(self, case: Case, batch: Tensor, first: int = 0) -> None:
+    def __init__(self, case: Case, running: Execution, batch: Tensor, first: int = 0) -> None:
         self.case = case
         self.layers = case.models.layers
         self.images = slice(first, first + len(batch))
-        self._batch = batch
-        self._older = _Side(case.models.older, self.layers, batch, case.older_target)
-        self._newer = _Side(case.models.newer, self.layers, batch, case.newer_target)
+        older_target, self._target = case.targets
+        self._running, self._batch = running, batch
+        self._older = _Side(case.models.older, self.layers, batch, older_target)
+        self._newer = _Side(case.models.newer, self.layers, batch, self._target)
 
     @property
     def maps_from(self) -> dict[str, Tensor]:
@@ -154,7 +159,7 @@ class Change:
     def gradients_between(self, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Average the gradient at t′ on the straight paths from `starts` to the maps at t′, one
         layer at a time; layer -> [batch, channels, positions]."""
-        running, steps = self.case.execution, self.case.path_steps
+        running, steps = self._running, self.case.path_steps
         running.start(self._batch)
         means = {}
         for layer in self.layers:
@@ -164,7 +169,7 @@ class Change:
                 point = torch.lerp(start, end, (step + 0.5) / steps).requires_grad_()
                 with torch.enable_grad():
                     output = running.rerun({layer.name: partial(layer.like_output, point)})
-                    objective = self.case.newer_target.value(output).sum()
+                    objective = self._target.value(output).sum()
                     (gradient,) = torch.autograd.grad(objective, point)
                 total += gradient
             means[layer.name] = total / steps
@@ -182,12 +187,8 @@ class Change:
         total: dict[str, Tensor] = {}
         previous: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         for step in range(steps + 1):
-            current = maps_and_gradients(
-                self.case.models.newer,
-                self.layers,
-                self._batch * (step / steps),
-                self.case.newer_target,
-            )
+            images, model = self._batch * (step / steps), self.case.models.newer
+            current = maps_and_gradients(model, self.layers, images, self._target)
             if previous is not None:
                 for name, maps in current[0].items():
                     part = (previous[1][name] * (maps - previous[0][name])).sum(dim=2)
@@ -202,7 +203,7 @@ class Change:
         With mask b, a layer's output o is replaced by o + b (z − o), z the older model's map; the
         result is −d m_c / db, from one backward pass for all layers.
         """
-        running = self.case.execution
+        running = self._running
         parts = {
             name: mask.to(self._batch.device).float().requires_grad_()
             for name, mask in masks.items()
@@ -216,7 +217,7 @@ class Change:
         with torch.enable_grad():
             output = running.rerun({layer.name: partial(blend, layer) for layer in self.layers})
             gradients = torch.autograd.grad(
-                self.case.newer_target.margin(output).sum(),
+                self._target.margin(output).sum(),
                 list(parts.values()),
                 allow_unused=True,
                 materialize_grads=True,

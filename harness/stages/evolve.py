@@ -14,6 +14,7 @@ from harness.artifacts import Artifact, Run
 from harness.config import Config
 from harness.evolutions.arms import ranks
 from harness.evolutions.importance import importance_method, sensitivities, split_half, summarise
+from harness.evolutions.sensitivity import Case
 from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
@@ -78,15 +79,19 @@ class ScoreEvolutions(StudyWork):
             self.source, models, batch, newer(self.classes[0]), self.method, config
         )
         batch_size = fit_batch_size(run, scoring, pass_memory(models.older, models.newer))
-        method, path_steps = importance_method(self.method), config.evolve.path_steps
+        method = importance_method(self.method)
 
         def score(class_id: int, batch_size: int) -> dict[str, np.ndarray]:
-            batches = images.importance_batches(class_id, batch_size)
-            targets = older(class_id), newer(class_id)
-            rng = self.generator("importance", class_id, self.method)
-            others = partial(images.other_class_batches, class_id, batch_size)
+            case = Case(
+                models,
+                images.importance_batches(class_id, batch_size),
+                (older(class_id), newer(class_id)),
+                self.generator("importance", class_id, self.method),
+                config.evolve.path_steps,
+                partial(images.other_class_batches, class_id, batch_size),
+            )
             with resources().device.computing():
-                return sensitivities(models, batches, targets, method, rng, path_steps, others)
+                return sensitivities(case, method)
 
         scores, reliability = [], []
         for class_id in self.classes:
@@ -113,11 +118,15 @@ def scoring_work(
     source: Source, models: ModelPair, batch: Tensor, target: Target, method: str, config: Config
 ) -> BatchWork:
     """Return the scoring of a series by a method, with the batch on which its cost is measured."""
-    rng, plugin = np.random.default_rng(0), importance_method(method)
-    steps = config.evolve.path_steps
-    do = partial(sensitivities, models, [batch], target, plugin, rng, steps, lambda: [batch])
+    plugin, evolve = importance_method(method), config.evolve
+
+    def do() -> object:  # a new case each time, because a case keeps what it has drawn
+        rng = np.random.default_rng(0)
+        case = Case(models, [batch], target, rng, evolve.path_steps, others=lambda: [batch])
+        return sensitivities(case, plugin)
+
     label = f"importance of series {source.name!r} by {method}"
-    return BatchWork(label, do, len(batch), config.evolve.batch_size)
+    return BatchWork(label, do, len(batch), evolve.batch_size)
 
 
 def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
