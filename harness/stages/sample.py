@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import timeit
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.evolutions import arms
 from harness.images.sets import ArrayImages, View
 from harness.networks.budget import FEWEST, BatchWork, Cost, measure_cost, pass_memory, resources
-from harness.networks.execution import execution, replace_channels
+from harness.networks.execution import Change, execution, replace_channels
 from harness.networks.layer import ModelPair, Network
 from harness.networks.recording import borrow
 from harness.networks.sources import Source, TrainedSource
@@ -219,34 +219,30 @@ def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
 
     Arms are timed as they are run: half of a layer's channels are replaced.
     """
-    seconds, newer = {}, models.newer
+    newer, layers = models.newer, models.layers
+
+    def rerun(arms_changes: Sequence[Mapping[str, Change]]) -> None:
+        for logits in running.rerun_many(arms_changes):
+            logits.sum().item()  # waits for a GPU
+
     with (
         resources().device.computing(),
         torch.inference_mode(),
-        execution(newer, models.layers) as running,
+        execution(newer, layers) as running,
     ):
         running.start(batch)
         changes = {
             layer.name: replace_channels(
                 layer, torch.arange(0, layer.channels, 2), running.output(layer.name)
             )
-            for layer in models.layers
+            for layer in layers
         }
-        for key, arms_changes in (
-            ("joint", [changes]),
-            ("layer", [{name: change} for name, change in changes.items()]),
-        ):
-            running.rerun_many(arms_changes)
-            start = time.perf_counter()
-            for logits in running.rerun_many(arms_changes):
-                logits.sum().item()  # waits for a GPU
-            seconds[key] = (time.perf_counter() - start) / len(arms_changes) / len(batch)
-    return seconds
+        single = [{name: change} for name, change in changes.items()]
+        joint_seconds = time_second_call(partial(rerun, [changes]))
+        single_seconds = time_second_call(partial(rerun, single)) / len(single)
+    return {"joint": joint_seconds / len(batch), "layer": single_seconds / len(batch)}
 
 
 def time_second_call(work: Callable[[], object]) -> float:
     """Time the second call of some work, because the first compiles and loads."""
-    work()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return timeit.repeat(work, number=1, repeat=2)[1]
