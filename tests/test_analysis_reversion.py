@@ -120,6 +120,13 @@ def test_the_summary_is_the_mean_over_classes_whatever_their_sizes():
     assert probability["q1"] == pytest.approx(-0.64)
 
 
+def test_a_layer_with_fewer_neurons_than_bins_has_no_tests_of_the_first_bin():
+    records = records_of(EFFECTS)
+    row = summary(records[~records["arm"].isin(["q1", "q4", "random", "matched"])]).iloc[0]
+    assert row[["page", "wilcoxon", "matched_test"]].isna().all() and "q1" not in row
+    assert row["q2"] == summary(records)["q2"][0]
+
+
 def test_draws_of_a_random_arm_count_once():
     classes = class_changes(records_of(EFFECTS))
     assert len(classes) == 6 * len(EFFECTS)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -21,9 +22,12 @@ from torch import nn
 import conceptevo as ce
 from conceptevo.inputs import register_plugin
 from harness.concepts.space_methods import SPACES
+from harness.evolutions.arms import ReversionParameters
 from harness.evolutions.importance import IMPORTANCE
 from harness.images.sets import draw_arrays
 from harness.registry import Registry
+from harness.stages.ablate import study_steps
+from harness.stages.benchmark import Coverage, bench_study
 
 MINE = (0, 1, 2)
 
@@ -394,6 +398,15 @@ def test_resampling_needs_a_second_class_and_says_so_before_any_work(series, ima
     with pytest.raises(ValueError, match=text):
         ce.ablate(scores, "resample", progress=False)
     assert len(ce.ablate(scores, "zero", ce.Arms(2, 2, 2), progress=False).to_pandas())
+
+
+def test_layers_that_are_too_small_for_the_bins_are_named(scores):
+    plan, revert = scores.session.plan, {"revert": ReversionParameters(bins=9)}
+    study = bench_study(plan, Coverage())
+    study = replace(study, config=study.config.model_copy(update=revert), layers={"mine": ("1",)})
+    text = r"series 'mine': its largest layer has 8 units, .* revert\.bins = 9 parts .* it to 8, or"
+    with pytest.raises(ValueError, match=text):
+        next(study_steps(study, plan))
 
 
 def test_missing_arguments_are_named_with_their_function():

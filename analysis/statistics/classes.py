@@ -171,6 +171,10 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
         arms = [*find_bins(list(changes.columns)), "random", "matched", "all"]
         p_page, count = page_trend(changes)
         ends = class_intervals(changes, largest=np.inf if outcome == "objective" else 1.0)
+        # a layer with fewer neurons than bins has no first one
+        first, random, matched = (
+            changes.get(arm, pd.Series(dtype=float)) for arm in ("q1", "random", "matched")
+        )
         rows.append(
             dict(zip([*PAIR, "method", "split"], key, strict=True))
             | {"classes": count, "before": pivot_arms(group, "before")["none"].mean()}
@@ -182,8 +186,8 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
             }
             | {
                 "page": p_page,
-                "wilcoxon": wilcoxon(changes["q1"], changes["random"]),
-                "matched_test": wilcoxon(changes["q1"], changes["matched"]),
+                "wilcoxon": wilcoxon(first, random),
+                "matched_test": wilcoxon(first, matched),
             }
         )
     table = pd.DataFrame(rows)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.artifacts import Artifact, Run
+from harness.config import ConfigError
 from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.images.sets import ImageSet
@@ -23,7 +24,7 @@ from harness.randomness import generator
 from harness.records import ARM, CONTROLS, JOINT, PAIR
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import fit_batch_size, layer_names, open_pair
+from harness.stages.checkpoints import fit_batch_size, layer_names, open_pair, read_layers
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
 from harness.stages.series_images import SeriesImages, series_images
@@ -251,8 +252,13 @@ def study_steps(
     study: AblationStudy, plan: Plan, extra_contents: Mapping[str, list[Artifact]] | None = None
 ) -> Iterator[Step]:
     """Choose sets of scored neurons, ablate them, and record which artifacts hold the results;
-    `extra_contents` has further ones, by kind. The plan declares the scores of the study."""
+    `extra_contents` has further ones, by kind. The plan declares the scores of the study.
+
+    Raises:
+        ConfigError: a series has no layer that can be divided into the bins.
+    """
     if not plan.dry_run:
+        _check_bins(study, plan.run)
         (plan.run.root / study.name / "about.json").unlink(missing_ok=True)
     yield "sets of neurons", set_works(study)
     yield "ablation", arm_works(study)
@@ -265,6 +271,20 @@ def study_steps(
     objectives = {source.name: objective_text(source, study.config) for source, _ in study.pairs}
     about = {**study.about(layers), "objectives": objectives}
     write_about(plan.run, study.name, about, {**contents(study), **(extra_contents or {})})
+
+
+def _check_bins(study: AblationStudy, run: Run) -> None:
+    """Raise ConfigError if no set of a series would hold the most important neurons."""
+    bins = study.arm_parameters.bins
+    for name in dict.fromkeys(source.name for source, _ in study.pairs):
+        names = study.layers.get(name)
+        layers = [layer for layer in read_layers(run, name) if not names or layer.name in names]
+        if (largest := max(layer.channels for layer in layers)) < bins:
+            remedy = f"lower it to {largest}, or " * (largest > 1) + "name larger layers"
+            raise ConfigError(
+                f"series {name!r}: its largest layer has {largest} units, which cannot be divided "
+                f"into revert.bins = {bins} parts by importance: {remedy}"
+            )
 
 
 def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
