@@ -73,6 +73,13 @@ class Evidence:
                 f"stimuli; lower evidence.min_depth in study.toml, or run with a larger probe.k"
             )
         self.row = {neuron: row for row, neuron in enumerate(neurons)}
+        for group in self._own_groups or ():
+            for neuron in group.neurons:
+                if neuron not in self.row or len(self._stimuli.get(neuron, ())) < patches:
+                    raise ValueError(
+                        f"groups file {settings.groups}: {neuron} of group {group.concept!r} is "
+                        f"not in the run, or has fewer than {patches} stimuli"
+                    )
         self.epochs = {
             str(series): sorted(map(int, set(rows)))
             for series, rows in table.groupby("series")["epoch"]

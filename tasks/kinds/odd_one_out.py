@@ -203,9 +203,7 @@ class OddOneOut(PickOne):
                 "no hand-picked group of five neurons; name groups in study.toml (groups = 'FILE')"
             )
         picked = groups[rng.integers(len(groups))]
-        rows = [evidence.row[n] for n in picked.neurons if n in evidence.row]
-        if len(rows) < GROUPS - 1:
-            raise NoTrial(f"group {picked.concept!r} has fewer than five neurons with a place")
+        rows = [evidence.row[neuron] for neuron in picked.neurons]
         members = [int(r) for r in rng.choice(rows, GROUPS - 1, replace=False)]
         same_concept = (g.neurons for g in groups if g.concept == picked.concept)
         concept_rows = {evidence.row.get(neuron) for neuron in chain(*same_concept)}

@@ -98,6 +98,12 @@ def test_hand_picked_groups_come_from_a_file(run, tmp_path):
     assert recipe == {"concept": "mine"}
     assert {evidence.neurons[row].channel for row in five} == {0, 2, 12, 14, 24}
     assert evidence.neurons[odd].layer == "deep"
+    text = path.read_text()
+    path.write_text(
+        text.replace("epoch=3, layer='deep', channel=14", "epoch=9, layer='x', channel=14")
+    )
+    with pytest.raises(ValueError, match=r"groups.toml: .* of group 'mine' is not in the run, or"):
+        Evidence(run, EvidenceSettings(groups=str(path)))
     path.write_text("[[group]]\nconcept = 'mine'\n")
     with pytest.raises(ValueError, match=r"groups file .* cannot be used .*\[\[group\]\] tables"):
         read_groups(path)
