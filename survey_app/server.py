@@ -110,11 +110,12 @@ async def _act(request: Request) -> tuple[str, Response]:
         if not 0 <= size <= LARGEST:
             return "refused", JSONResponse({"error": "too large"}, 413)
         action = json.loads(await request.body())
-        token = action["token"]
-    except (ValueError, TypeError, KeyError, RecursionError, ClientDisconnect):
+    except (ValueError, RecursionError, ClientDisconnect):
+        action = None
+    if not (isinstance(action, dict) and "token" in action):
         return "refused", JSONResponse({"error": "not an action"}, 400)
     try:
-        page, done = await run_in_threadpool(service().act, token, action)
+        page, done = await run_in_threadpool(service().act, action["token"], action)
     except BadToken:
         return "refused", JSONResponse({"error": "reload the page"}, 403)
     except BadAction as error:
