@@ -77,7 +77,7 @@ def abstract_of_study(results: Results) -> Iterator[str]:
 def _series_names(results: Results) -> str:
     neurons = results.responses.study.trials["neurons"].explode().dropna()
     series = sorted({neuron.series for neuron in neurons})
-    return " and ".join(series) if series else "the networks studied"
+    return join(series) or "the networks studied"
 
 
 def _primary_result(results: Results) -> str:

@@ -10,7 +10,7 @@ from analysis.statistics import Estimates, tabulate
 from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
 from analysis.study.planned_tests import SCALES
 from analysis.study.results import Results
-from analysis.study.tables import ESTIMATE, NAMES, SHARE
+from analysis.study.tables import ESTIMATE, FORMATS, SHARE
 
 #: Responses whose agreement is measured, other than choices -> their level of measurement.
 METRICS = {"changed": "nominal", "clarity": "ordinal", "rating": "ordinal"}
@@ -48,7 +48,7 @@ def agreement(results: Results) -> Table | None:
         f"two responses. Unadjusted {results.level} CIs from bootstrap standard errors over "
         "trials; they hold for these participants.",
         table[["task", "question", "condition", "measure", "n", "left_out", *ESTIMATE]],
-        {**{c: SHARE for c in ESTIMATE}, **NAMES},
+        FORMATS,
         hidden=("left_out",),
     )
 

@@ -17,7 +17,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
 from analysis.study.results import Results
 from analysis.study.sentences import effect_text
-from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
+from analysis.study.tables import CORRECTED, ESTIMATE, FORMATS, NAMES, POINTS, SHARE, SIGNED
 from harness.records import PAIR
 
 
@@ -40,7 +40,7 @@ def associations(results: Results) -> Table | None:
         "are treated as independent, so p may be too small. Control conditions excluded. "
         f"Unadjusted {results.level} bootstrap CIs over trials; {CORRECTED}.",
         table.rename(columns={"n": "trials"}),
-        {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
+        FORMATS | dict.fromkeys(ESTIMATE, SIGNED),
         headings={"value": "ρ", "left_out": "trials without a value"},
     )
 

@@ -4,6 +4,7 @@ show."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,8 @@ SHARE, SIGNED, POINTS, P = "{:.2f}", "{:+.2f}", "{:+.1%}", P_VALUE
 ESTIMATE = ["value", "low", "high"]
 #: Columns of names of the program.
 NAMES: Formats = dict.fromkeys(["condition", "first", "second", "what", "evidence"], name_measure)
+#: Formats of estimates, of p-values and of these names.
+FORMATS: dict[str, Any] = {**dict.fromkeys(ESTIMATE, SHARE), "p": P, **NAMES}
 #: Description of p-values in every caption.
 CORRECTED = "adjusted p (weighted Holm procedure over all planned tests and control tests)"
 #: Column -> heading for readers, where these differ.
@@ -120,8 +123,7 @@ def claims(results: Results) -> Table | None:
         f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo_note(tests)}."
         f"{_equivalence_note(results, tests)}",
         table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
-        {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
-         "p unadjusted": P, "p": P},
+        {**FORMATS, "null value": SHARE, "weight": "{:.4f}", "p unadjusted": P},
         hidden=("main", "p_error"),
         headings={"question": "test", "value": "estimate", "claimed": "outcome"},
     )  # fmt: skip
@@ -196,7 +198,7 @@ def accuracy(results: Results) -> Table | None:
         "Binomial: exact interval that treats responses as independent, which they are not; for "
         f"comparison only.{_fit_notes(results)}",
         table,
-        {**{c: SHARE for c in shares}, "p": P, **NAMES},
+        FORMATS | dict.fromkeys(shares, SHARE),
         hidden=("left_out", "crossed p", "binomial p"),
         headings={"crossed": "mixed model"},
     )
@@ -270,7 +272,7 @@ def evolution(results: Results) -> Table | None:
         f"readily than others, this biases d′ towards 0. Unadjusted {results.level} CIs clustered "
         f"by participants and trials. Only d′ is tested; {CORRECTED}.",
         table,
-        {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
+        FORMATS,
         hidden=("left_out",),
     )
 
@@ -293,7 +295,7 @@ def behaviour(results: Results) -> Table:
         f"correct and an incorrect response. Unadjusted {results.level} CIs, clustered by "
         f"participants and, except for learning, by trials; {CORRECTED}.",
         table,
-        {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
+        FORMATS,
     )
 
 
@@ -321,7 +323,7 @@ def ratings(results: Results) -> Table | None:
         f"{results.level} CIs clustered by participants and trials. Only differences are tested; "
         f"{CORRECTED}.",
         table.rename(columns={"n": "responses"}),
-        {**{c: "{:.2f}" for c in ESTIMATE}, "p": P, **NAMES},
+        FORMATS,
         hidden=("left_out",),
     )
 
@@ -340,7 +342,7 @@ def labels(results: Results) -> Table | None:
         "labels that are empty, or the only ones of their pictures. Similarity of two labels: "
         f"{results.similarity} (docs/analysis.md).",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
-        {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
+        {**FORMATS, "beyond": SHARE},
         headings={"beyond": "difference from permuted"},
     )
 
