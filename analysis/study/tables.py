@@ -80,6 +80,19 @@ def flow(results: Results) -> Table:
     )
 
 
+#: Kind of question -> the unit of its estimates.
+UNITS = {
+    "chance": "shares (chance, contrasts; learning: per ten trials)",
+    "detection": "d′ (detection)",
+    "ratings": "points of the scale (ratings)",
+    "labels": "similarity (labels)",
+    "associations": "ρ (associations)",
+    "confidence": "for confidence the type-2 AUC, the probability that a correct response is given "
+    "with more confidence than an incorrect one",
+    "equivalence": "for equivalence those of the compared means",
+}
+
+
 @shelf.table("study", "tests")
 def claims(results: Results) -> Table | None:
     if results.claims.empty:
@@ -98,6 +111,8 @@ def claims(results: Results) -> Table | None:
         question=tests["question"].str.rpartition(".")[2],
         reason=reason,
     )
+    kinds = set(tests.index.get_level_values(0))
+    units = "; ".join(text for kind, text in UNITS.items() if kind in kinds)
     table = table[["claimed", "main", "task", "question", "what", *ESTIMATE, "null", "weight",
                    "p_alone", "p", "p_error", "reason"]]  # fmt: skip
     weights_text = "All tests have the same weight. "
@@ -111,12 +126,9 @@ def claims(results: Results) -> Table | None:
         "All planned tests and control tests",
         "First column: whether an effect is claimed or, for control tests, the outcome by the rule "
         f"under Method (–: no criterion). Estimate with its unadjusted {results.level} "
-        "CI, and the value under the null hypothesis. Units: shares (chance, contrasts; learning: "
-        "per ten trials), d′ (detection), points of the scale (ratings), similarity (labels), ρ "
-        "(associations); for confidence the type-2 AUC, the probability that a correct response is "
-        "given with more confidence than an incorrect one; for equivalence those of the compared "
-        f"means. {weights_text}Weight: share of α of the test at the start; Holm's "
-        "procedure passes the share of each rejected hypothesis on to the others. "
+        f"CI, and the value under the null hypothesis. Units: {units}. {weights_text}"
+        "Weight: share of α of the test at the start; Holm's procedure passes the share of each "
+        "rejected hypothesis on to the others. "
         f"{claim_rule(results.level)} Not tested: the test could not be computed (see note); its "
         f"weight is not redistributed. Permutation tests use {results.settings.permutations:,} "
         "permutations: the smallest unadjusted p is "
