@@ -123,8 +123,9 @@ class UserCodeError(ValueError):
 
 
 def _summary(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    count = 2 if lines and lines[0].endswith(":") else 1  # torch begins some errors with a heading
+    return ": ".join([type(error).__name__, *([" ".join(lines[:count])] if lines else [])])
 
 
 def _is_ours(file: str) -> bool:

@@ -1,7 +1,9 @@
 """`check` finds all faults at once, and reports its findings if there is no fault."""
 
+import os
 import re
 import tomllib
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from analysis.run.audit import NUMBERS, checkpoints
+from harness.artifacts import Run
 from harness.config import ConfigError, EvolveSection, parse_config
 from harness.networks.architectures import build
 from harness.stages.check import remarks
@@ -246,3 +249,24 @@ def test_a_class_without_readable_images_changes_no_other_class(tmp_path, classe
     assert "images.test: 2 of 6 images cannot be read" in text
     assert "epoch 2: checkpoint" in text and "epoch 1" not in text
     assert ("images of a class; a have fewer" in text) == (classes != ["b"])
+
+
+def from_a_file(epoch):
+    Path(os.environ["NEEDED"]).read_bytes()
+    return build("small_vgg", 12, epoch)
+
+
+def test_a_problem_is_looked_for_again_when_its_cause_is_gone(tmp_path, monkeypatch):
+    """The file that a function reads is no input of the run, nor is a package that is missing."""
+    monkeypatch.setenv("NEEDED", str(tmp_path / "needed"))
+    series = {"name": "mine", "source": "function", "function": "test_check:from_a_file"}
+    config = parse_config(
+        {"images": IMAGES, "probe": {"k": 4}, "series": [series | {"at": [1, 2]}], "workers": 0}
+    )
+    with pytest.raises(ConfigError, match=r"from_a_file\(1\) failed: FileNotFoundError"):
+        run_until("check", config, tmp_path / "run", Console(quiet=True))
+    assert set(Run(tmp_path / "run").tables("audit_findings")["kind"]) == {"unreadable"}
+    (tmp_path / "needed").touch()
+    run = run_until("check", config, tmp_path / "run", Console(quiet=True))
+    assert (run.tables("check")["problem"] == "").all()
+    assert "unreadable" not in set(run.tables("audit_findings")["kind"])

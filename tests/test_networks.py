@@ -19,10 +19,13 @@ from harness.networks.default_layers import token_grid
 from harness.networks.layer import Network
 from harness.networks.layers import find_layers, measure_patches
 from harness.networks.running import choose_output, logits_of
+from harness.networks.sources import FunctionSource
 from harness.networks.watching import record_pass
-from harness.records import Checkpoint
+from harness.records import Checkpoint, Pair
 from harness.registry import UserCodeError
 from harness.stages.check import CheckCheckpoint
+from harness.stages.checkpoints import open_pair
+from harness.stages.probe import FindLayers
 
 SMALL = torch.rand(2, 3, 16, 16)
 
@@ -325,6 +328,41 @@ def test_numbers_that_are_sorted_as_text_are_noticed(run):
         "x",
     )
     assert "if the network has them in the order 1, 2, 10, set" in check(run, small())["notes"]
+
+
+class Parametric(nn.Module):
+    """A network that calls one activation function with a weight twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.head = nn.Conv2d(3, 3, 3), nn.PReLU(3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(self.act(self.conv(self.act(self.conv(x)))).mean((2, 3)))
+
+
+SHARED = Parametric()
+
+
+def load_into_one_module(epoch):
+    SHARED.load_state_dict({n: t * 0 + epoch for n, t in Parametric().state_dict().items()})
+    return nn.Sequential(SHARED) if epoch > 1 else SHARED
+
+
+@pytest.mark.parametrize("epochs", [(0, 1), (2, 3)])
+def test_epochs_that_are_loaded_into_one_module_keep_their_weights(epochs, run):
+    """A function may load every state dict into the same network, or wrap the same one."""
+    source = FunctionSource(
+        name="mine", source="function", function="test_networks:load_into_one_module", at=epochs,
+        resize=16, crop=16,
+    )  # fmt: skip
+    (table,) = FindLayers(source).do(run, lambda steps: None)
+    assert [name.rpartition(".")[2] for name in table["layer"]] == ["act_call_1", "act_call_2"]
+    run.save(Artifact("layers", ("mine",)), table, "x")
+    models = open_pair(run, source, Pair("mine", *epochs))
+    load_into_one_module(9)  # as for another pair
+    for model, epoch in zip((models.older, models.newer), epochs, strict=True):
+        assert all((p == epoch).all() for p in model.parameters())
 
 
 class Cut(nn.Module):

@@ -72,9 +72,14 @@ class Gated(nn.Module):
 class Call(nn.Module):
     """One call of an activation function."""
 
+    _function: Any
+
     def __init__(self, function: Any, method: bool) -> None:
         super().__init__()
-        self._function, self._method = function, method
+        # not as a child: the names of weights stay the network's, into which a user's code may load
+        # those of the next epoch
+        vars(self)["_function"] = function
+        self._method = method
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._method:

@@ -17,6 +17,7 @@ from harness.networks.weight_sketch import DEAD, SAMPLE, sketch
 from harness.stages.checkpoints import (
     CheckpointWork,
     declare_checkpoints,
+    forget_failures,
     load_epoch,
     loadable_checkpoints,
 )
@@ -198,9 +199,13 @@ def _layer_table(series: str, trajectory: Trajectory) -> pd.DataFrame:
 def steps(plan: Plan) -> Iterator[Step]:
     """Compare the weights of the checkpoints of every series, and log the findings as warnings."""
     declare_checkpoints(plan)
-    yield "reading weights", list(starmap(SketchCheckpoint, loadable_checkpoints(plan.config)))
+    sketches = list(starmap(SketchCheckpoint, loadable_checkpoints(plan.config)))
     epochs = {source.name: source.loadable_epochs() for source in plan.config.series}
     works = [CompareCheckpoints(name, loadable) for name, loadable in epochs.items() if loadable]
+    failed = {sketch.source.name for sketch in forget_failures(plan, sketches)}
+    for artifact in [made for work in works if work.series in failed for made in work.makes]:
+        plan.run.remove(artifact)
+    yield "reading weights", sketches
     yield "comparing weights", works
     if plan.dry_run:
         return

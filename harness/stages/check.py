@@ -35,6 +35,7 @@ from harness.stages.checkpoints import (
     CheckpointWork,
     declare_checkpoints,
     fit_batch_size,
+    forget_failures,
     loadable_checkpoints,
     open_checkpoint,
     prepare_model,
@@ -366,6 +367,7 @@ def steps(plan: Plan, needs: Sequence[Need] = NEEDS) -> Iterator[Step]:
     """Try every checkpoint, and raise ConfigError with all problems (see `problems`) if any."""
     declare_checkpoints(plan)
     works = list(starmap(CheckCheckpoint, loadable_checkpoints(plan.config)))
+    forget_failures(plan, works)
     yield "checking checkpoints", works
     if plan.dry_run or not works:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -21,7 +21,7 @@ from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.parts import open_attention
 from harness.networks.running import choose_output, name_network, network_name
 from harness.networks.sources import Source, TrainedSource
-from harness.networks.wrappers import unwrap
+from harness.networks.wrappers import copy_network, unwrap
 from harness.records import Checkpoint, Pair
 from harness.registry import call_user_code
 from harness.stages.stage import Plan, Work
@@ -117,6 +117,18 @@ class LayersWork(CheckpointWork):
         return fit_batch_size(run, work, pass_memory(network.model) - kept)
 
 
+def forget_failures(plan: Plan, works: Sequence[CheckpointWork]) -> list[CheckpointWork]:
+    """Remove results that hold a problem, so that the work is done again, and return that work: the
+    cause may be none of its inputs, such as a package that is not installed yet."""
+    run = plan.run
+    finished = [w for w in works if not plan.dry_run and run.sidecar(w.makes[-1]) is not None]
+    tables = ((work, run.table(work.makes[-1])) for work in finished)
+    failed = [work for work, table in tables if "problem" in table and table["problem"].any()]
+    for artifact in [artifact for work in failed for artifact in work.makes]:
+        run.remove(artifact)
+    return failed
+
+
 def loadable_checkpoints(config: Config) -> list[tuple[Source, int]]:
     """Return series and epoch of every checkpoint with weights (perhaps after training)."""
     return [(source, epoch) for source in config.series for epoch in source.loadable_epochs()]
@@ -204,7 +216,11 @@ def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
     if _last_pair and _last_pair[0][0] is run and _last_pair[0][1:3] == (source, pair):
         return _last_pair[0][3]
     _last_pair.clear()
-    older, newer = (load_model(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
+    load = partial(load_model, run, source)
+    older, newer = load(pair.epoch_from), load(pair.epoch_to)
+    if set(older.parameters()) & set(newer.parameters()):
+        # the user's code loads all epochs into one module, which now has the newer weights
+        older, newer = (copy_network(load(epoch)) for epoch in (pair.epoch_from, pair.epoch_to))
     models = ModelPair(older, newer, read_layers(run, source.name))
     _last_pair.append((run, source, pair, models))
     return models
