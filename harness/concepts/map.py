@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.metrics.pairwise import cosine_distances
 
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
@@ -31,6 +30,8 @@ def project(
     Raises:
         ValueError: fewer than four base neurons have a vector.
     """
+    from sklearn.metrics.pairwise import cosine_distances  # it changes the environment
+
     anchors = space.rows(series=base.series, epoch=base.epoch)
     if len(anchors) < 4:
         raise ValueError(f"a map needs four placed neurons of {base}, got {len(anchors)}")
