@@ -204,12 +204,15 @@ class MemorySource(Source):
     @classmethod
     def _copies(cls, models: Mapping[int, nn.Module]) -> Mapping[int, nn.Module]:
         """Copy the models, so that results stay the same when the originals are trained on."""
-        first_epochs: dict[nn.Module, int] = {}
+        first_epochs: dict[object, int] = {}
         for epoch, model in models.items():
-            if first_epochs.setdefault(model, epoch) != epoch:
+            weights = frozenset(model.parameters()) or model
+            if (first := first_epochs.setdefault(weights, epoch)) != epoch:
+                is_same = models[first] is model
+                problem = "are one and the same module" if is_same else "share all their weights"
                 raise ValueError(
-                    f"epochs {first_epochs[model]} and {epoch} are one and the same module: keep a "
-                    f"copy of each epoch, copy.deepcopy(model)"
+                    f"epochs {first} and {epoch} {problem}: keep a copy of each epoch, "
+                    f"copy.deepcopy(model)"
                 )
         return {epoch: copy_network(model) for epoch, model in models.items()}
 

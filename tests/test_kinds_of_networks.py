@@ -487,6 +487,10 @@ def test_models_in_memory_stay_as_they_are():
         assert value.dtype == torch.float16 and torch.equal(value, kept[name])
     with pytest.raises(ValueError, match="epochs 1 and 4 are one and the same module: keep a copy"):
         MemorySource(name="mine", models={1: model, 4: model})
+    with pytest.raises(ValueError, match="epochs 1 and 4 share all their weights: keep a copy"):
+        MemorySource(name="mine", models={1: model, 4: nn.Sequential(model)})
+    MemorySource(name="mine", models={1: model, 4: nn.Sequential(model, nn.Linear(3, 3))})
+    MemorySource(name="mine", models={1: nn.ReLU(), 4: nn.ReLU()})  # they have no weights
 
 
 @pytest.mark.filterwarnings("ignore")
