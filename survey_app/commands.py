@@ -337,12 +337,12 @@ def submissions(
     excel: Excel = False,
 ) -> None:
     """List participants by the platform's id with status, reason and code, for payment."""
-    from survey_app.export import choose_study, write_csv
-    from survey_app.export import submissions as listed
+    from survey_app import export
 
     check_source(source)
     store = open_existing(database, study)
-    write_csv(out, listed(store, *choose_study(store, source, _study_hash(study))), excel)
+    chosen = export.choose_study(store, source, _study_hash(study))
+    export.write_csv(out, export.submissions(store, *chosen), excel)
     console.print(f"wrote {out}: it identifies people; keep it apart from the responses")
 
 

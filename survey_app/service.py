@@ -232,7 +232,10 @@ class Service:
         return self.store.save_progress(connection, row, progress, lease, columns)
 
     def _carry_out(self, turn: Turn) -> Step:
-        """Carry out an action; return the next state of progress and the columns that change."""
+        """Carry out an action; return the next state of progress and the columns that change.
+
+        Responses are stored, or erased, here.
+        """
         row, state = turn.row, turn.state
         progress, course, stage = state.progress, state.course, state.stage
         if "withdraw" in turn.values:
@@ -248,9 +251,9 @@ class Service:
             next_progress = flow.acknowledge(progress, course)
             failed = next_progress.status == "screened_out"
             return next_progress, {"reason": "practice"} if failed else {}
-        return (self._questionnaire if stage in QUESTION_TIMES else self._answer)(turn)
+        return (self._check_questionnaire if stage in QUESTION_TIMES else self._store_answer)(turn)
 
-    def _questionnaire(self, turn: Turn) -> Step:
+    def _check_questionnaire(self, turn: Turn) -> Step:
         """Check the answers to a page of questions, which may end participation or lead back."""
         progress, course, stage = turn.state.progress, turn.state.course, turn.state.stage
         questions = self.study.questions_at(QUESTION_TIMES[stage])
@@ -282,7 +285,7 @@ class Service:
         except ValueError as error:
             raise BadAction(str(error)) from error
 
-    def _answer(self, turn: Turn) -> Step:
+    def _store_answer(self, turn: Turn) -> Step:
         """Check and store the response to a trial."""
         row, state = turn.row, turn.state
         planned = state.upcoming[0]

@@ -119,10 +119,13 @@ def test_every_planted_fault_is_found_at_once(tmp_path, pairs):
     assert "'sound', epoch" not in text and "Traceback" not in text
 
 
-def test_a_base_of_one_unit_is_refused_before_work(tmp_path):
+def test_a_series_of_one_unit_is_refused_before_work(tmp_path):
     config = planted(tmp_path, ["single"])
-    with pytest.raises(ConfigError, match="of its 1 units, 1 are active .* a space needs two"):
+    with pytest.raises(ConfigError) as error:
         run_until("check", config, tmp_path / "run", Console(quiet=True))
+    assert re.search("of its 1 units, 1 are active .* a space needs two", str(error.value))
+    bins = "series 'single': its largest layer has 1 units, .* revert.bins = 4 parts .*name larger"
+    assert re.search(bins, str(error.value))
 
 
 def test_a_sound_series_is_shown(tmp_path):

@@ -205,7 +205,7 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
         "reversion": Table("", "", "", frame),
         "reversion_objective": Table("", "", "", frame.assign(q1=-3.0)),
     }
-    assert run_report.quarter_against_all(run, tables) == [
+    assert run_report.compare_q1_with_all(run, tables) == [
         "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 pairs (mean "
         "changes −40 and −30 percentage points). By the score, q1 contains the changes that "
         "increase the objective (see Method), and q4 those that decrease it. The objective agrees "
@@ -213,7 +213,7 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
         "neurons. Reverting all neurons reverts both, so q1 is compared with sets of its own size."
     ]
     frame["q1"] = -0.1
-    assert run_report.quarter_against_all(run, tables) == []
+    assert run_report.compare_q1_with_all(run, tables) == []
 
 
 def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():

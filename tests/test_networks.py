@@ -462,6 +462,30 @@ def test_branches_that_are_joined_once_are_neurons_of_their_own(how):
     assert names == ["first.1", *["act"] * (how in ("before", "images"))]
 
 
+class Dense(nn.Module):
+    """A DenseNet of four layers, each of which joins its output with its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        sizes = [4, 8, 12, 16]
+        self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in sizes)
+        self.acts = nn.ModuleList(nn.ReLU() for _ in sizes)
+        self.convolutions = nn.ModuleList(nn.Conv2d(size, 4, 3, padding=1) for size in sizes)
+        self.head = nn.Linear(20, 3)
+
+    def forward(self, x):
+        x = nn.functional.conv2d(x, self.first[0].weight)
+        for norm, act, convolution in zip(self.norms, self.acts, self.convolutions, strict=True):
+            x = torch.cat([convolution(act(norm(x))), x], 1)
+        return self.head(x.mean((2, 3)))
+
+
+def test_no_layer_that_joins_step_by_step_counts_again():
+    names = [layer.name for layer in find_layers(Dense().eval(), View(16, 16))]
+    assert names == ["acts.0"]
+
+
 @pytest.mark.parametrize(
     ("name", "gone", "kept"),
     [

@@ -109,7 +109,7 @@ class Median:
 @STUDY_TESTS.add("toy_speed")
 def toy_speed(results):
     table = results.by_task(results.choice_tasks, "toy_median", ["what"], "toy_speed")
-    return table.assign(null=0.0, p=0.5)
+    return table.assign(null=0.0, p=np.nan, reason="toys are too few")
 
 
 def medians(results):
@@ -273,7 +273,9 @@ def test_a_statistic_a_kind_of_question_and_a_similarity_stand_in_the_report(out
     medians = pd.read_csv(tables / "medians.csv")
     assert (medians["value"] > 0).all() and len(medians) == 2
     claims = pd.read_csv(tables / "claims.csv")
-    assert set(claims.loc[claims["question"] == "toy_speed", "value"]) == set(medians["value"])
+    toys = claims[claims["question"] == "toy_speed"]
+    assert set(toys["value"]) == set(medians["value"])
+    assert set(toys["note"]) == {"toys are too few"}
     page = (outside / "results" / "report.html").read_text()
     assert "Median seconds" in page and "toy_study:same_letter" in page
 

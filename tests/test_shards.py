@@ -118,7 +118,7 @@ def test_samples_of_an_archive_are_not_left_out_unsaid(drawn, tmp_path, caplog):
     one, two = [("a.png", drawn[1][0]), ("a.cls", b"0")], [("b.cls", b"1")]
     images = folder_images(write("a.tar", *one, *two, ("b.avif", b"x")))
     assert len(images) == 1 and images.classes == ("0",)
-    assert "left out 1 samples with a class but without an image" in caplog.text
+    assert "left out 1 sample with a class but without an image" in caplog.text
     assert caplog.text.strip().endswith(": b")
     with pytest.raises(ValueError, match=r"member b.png is a link, .*--hard-dereference"):
         folder_images(write("b.tar", *one, *two, ("b.png", "a.png")))

@@ -84,6 +84,7 @@ def image_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
             means = arms_of(group, method)
             bins = find_bins(list(means.columns))
             correct = means[bins].dropna().to_numpy() > 0.5
+            count = len(correct) if bins else 0
             cochran = 1.0 if correct.size else float("nan")  # if no image varies between bins
             if (correct.any(axis=1) & ~correct.all(axis=1)).any():
                 cochran = float(cochrans_q(correct.astype(int)).pvalue)
@@ -93,7 +94,7 @@ def image_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
                 "mcnemar_matched": _mcnemar(means, "matched"),
             }
             names = dict(zip(PAIR, key, strict=True)) | {"method": method}
-            rows.append(names | {"images": len(correct)} | tests)
+            rows.append(names | {"images": count} | tests)
     return pd.DataFrame(rows)
 
 

@@ -22,7 +22,7 @@ from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
-from harness.records import NEURON, PAIR
+from harness.records import JOINT, NEURON, PAIR
 from harness.results import BENCH, REVERSION, Results, has_results, read_results
 
 PATCHES = 9
@@ -34,10 +34,17 @@ SPLIT = "heldout"
 
 
 def _find_rows(table: pd.DataFrame, keys: pd.DataFrame) -> np.ndarray:
-    """Return, for each row of a table, the row of `keys` that equals it in the columns of `keys`;
-    −1 if there is none."""
+    """Return, for each row of a table, the row of `keys` that equals it in the columns of `keys`.
+
+    Raises:
+        ValueError: there is none.
+    """
     index, wanted = (pd.MultiIndex.from_frame(frame[keys.columns]) for frame in (keys, table))
-    return index.get_indexer(wanted)
+    rows = index.get_indexer(wanted)
+    if (is_missing := rows < 0).any():
+        first = dict(zip(keys.columns, wanted[is_missing][0], strict=True))
+        raise ValueError(f"the results of the run do not fit together: {first} is not in all of it")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,8 @@ class Source:
         table = self.run.tables("stimuli").sort_values([*NEURON, "rank"])
         table = table[table.groupby(NEURON).cumcount() < PATCHES]
         place = table.groupby(NEURON).cumcount().to_numpy()
-        row = _find_rows(table, self.space.neurons[NEURON])
-        return table.assign(row=row, place=place)[row >= 0]
+        rows = self.space.neurons[NEURON].reset_index(names="row")
+        return table.assign(place=place).merge(rows, on=NEURON)
 
 
 def explorer_columns(source: Source) -> dict[str, Any]:
@@ -313,9 +320,11 @@ def _outcome_columns(
     source: Source, table: pd.DataFrame, names: Mapping[str, list[str]]
 ) -> dict[str, Any]:
     pairs = pd.DataFrame(source.pairs, columns=PAIR)
-    layers = source.layers[["series", "layer"]]  # all layers together: −1
+    layer_rows = np.full(len(table), -1)  # all layers together
+    is_single = (table["layer"] != JOINT).to_numpy()
+    layer_rows[is_single] = _find_rows(table[is_single], source.layers[["series", "layer"]])
     columns = {"pair": ints(_find_rows(table, pairs)), "class": ints(table["class_id"]),
-               "draw": ints(table["draw"]), "layer": ints(_find_rows(table, layers)),
+               "draw": ints(table["draw"]), "layer": ints(layer_rows),
                "images": ints(table["images"])}  # fmt: skip
     columns |= {key: ints(pd.Categorical(table[key], names[key]).codes) for key in names}
     numbers = ("before", "change", "change_error", "probability", "probability_error")

@@ -275,7 +275,7 @@ def compare_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 
 @shelf.sentences("run", "reversion")
-def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
+def compare_q1_with_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on why reverting q1 can reduce accuracy more than reverting all neurons."""
     if (table := tables.get("reversion")) is None:
         return []
@@ -305,7 +305,7 @@ def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return a sentence on the gap between the last quarter and q1 by score, and on the gaps that
+    """Return a sentence on the gap between the last bin and q1 by score, and on the gaps that
     differ significantly."""
     if not has_results(run, REVERSION):
         return []

@@ -144,7 +144,7 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
     """Summarise the share of neighbours with the same concept by space method and group.
 
     Args:
-        shared: the result of `shared_concepts`.
+        shared: the result of `shared_concepts`; at least one row.
 
     Returns:
         method, group, neurons (their number), share, low, high (95 % CI, t over layers), chance,

@@ -29,6 +29,13 @@ QUESTIONS = {
     "associations": "association between human accuracy and network evidence",
     "equivalence": "differences smaller than the smallest effect of interest",
 }
+
+
+def name_kind(kind: str) -> str:
+    """Return the description of a kind of question; of a registered one, its name in words."""
+    return QUESTIONS.get(kind, kind.replace("_", " "))
+
+
 #: Kind of a test that only checks whether the task works; it is never the primary hypothesis.
 CONTROL = "control"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits.phrases import as_words, p_text, percent, rows_of, with_sign
-from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
+from analysis.statistics.claims import ALPHA, is_control, name_kind
 from analysis.study.results import Results
 
 #: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
@@ -87,7 +87,7 @@ def _untested_controls(results: Results) -> Iterator[FailedControl]:
     missing = missing[~expected]
     for task, rows in missing.groupby("task", sort=False):
         texts = "; ".join(
-            f"{QUESTIONS[row.Index[0]]}, {as_words(row.what)} ({as_words(str(row.reason))})"
+            f"{name_kind(row.Index[0])}, {as_words(row.what)} ({as_words(str(row.reason))})"
             for row in rows.itertuples()
         )
         yield FailedControl(

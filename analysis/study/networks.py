@@ -33,9 +33,8 @@ def associations(results: Results) -> Table | None:
         "accuracy (in evolution labelling, the share of “It changed”) with four measures. Three "
         "are averaged over the neurons of a trial: importance (the neuron's largest score over "
         "all classes, by sign_t; see the next section), change in the network's accuracy when "
-        f"the {results.part} of the layer that contains the neuron is reverted, and "
-        "displacement. The "
-        "fourth is the margin of the machine observer: how clearly it prefers its response. "
+        f"the {results.part} of the layer that contains the neuron is reverted, and displacement. "
+        "The fourth is the margin of the machine observer: how clearly it prefers its response. "
         "Permutation test within conditions; trials of different forms can share a neuron but "
         "are treated as independent, so p may be too small. Control conditions excluded. "
         f"Unadjusted {results.level} bootstrap CIs over trials; {CORRECTED}.",
@@ -120,7 +119,10 @@ _COMPARED = (
     "test images of another pair, which suggests a copying error. Networks and images differ, so "
     "only the order of the quarters is comparable."
 )
-_NOT_COMPARED = f"The results of {PUBLISHED} are on quarters; they are not comparable and left out."
+_NOT_COMPARED = (
+    f"The results of {PUBLISHED} are for quarters, so they cannot be compared with these and are "
+    "left out."
+)
 
 
 @shelf.table("study", "networks")

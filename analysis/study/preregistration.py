@@ -12,7 +12,7 @@ from analysis.exhibits.pdf import can_write_pdf, write_pdf
 from analysis.exhibits.phrases import as_words
 from analysis.exhibits.report import render
 from analysis.exhibits.tables import markdown_table
-from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
+from analysis.statistics.claims import ALPHA, is_control, name_kind
 from analysis.study.association import name_measure
 from analysis.study.before_collection import (
     WANTED_POWER,
@@ -66,6 +66,7 @@ MODELS = {
     "test within conditions ({permutations:,} permutations)",
     "equivalence": "two one-sided tests with the intervals of the contrasts",
 }
+OWN_MODEL = "by a registered test of the researchers' own"
 
 
 def preregistration(results: Results, power: Power | None, picture: str = "") -> str:
@@ -96,7 +97,7 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
         wanted=WANTED_POWER,
         measured=_measured_variables(results),
         models=[
-            f"{QUESTIONS[kind]}: {MODELS[kind].format_map(parameters)}."
+            f"{name_kind(kind)}: {MODELS.get(kind, OWN_MODEL).format_map(parameters)}."
             for kind in tests["kind"].unique()
         ],
         alpha=ALPHA,

@@ -139,7 +139,7 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
 #: Kind of question -> its measure, of tests with errors clustered by participants and trials.
 CLUSTERED = {
     "chance": "accuracies", "contrasts": "differences", "detection": "d′", "ratings": "ratings",
-    "confidence": "confidence",
+    "confidence": "confidence", "equivalence": "equivalence",
 }  # fmt: skip
 
 

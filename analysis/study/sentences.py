@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import as_words, ci_text, join, p_text, percent, rows_of, with_sign
 from analysis.exhibits.tables import Table
-from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
+from analysis.statistics.claims import ALPHA, CONTROL, is_control, name_kind
 from analysis.study.association import name_measure
 from analysis.study.controls import count_outcomes, failed_controls
 from analysis.study.frozen_study import FrozenStudy
@@ -62,7 +62,7 @@ def division(study: FrozenStudy) -> str:
 def hypothesis(results: Results) -> str:
     """Return the primary hypothesis in words, "" if none was frozen."""
     task, _, kind = results.plan.primary.rpartition(".")
-    return f"{QUESTIONS[kind]} in {results.name(task)}" if task else ""
+    return f"{name_kind(kind)} in {results.name(task)}" if task else ""
 
 
 def main_findings(results: Results) -> Iterator[str]:
@@ -128,7 +128,7 @@ def list_tests(tests: pd.DataFrame) -> str:
     """Name tests (rows of `Results.claims`) by question, with the reasons why they are not
     computed."""
     return "; ".join(
-        f"{QUESTIONS[kind]} in {rows['task'].iloc[0]}, "
+        f"{name_kind(kind)} in {rows['task'].iloc[0]}, "
         f"{join(list(map(name_measure, rows['what'])))} "
         f"[{as_words(str(why))}]"
         for (question, kind, why), rows in tests.groupby(

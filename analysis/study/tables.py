@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import as_words, capitalise
+from analysis.exhibits.phrases import as_words
 from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
 from analysis.statistics.shares import AS_TRIALS
@@ -82,7 +82,9 @@ def flow(results: Results) -> Table:
 
 #: Kind of question -> the unit of its estimates.
 UNITS = {
-    "chance": "shares (chance, contrasts; learning: per ten trials)",
+    "chance": "shares (chance)",
+    "contrasts": "differences of shares (contrasts)",
+    "learning": "change of the share per ten trials (learning)",
     "detection": "d′ (detection)",
     "ratings": "points of the scale (ratings)",
     "labels": "similarity (labels)",
@@ -113,6 +115,7 @@ def claims(results: Results) -> Table | None:
     )
     kinds = set(tests.index.get_level_values(0))
     units = "; ".join(text for kind, text in UNITS.items() if kind in kinds)
+    units_text = f"Units: {units}. " if units else ""
     table = table[["claimed", "main", "task", "question", "what", *ESTIMATE, "null", "weight",
                    "p_alone", "p", "p_error", "reason"]]  # fmt: skip
     weights_text = "All tests have the same weight. "
@@ -126,7 +129,7 @@ def claims(results: Results) -> Table | None:
         "All planned tests and control tests",
         "First column: whether an effect is claimed or, for control tests, the outcome by the rule "
         f"under Method (–: no criterion). Estimate with its unadjusted {results.level} "
-        f"CI, and the value under the null hypothesis. Units: {units}. {weights_text}"
+        f"CI, and the value under the null hypothesis. {units_text}{weights_text}"
         "Weight: share of α of the test at the start; Holm's procedure passes the share of each "
         "rejected hypothesis on to the others. "
         f"{claim_rule(results.level)} Not tested: the test could not be computed (see note); its "
@@ -220,7 +223,12 @@ def _exact_note(tests: pd.DataFrame) -> str:
     """Say for which conditions the clustered variance cannot be estimated, if there are any."""
     rows = tests[tests["reason"] == AS_TRIALS]
     names = "; ".join(f"{row.task}, {as_words(row.condition)}" for row in rows.itertuples())
-    return f" {capitalise(AS_TRIALS)} and the exact binomial test in {names}." if names else ""
+    if not names:
+        return ""
+    return (
+        f" In {names}, the variance cannot be estimated; the interval is Clopper–Pearson's and the "
+        "test is the exact binomial test, with clusters as trials."
+    )
 
 
 def _add_prefix(estimates: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -14,9 +14,9 @@ from harness.records import NEURON, Checkpoint
 
 #: UMAP compares fewer base neurons than this with all others, one pair in a call of Python, which
 #: takes most of its time; their distances are therefore computed here, all at once.
-SMALL = 4096
+SMALL_BASE = 4096
 #: Number of neurons that are mapped at once, which bounds the memory for distances.
-AT_ONCE = 4096
+NEURONS_AT_ONCE = 4096
 
 
 def project(
@@ -37,7 +37,7 @@ def project(
         raise ValueError(f"a map needs four placed neurons of {base}, got {len(anchors)}")
     others = np.setdiff1d(space.rows(), anchors)
     base_vectors = _vectors_of(space, anchors)
-    is_small = len(anchors) < SMALL
+    is_small = len(anchors) < SMALL_BASE
     mapper = import_umap()(
         n_neighbors=min(neighbours, len(anchors) - 1),
         metric="precomputed" if is_small else "cosine",
@@ -46,12 +46,12 @@ def project(
     )
     positions = np.full((len(space.neurons), 2), np.nan)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*precomputed metric", UserWarning)  # it is what we want
+        warnings.filterwarnings("ignore", ".*precomputed metric", UserWarning)
         positions[anchors] = mapper.fit_transform(
             cosine_distances(base_vectors) if is_small else base_vectors
         )
-        for start in range(0, len(others), AT_ONCE):
-            rows = others[start : start + AT_ONCE]
+        for start in range(0, len(others), NEURONS_AT_ONCE):
+            rows = others[start : start + NEURONS_AT_ONCE]
             vectors = _vectors_of(space, rows)
             positions[rows] = mapper.transform(
                 cosine_distances(vectors, base_vectors) if is_small else vectors

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from harness.files import describe_format
 from harness.registry import Registry
-from harness.text import join_names, normalise_name
+from harness.text import join_names, normalise_name, pluralise
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,14 @@ class Shard:
         labels: name of the class of each image.
         classes: all classes in label order; empty if the file does not state them.
         read: member -> bytes of the image's own file. Raises ValueError if there are none.
+        left_out: samples with a class but without an image.
     """
 
     members: Sequence[str]
     labels: Sequence[str]
     classes: tuple[str, ...]
     read: Callable[[str], bytes]
+    left_out: Sequence[str] = ()
 
 
 #: Suffix of a file -> function that opens it, which raises ValueError if the file is unsuitable.
@@ -103,6 +105,12 @@ def read_shards(
         ValueError: the classes differ from the expected ones, or a file is unsuitable.
     """
     shards = [open_shard(file) for file in files]
+    if left_out := [key for shard in shards for key in shard.left_out]:
+        logger.warning(
+            "%s: left out %s with a class but without an image (%s): %s",
+            *(root, pluralise(len(left_out), "sample"), ", ".join(sorted(SUFFIXES))),
+            join_names(left_out, 4),
+        )
     labels = [normalise_name(label) for shard in shards for label in shard.labels]
     numbered = all(label.isdecimal() for label in labels)
     occurring = sorted(set(labels), key=lambda label: (int(label) if numbered else 0, label))
@@ -174,19 +182,14 @@ def open_webdataset(path: Path) -> Shard:
             f"{keys[0]}.cls; write a `cls` file with each sample"
         )
 
-    if others := [key for key in classes if key not in images]:
-        logger.warning(
-            "%s: left out %d samples with a class but without an image (%s): %s",
-            *(path, len(others), ", ".join(sorted(SUFFIXES)), join_names(others, 4)),
-        )
-
     def read(member: str) -> bytes:
         start, size = spans[member]
         with path.open("rb") as file:
             file.seek(start)
             return file.read(size)
 
-    return Shard([n for (n,) in images.values()], [classes[key] for key in images], (), read)
+    members, labels = [n for (n,) in images.values()], [classes[key] for key in images]
+    return Shard(members, labels, (), read, [key for key in classes if key not in images])
 
 
 @SHARDS.add(".parquet")

@@ -338,7 +338,7 @@ _BEFORE, _AFTER = r".*\d[.,]", r"[.,]\d|e\d|[kKmM](?![a-zA-Z])"
 
 def match_epochs(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
     """Return the paths below a folder that match a pattern (see `FolderSource`), sorted, each with
-    its epoch; None if the path fits except for a whole number or for capitals.
+    its epoch; None if it would match with a whole number as epoch, or in other capitals.
 
     Raises:
         ValueError: the pattern fits a name in several ways, with different epochs.

@@ -234,7 +234,8 @@ class FolderSource(ArchitectureSource):
         return files[epoch]
 
     def files_without_epoch(self) -> list[str]:
-        """Return files that match but for a whole number (`model-last.pth`) or for capitals."""
+        """Return files that would match with a whole number as epoch (`model-last.pth`) or in other
+        capitals."""
         paths = [path for path, epoch in self._match_files() if epoch is None]
         return [str(path.relative_to(self.folder)) for path in paths]
 

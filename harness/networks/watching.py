@@ -177,8 +177,9 @@ class _Nonlinearities(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.results: dict[Hashable, tuple[Tensor, str]] = {}  # by id
-        # concatenations, and their normalisations and activations, by id; each with its parts
-        self._joined: dict[Hashable, tuple[Tensor, Sequence[Tensor]]] = {}
+        # concatenations, and their normalisations and activations, by id; each with the
+        # concatenation and its parts
+        self._joined: dict[Hashable, tuple[Tensor, Tensor, Sequence[Tensor]]] = {}
         self._uses = Counter[Hashable]()  # in how many concatenations a value is a part, by id
         self._derivations = Derivations()
         self._alive: list[object] = []  # keeps tensors, so that ids stay unique
@@ -191,9 +192,9 @@ class _Nonlinearities(TorchFunctionMode):
         if is_map and name in ("cat", "concat", "concatenate"):
             parts = list(args[0] if args else kwargs["tensors"])
             self._uses.update(map(id, parts))
-            self._joined[id(result)] = result, parts
+            self._joined[id(result)] = result, result, parts
         elif name in ("batchnorm", *NONLINEARITIES) and args and id(args[0]) in self._joined:
-            self._joined[id(result)] = result, self._joined[id(args[0])][1]
+            self._joined[id(result)] = result, *self._joined[id(args[0])][1:]
         inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _may_vary(v)]
         if name in FOLLOWED and inputs:
             values = result if isinstance(result, tuple | list) else [result]
@@ -214,12 +215,17 @@ class _Nonlinearities(TorchFunctionMode):
             self.results.pop(key, None)
         self.results[id(result)] = result, name
 
-    def repeats(self, value: object) -> bool:
-        """Return whether a value joins others of which one is an activation function's result, is
-        joined itself, or is also a part of another concatenation (DenseNet)."""
-        _, parts = self._joined.get(id(value), (None, ()))
-        keys = set(map(id, parts))
-        return any(self._uses[k] > 1 or k in self._joined or k in self.results for k in keys)
+    def joins_known_values(self, value: object) -> bool:
+        """Return whether a value is a concatenation that is joined with more values later, or one
+        of whose parts is an activation function's result, is joined itself, or is also a part of
+        another concatenation (DenseNet)."""
+        if id(value) not in self._joined:
+            return False
+        _, concatenation, parts = self._joined[id(value)]
+        return self._uses[id(concatenation)] > 0 or any(
+            self._uses[key] > 1 or key in self._joined or key in self.results
+            for key in map(id, parts)
+        )
 
 
 def _may_vary(value: Tensor) -> bool:
@@ -280,7 +286,7 @@ def record_pass(
         with borrow(model), torch.no_grad(), mode:
             pass_record.answer = run(model, images, "to see which layers it has")
     for seen in pass_record.modules.values():  # only now are all uses known
-        seen.joined = mode.repeats(seen.output)
+        seen.joined = mode.joins_known_values(seen.output)
     outputs = {id(s.output) for s in pass_record.modules.values() if s.nonlinear and s.calls == 1}
     results = mode.results.items()
     pass_record.unprobed = [name for key, (_, name) in results if key not in outputs]

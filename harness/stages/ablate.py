@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.artifacts import Artifact, Run
-from harness.config import ConfigError
+from harness.config import refuse
 from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.images.sets import ImageSet
@@ -29,7 +29,15 @@ from harness.stages.evolve import score_works
 from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Step, Value
-from harness.stages.study import AblationStudy, StudyWork, pair_key, reversion_study, scope, slug
+from harness.stages.study import (
+    AblationStudy,
+    StudyWork,
+    describe_small_layers,
+    pair_key,
+    reversion_study,
+    scope,
+    slug,
+)
 
 _SETS = [*PAIR, "class_id", "method", "arm", "draw", "each_layer", "layer", "channel"]
 _RECORDS = [
@@ -274,17 +282,13 @@ def study_steps(
 
 
 def _check_bins(study: AblationStudy, run: Run) -> None:
-    """Raise ConfigError if no set of a series would hold the most important neurons."""
-    bins = study.arm_parameters.bins
+    """Raise ConfigError if no set of a series would hold the most important neurons; the check has
+    found this for all layers, but a benchmark may be of few."""
     for name in dict.fromkeys(source.name for source, _ in study.pairs):
         names = study.layers.get(name)
         layers = [layer for layer in read_layers(run, name) if not names or layer.name in names]
-        if (largest := max(layer.channels for layer in layers)) < bins:
-            remedy = f"lower it to {largest}, or " * (largest > 1) + "name larger layers"
-            raise ConfigError(
-                f"series {name!r}: its largest layer has {largest} units, which cannot be divided "
-                f"into revert.bins = {bins} parts by importance: {remedy}"
-            )
+        largest = max(layer.channels for layer in layers)
+        refuse(describe_small_layers(name, largest, study.arm_parameters.bins))
 
 
 def contents(study: AblationStudy) -> dict[str, list[Artifact]]:

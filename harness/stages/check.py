@@ -42,11 +42,12 @@ from harness.stages.checkpoints import (
 )
 from harness.stages.images import note_shared_images
 from harness.stages.stage import Advance, Plan, Step, Value
-from harness.stages.study import select_classes
-from harness.text import join_names
+from harness.stages.study import describe_small_layers, select_classes
+from harness.text import join_names, pluralise
 
 logger = logging.getLogger(__name__)
 
+_COLUMNS = "maps"  # the newest column of a check; one without it is made again
 IMAGES = 32  # largest number of test images on which a checkpoint is tried
 IMAGE_BYTES = 2**30  # of these images; large ones are fewer
 
@@ -59,7 +60,7 @@ class CheckCheckpoint(CheckpointWork):
 
     @property
     def depends(self) -> object:
-        return [IMAGES, objective_identity(self.source.objective)]
+        return [_COLUMNS, IMAGES, objective_identity(self.source.objective)]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         row: dict[str, object] = {"series": self.source.name, "epoch": self.epoch}
@@ -207,13 +208,14 @@ def _is_broken(name: str, value: Tensor) -> bool:
 
 
 def check_maps(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
-    """Yield a message for each checkpoint whose layers have other maps than those of the last one
-    of its series: its neurons would not be the same ones."""
+    """Yield a message for checkpoints whose layers have other maps than those of the last one of
+    their series: their neurons would not be the same ones."""
     sources = {source.name: source for source in plan.config.series}
     for series, sound in rows[rows["problem"] == ""].groupby("series"):
         last, *others = reversed(list(sound.itertuples()))
         expected = json.loads(str(last.maps))
-        for row in others:
+        epochs_of_text: dict[str, list[int]] = {}
+        for row in reversed(others):
             maps = json.loads(str(row.maps))
             try:
                 if not expected.keys() <= maps.keys():
@@ -226,12 +228,14 @@ def check_maps(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
             except ValueError as error:
                 differences = [str(error)]
             if differences:
-                yield (
-                    f"series {series!r}, epoch {row.epoch}: its network differs from that of epoch "
-                    f"{last.epoch} ({join_names(differences, 2)}); a neuron must exist at all "
-                    f"epochs: leave this one out, skip = [{row.epoch}], or make it a series of its "
-                    f"own"
-                )
+                epochs_of_text.setdefault(join_names(differences, 2), []).append(row.epoch)
+        for text, epochs in epochs_of_text.items():
+            plural = "s" * (len(epochs) > 1)
+            yield (
+                f"series {series!r}, epoch{plural} {', '.join(map(str, epochs))}: the network "
+                f"differs from that of epoch {last.epoch} ({text}); a neuron must exist at all "
+                f"epochs: leave out one kind, e.g. skip = {epochs}, or make two series"
+            )
 
 
 def _measure_maps(
@@ -287,9 +291,17 @@ def check_class_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def check_bins(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a message for each series no layer of which can be divided into the bins."""
+    for series, sound in rows[rows["problem"] == ""].groupby("series"):
+        maps = json.loads(str(sound["maps"].iloc[-1]))
+        largest = max(channels for channels, *_ in maps.values())
+        yield from describe_small_layers(str(series), largest, plan.config.revert.bins)
+
+
 #: Function of the plan and the table of checks that yields what a part of a run lacks.
 Need = Callable[[Plan, pd.DataFrame], Iterator[str]]
-NEEDS: tuple[Need, ...] = (check_base, check_probe_images, check_class_images)
+NEEDS: tuple[Need, ...] = (check_base, check_probe_images, check_class_images, check_bins)
 
 
 def problems(plan: Plan, rows: pd.DataFrame, needs: Sequence[Need] = NEEDS) -> list[str]:
@@ -331,8 +343,9 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
         if isinstance(source, FolderSource):
             if names := source.files_without_epoch():
                 notes.append(
-                    f"series {source.name!r}: left out {len(names)} that match {source.pattern!r} "
-                    f"but for a whole epoch number, or for capitals: {join_names(names, 4)}"
+                    f"series {source.name!r}: left out {pluralise(len(names), 'file')} that would "
+                    f"match {source.pattern!r} if its epoch were a whole number, or in other "
+                    f"capitals: {join_names(names, 4)}"
                 )
             if "epoch={epoch}" in source.pattern and 0 in source.series().epochs:
                 notes.append(

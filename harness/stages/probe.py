@@ -14,6 +14,7 @@ from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli
 from harness.config import Config
 from harness.files import write_tables
 from harness.images.sets import open_images, sample_digest
+from harness.networks.default_layers import RULES_VERSION
 from harness.networks.layers import find_layers, measure_patches
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source
@@ -45,7 +46,7 @@ class FindLayers(Work):
         last = (self.source.loadable_epochs() or self.source.series().epochs)[-1]
         return (Artifact("checkpoint", (self.source.name, last)),)
 
-    depends = ()
+    depends = (RULES_VERSION,)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source

@@ -25,6 +25,18 @@ from harness.results import BENCH, REVERSION
 from harness.stages.stage import Plan, Work
 
 
+def describe_small_layers(series: str, largest: int, bins: int) -> list[str]:
+    """Return a message if not even the largest layer, of `largest` units, can be divided into
+    bins by importance."""
+    if largest >= bins:
+        return []
+    remedy = f"lower it to {largest}, or " * (largest > 1) + "name larger layers"
+    return [
+        f"series {series!r}: its largest layer has {largest} units, which cannot be divided into "
+        f"revert.bins = {bins} parts by importance: {remedy}"
+    ]
+
+
 @dataclass(frozen=True)
 class AblationStudy:
     """An ablation study: which sets of neurons are ablated, how, and on which images.
