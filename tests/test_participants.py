@@ -150,9 +150,11 @@ def test_the_caption_of_accuracy_names_conditions_with_another_interval(results)
     is_base = collected["condition"] == "base"
     solved = collected.assign(correct=collected["correct"].mask(is_base, True))
     other = replace(results, responses=replace(results.responses, collected=solved))
-    note = "Clopper–Pearson interval with clusters as trials and the exact binomial test in "
-    assert f"{note}{results.name('odd_one_out')}, base." in accuracy(other).caption
-    assert note not in accuracy(results).caption
+    text = "the variance cannot be estimated; the interval is Clopper–Pearson's and the test is the"
+    assert (
+        f"In {results.name('odd_one_out')}, base, {text} exact binomial" in accuracy(other).caption
+    )
+    assert text not in accuracy(results).caption
 
 
 def test_a_run_with_fifths_shows_all_of_them_and_no_published_quarters(results):

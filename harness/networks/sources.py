@@ -204,19 +204,18 @@ class FolderSource(ArchitectureSource):
         """Return the file or folder of each epoch that is used. Raises CheckpointError."""
         by_epoch: dict[int, Path] = {}
         for path, epoch in ((p, e) for p, e in self._match_files() if e is not None):
-            if epoch in by_epoch:
+            if by_epoch.setdefault(epoch, path) != path:
                 raise CheckpointError(
                     f"series {self.name!r}: {by_epoch[epoch]} and {path} are both epoch {epoch}; "
                     f"make `pattern` more specific"
                 )
-            by_epoch[epoch] = path
         if not by_epoch:
             raise CheckpointError(
                 f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r} "
                 f"({{epoch}} stands for a whole number, * for anything); it holds "
                 f"{join_names(sorted(p.name for p in self.folder.iterdir())) or 'nothing'}"
             )
-        requested = by_epoch if self.only is None else self.only
+        requested = self.only or by_epoch
         if missing := sorted(set(requested) - set(by_epoch)):
             raise CheckpointError(
                 f"series {self.name!r}: `only` names epochs {missing}, for which {self.folder} has "
@@ -234,10 +233,8 @@ class FolderSource(ArchitectureSource):
         return files[epoch]
 
     def files_without_epoch(self) -> list[str]:
-        """Return files that would match with a whole number as epoch (`model-last.pth`) or in other
-        capitals."""
-        paths = [path for path, epoch in self._match_files() if epoch is None]
-        return [str(path.relative_to(self.folder)) for path in paths]
+        """Return files that would match with a whole number as epoch, or in other capitals."""
+        return [str(p.relative_to(self.folder)) for p, e in self._match_files() if e is None]
 
     def _match_files(self) -> list[tuple[Path, int | None]]:
         """Return the paths that match the pattern, sorted, each with its epoch."""
