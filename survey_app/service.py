@@ -251,7 +251,9 @@ class Service:
             next_progress = flow.acknowledge(progress, course)
             failed = next_progress.status == "screened_out"
             return next_progress, {"reason": "practice"} if failed else {}
-        return (self._check_questionnaire if stage in QUESTION_TIMES else self._store_answer)(turn)
+        if stage in QUESTION_TIMES:
+            return self._check_questionnaire(turn)
+        return self._store_answer(turn)
 
     def _check_questionnaire(self, turn: Turn) -> Step:
         """Check the answers to a page of questions, which may end participation or lead back."""

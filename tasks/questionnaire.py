@@ -198,5 +198,8 @@ def _simulated_answer(question: Question, rng: np.random.Generator) -> Any:
         most = min(most, max(least, 0) + 100)
         least = max(least, most - 100)
         return min(max(round(rng.uniform(least, most)), least), most)
-    value = str(rng.choice([v for v, _ in question.choices if v not in question.screen_out]))
+    values = [value for value, _ in question.choices if value not in question.screen_out]
+    if not values:
+        return None
+    value = str(rng.choice(values))
     return [value] if question.kind == "several" else value

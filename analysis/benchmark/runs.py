@@ -38,11 +38,8 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
     by_image = gaps.reindex(columns=bench.methods).groupby([*keys, "image_id"]).mean()
     table = by_image.groupby(keys).mean().reset_index()
     table = table.melt(keys, var_name="method", value_name="gap")
-    networks, classes = (
-        run + " " + table["series"].astype(str),
-        table["class_id"].map(bench.classes),
-    )
-    table = table.assign(**{"run": run, "network": networks, "class": classes})
+    table = table.assign(run=run, network=run + " " + table["series"].astype(str))
+    table["class"] = table["class_id"].map(bench.classes)
     return table[["run", "network", "class", "method", "gap"]]
 
 

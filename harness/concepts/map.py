@@ -44,18 +44,17 @@ def project(
         random_state=seed,
         n_jobs=1,
     )
+
+    def prepare(vectors: Any) -> Any:  # as the metric requires
+        return cosine_distances(vectors, base_vectors) if is_small else vectors
+
     positions = np.full((len(space.neurons), 2), np.nan)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*precomputed metric", UserWarning)
-        positions[anchors] = mapper.fit_transform(
-            cosine_distances(base_vectors) if is_small else base_vectors
-        )
+        positions[anchors] = mapper.fit_transform(prepare(base_vectors))
         for start in range(0, len(others), NEURONS_AT_ONCE):
             rows = others[start : start + NEURONS_AT_ONCE]
-            vectors = _vectors_of(space, rows)
-            positions[rows] = mapper.transform(
-                cosine_distances(vectors, base_vectors) if is_small else vectors
-            )
+            positions[rows] = mapper.transform(prepare(_vectors_of(space, rows)))
     table = space.neurons[NEURON].assign(x=positions[:, 0], y=positions[:, 1])
     return table[space.has_vector].reset_index(drop=True)
 

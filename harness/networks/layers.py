@@ -147,8 +147,8 @@ def _make_layer(
     value, axis = site.value(record), passes.image_axis(site)
     if value is None or (record.several and name == site.module):
         value_text = "several values" if record.several else "no tensor"
-        shapes = {None if v is None else v.shape for v in (record.output, record.input)}
-        is_block = record.several and record.output is not None and len(shapes) == 1
+        shapes = {getattr(tensor, "shape", None) for tensor in (record.output, record.input)}
+        is_block = record.several and len(shapes) == 1 and None not in shapes
         raise ValueError(
             f"layer {name!r} returns {value_text}; name a module inside it or after it"
             + f", or the first value: {name}:residual" * is_block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -177,10 +177,11 @@ class _Nonlinearities(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.results: dict[Hashable, tuple[Tensor, str]] = {}  # by id
-        # concatenations, and their normalisations and activations, by id; each with the
-        # concatenation and its parts
-        self._joined: dict[Hashable, tuple[Tensor, Tensor, Sequence[Tensor]]] = {}
-        self._uses = Counter[Hashable]()  # in how many concatenations a value is a part, by id
+        # by id: concatenations, and their normalisations and activations -> the concatenation;
+        # concatenation -> its parts; part -> the number of its concatenations
+        self._joined: dict[Hashable, Hashable] = {}
+        self._parts: dict[Hashable, list[Hashable]] = {}
+        self._uses = Counter[Hashable]()
         self._derivations = Derivations()
         self._alive: list[object] = []  # keeps tensors, so that ids stay unique
 
@@ -191,10 +192,12 @@ class _Nonlinearities(TorchFunctionMode):
         is_map = isinstance(result, Tensor) and result.dim() == 4  # 3-D values are joined by token
         if is_map and name in ("cat", "concat", "concatenate"):
             parts = list(args[0] if args else kwargs["tensors"])
-            self._uses.update(map(id, parts))
-            self._joined[id(result)] = result, result, parts
+            self._alive += [result, *parts]
+            self._joined[id(result)], self._parts[id(result)] = id(result), [*map(id, parts)]
+            self._uses.update(self._parts[id(result)])
         elif name in ("batchnorm", *NONLINEARITIES) and args and id(args[0]) in self._joined:
-            self._joined[id(result)] = result, *self._joined[id(args[0])][1:]
+            self._alive.append(result)
+            self._joined[id(result)] = self._joined[id(args[0])]
         inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _may_vary(v)]
         if name in FOLLOWED and inputs:
             values = result if isinstance(result, tuple | list) else [result]
@@ -221,10 +224,10 @@ class _Nonlinearities(TorchFunctionMode):
         another concatenation (DenseNet)."""
         if id(value) not in self._joined:
             return False
-        _, concatenation, parts = self._joined[id(value)]
-        return self._uses[id(concatenation)] > 0 or any(
-            self._uses[key] > 1 or key in self._joined or key in self.results
-            for key in map(id, parts)
+        concatenation = self._joined[id(value)]
+        return self._uses[concatenation] > 0 or any(
+            self._uses[part] > 1 or part in self._joined or part in self.results
+            for part in self._parts[concatenation]
         )
 
 

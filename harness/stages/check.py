@@ -47,7 +47,7 @@ from harness.text import join_names, pluralise
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = "maps"  # the newest column of a check; one without it is made again
+VERSION = 2  # of the columns of a check; where it differs, checkpoints are checked again
 IMAGES = 32  # largest number of test images on which a checkpoint is tried
 IMAGE_BYTES = 2**30  # of these images; large ones are fewer
 
@@ -60,7 +60,7 @@ class CheckCheckpoint(CheckpointWork):
 
     @property
     def depends(self) -> object:
-        return [_COLUMNS, IMAGES, objective_identity(self.source.objective)]
+        return [VERSION, IMAGES, objective_identity(self.source.objective)]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         row: dict[str, object] = {"series": self.source.name, "epoch": self.epoch}
@@ -212,10 +212,10 @@ def check_maps(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
     their series: their neurons would not be the same ones."""
     sources = {source.name: source for source in plan.config.series}
     for series, sound in rows[rows["problem"] == ""].groupby("series"):
-        last, *others = reversed(list(sound.itertuples()))
+        *others, last = sound.itertuples()
         expected = json.loads(str(last.maps))
         epochs_of_text: dict[str, list[int]] = {}
-        for row in reversed(others):
+        for row in others:
             maps = json.loads(str(row.maps))
             try:
                 if not expected.keys() <= maps.keys():

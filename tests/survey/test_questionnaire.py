@@ -329,3 +329,11 @@ def test_a_picture_that_cannot_be_shown_is_refused_at_build(run, tmp_path, sourc
     with pytest.raises(ValueError, match=told):
         own_text(run, tmp_path, f"![x]({source})")
     assert not (tmp_path / "study").exists()
+
+
+def test_simulated_people_give_no_answer_where_each_would_end_the_study():
+    choices = (("left", "I have left"),)
+    question = Question(
+        kind="choice", name="stay", label="Stay?", choices=choices, screen_out=("left",)
+    )
+    assert simulated_answers([question], np.random.default_rng(0), {}) == {"stay": None}
