@@ -40,27 +40,31 @@ class Killed(BaseException):
 
 def test_stopped_before_and_after_any_piece_the_bytes_are_the_same(config, whole, tmp_path,
                                                                    monkeypatch):  # fmt: skip
-    """Twenty stops at random pieces of work, before or after the saving of one of its artifacts."""
-    rng, original = np.random.default_rng(0), Run.save
-    saves, stop = [0], [0, False]  # how many since the start; at which, and whether after it
+    """Twenty stops, before or after a random artifact is saved, sealed or removed."""
+    rng, calls, stop = np.random.default_rng(0), [0], [0, False]  # at which call; whether after it
 
-    def save(self, *arguments):
-        saves[0] += 1
-        if saves[0] == stop[0] and not stop[1]:
-            raise Killed
-        original(self, *arguments)
-        if saves[0] == stop[0]:
-            raise Killed
+    def stopping(change):
+        def changed(self, *arguments):
+            calls[0] += 1
+            number = calls[0]
+            if [number, False] == stop:
+                raise Killed
+            change(self, *arguments)
+            if [number, True] == stop:
+                raise Killed
 
-    monkeypatch.setattr(Run, "save", save)
+        return changed
+
     stops = 0
-    for _ in range(20):
-        saves[0], stop[:] = 0, [int(rng.integers(1, 9)), bool(rng.random() < 0.5)]
-        try:
-            run_until("revert", config, tmp_path / "run", QUIET)
-        except Killed:
-            stops += 1
-    monkeypatch.setattr(Run, "save", original)
+    with monkeypatch.context() as patch:
+        for name in ("save", "seal", "remove"):
+            patch.setattr(Run, name, stopping(getattr(Run, name)))
+        for _ in range(20):
+            calls[0], stop[:] = 0, [int(rng.integers(1, 17)), bool(rng.random() < 0.5)]
+            try:
+                run_until("revert", config, tmp_path / "run", QUIET)
+            except Killed:
+                stops += 1
     run = run_until("revert", config, tmp_path / "run", QUIET)
     assert stops >= 8
     assert artifacts_of(run.root) == artifacts_of(whole.root)
@@ -68,6 +72,30 @@ def test_stopped_before_and_after_any_piece_the_bytes_are_the_same(config, whole
     assert len(parts) == 8  # two checkpoints of four ranges
     for part in parts:
         assert (run.root / part.relative_to(whole.root)).read_bytes() == part.read_bytes()
+
+
+def test_what_a_stop_leaves_to_be_removed_is_removed_later(config, whole, tmp_path, monkeypatch):
+    """Artifacts from which others are made, at a stop before each removal of the last one."""
+    run, original, stops = Run(tmp_path / "run"), Run.remove, []
+
+    def remove(self, artifact):
+        if artifact not in stops:
+            stops.append(artifact)
+            raise Killed
+        original(self, artifact)
+
+    monkeypatch.setattr(Run, "remove", remove)
+    for _ in range(100):
+        try:
+            run_until("probe", config, run.root, QUIET)
+            break
+        except Killed:
+            assert run.path(stops[-1]).exists()
+    kinds = {artifact.kind for artifact in stops}
+    assert kinds == {"training_state", "probe_part", "responses_part"}
+    assert not any(run.path(artifact).exists() for artifact in stops)
+    files = artifacts_of(whole.root)
+    assert artifacts_of(run.root).items() <= files.items()
 
 
 def test_a_pair_resumes_after_its_last_class(config, whole, tmp_path, monkeypatch):

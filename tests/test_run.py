@@ -15,6 +15,7 @@ from small_runs import small, write_toml
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
+from harness.files import content_hash
 from harness.records import JOINT
 from harness.results import REVERSION, read_results
 
@@ -126,9 +127,9 @@ def tables_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def artifacts_of(folder: Path) -> dict[str, bytes]:
-    """Return the content of every artifact, by its path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Run(folder).files()}
+def artifacts_of(folder: Path) -> dict[str, str]:
+    """Return the hash of every artifact, by its path."""
+    return {str(path.relative_to(folder)): content_hash(path) for path in Run(folder).files()}
 
 
 def test_a_second_time_everything_is_reused(finished, config):

@@ -89,8 +89,9 @@ class Engine:
             for work in self._plan.remaining(works)
         ]
         for work in works:
-            if work.keeps and self._plan.is_done(work):
-                _remove_states(self._run, work)  # a command was killed after this work
+            for artifact in work.removes:
+                if self._run.path(artifact).exists() and self._plan.is_done(work):
+                    self._run.remove(artifact)  # a command was killed after this work
         if count := len(works) - len(shards):
             self._console.print(f"{title}: {count} done before, reused", style="dim", markup=False)
         if not shards:
@@ -343,9 +344,5 @@ def _do(run: Run, shard: Shard, advance: Advance) -> None:
             else:
                 run.save(artifact, value, fingerprint, seconds)
     report(remaining)
-    _remove_states(run, work)
-
-
-def _remove_states(run: Run, work: Work) -> None:
-    for state in work.keeps:
-        run.remove(state)
+    for artifact in work.removes:
+        run.remove(artifact)

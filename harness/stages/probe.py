@@ -132,21 +132,26 @@ class JoinRanges(ProbeWork):
 
     kinds = ("stimuli", "responsive")
 
+    def _parts(self, kind: str) -> list[Artifact]:
+        return [made for work in self.ranges for made in work.makes if made.kind == kind]
+
+    @property
+    def removes(self) -> tuple[Artifact, ...]:
+        return (*self._parts("probe_part"), *self._parts("responses_part"))
+
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         layers, checkpoint = read_layers(run, self.source.name), Checkpoint(*self.key)
-        parts, responses = (
-            [artifact for work in self.ranges for artifact in work.makes if artifact.kind == kind]
-            for kind in ("probe_part", "responses_part")
-        )
-        record = merge(ProbePart.from_arrays(run.arrays(part)) for part in parts)
+        arrays = map(run.arrays, self._parts("probe_part"))
+        record = merge(map(ProbePart.from_arrays, arrays))
         yield stimuli_table(record, layers, checkpoint, self.ranges[-1].images.stop)
         write_tables(
             run.path(Artifact("responsive", self.key)),
-            (responsive_table(run.table(part), layers, checkpoint) for part in responses),
+            (
+                responsive_table(run.table(part), layers, checkpoint)
+                for part in self._parts("responses_part")
+            ),
         )
         yield None
-        for part in (*parts, *responses):
-            run.remove(part)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ class Work(ABC):
         return ()
 
     @property
+    def removes(self) -> tuple[Artifact, ...]:
+        """Artifacts that nothing needs when the work is done, and that are then removed."""
+        return self.keeps
+
+    @property
     @abstractmethod
     def depends(self) -> object:
         """The plain values on which its result depends: settings, identities of plug-ins."""
