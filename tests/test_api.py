@@ -22,6 +22,7 @@ from torch import nn
 import conceptevo as ce
 from conceptevo.inputs import register_plugin
 from harness.concepts.space_methods import SPACES
+from harness.evolutions.ablation import reads_donors
 from harness.evolutions.arms import ReversionParameters
 from harness.evolutions.importance import IMPORTANCE
 from harness.images.sets import draw_arrays
@@ -388,7 +389,14 @@ def test_wrong_arguments_are_refused_in_one_sentence(series, images, probed, sco
         call(series, images, probed, scores)
 
 
-def test_resampling_needs_a_second_class_and_says_so_before_any_work(series, images):
+@reads_donors
+def halfway(maps, layer):
+    return (maps.newer(layer) + maps.donor(layer)) / 2
+
+
+@pytest.mark.parametrize("ablation", ["resample", halfway])
+def test_resampling_needs_a_second_class_and_says_so_before_any_work(series, images, ablation,
+                                                                        registries):  # fmt: skip
     of_one = images.labels == 0
     alone = ce.Images(images.pixels[of_one], images.labels[of_one], classes=["r"])
     outputs = {"class_outputs": {"r": 0}}
@@ -396,7 +404,7 @@ def test_resampling_needs_a_second_class_and_says_so_before_any_work(series, ima
     scores = ce.importance(one_class, alone, (1, 4), ["change"], heldout_images=4, progress=False)
     text = r"bench\.ablations .* all test images are of class 'r': .* \(revert, zero, mean\)$"
     with pytest.raises(ValueError, match=text):
-        ce.ablate(scores, "resample", progress=False)
+        ce.ablate(scores, ablation, progress=False)
     assert len(ce.ablate(scores, "zero", ce.Arms(2, 2, 2), progress=False).to_pandas())
 
 

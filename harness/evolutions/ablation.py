@@ -50,7 +50,8 @@ class Maps:
     Attributes:
         newer: maps of the newer model.
         older: maps of the older model, which runs at the first call.
-        donor: maps of the newer model for other images, on which it runs at the first call.
+        donor: maps of the newer model for images of other classes, on which it runs at the first
+            call; for ablations marked by `reads_donors`.
         mean: mean map of the newer model over other images of the class, [1, ...].
     """
 
@@ -63,6 +64,17 @@ class Maps:
 #: Function of the maps and a layer's name that returns the replacement of its output, [batch, ...]
 Ablation = Callable[[Maps, str], Tensor]
 ABLATIONS: Registry[Ablation] = Registry("ablation")
+
+
+def reads_donors(ablation: Ablation) -> Ablation:
+    """Mark an ablation that uses `Maps.donor`, so that it is refused if there is only one class."""
+    ablation.reads_donors = True  # type: ignore[attr-defined]
+    return ablation
+
+
+def needs_donors(name: str) -> bool:
+    """Return whether the ablation of this name is marked by `reads_donors`."""
+    return getattr(ABLATIONS.get(name), "reads_donors", False)
 
 
 @ABLATIONS.add("revert")
@@ -85,13 +97,14 @@ def mean(maps: Maps, layer: str) -> Tensor:
 
 
 @ABLATIONS.add("resample")
+@reads_donors
 def resample(maps: Maps, layer: str) -> Tensor:
     """Use the newer model's maps for an image of another class."""
     return maps.donor(layer)
 
 
 def _no_donors(ids: Tensor) -> Tensor:
-    raise ValueError("ablation 'resample' needs images of another class")
+    raise ValueError("an ablation that uses `Maps.donor` needs images of another class")
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ class Images:
     Attributes:
         batches: (image ids int64 [batch], images [batch, 3, h, w]), all of the class.
         reference: function that returns batches of importance images of the class, for `mean`.
-        donors: function of image ids that returns as many images of other classes, for `resample`.
+        donors: function of image ids that returns as many images of other classes (`Maps.donor`).
     """
 
     batches: Iterable[tuple[Tensor, Tensor]]

@@ -211,7 +211,11 @@ def choose_donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
     for image_id in ids.tolist():
         others = np.flatnonzero(images.labels != images.labels[image_id])
         if not len(others):
-            raise ValueError("ablation 'resample' needs images of a second class")
+            raise ValueError(
+                "an ablation uses maps for images of another class (`Maps.donor`), and all images "
+                "are of one class: add images of another, and mark the ablation by `reads_donors`, "
+                "so that this is found before the work"
+            )
         donors.append(generator(seed, "donor of maps", image_id).choice(others))
     return np.array(donors)
 
