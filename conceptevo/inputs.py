@@ -26,6 +26,7 @@ from harness.registry import Registry
 from harness.text import join_names, normalise_name
 
 
+@check_fields
 @dataclass(frozen=True)
 class View:
     """The preprocessing of images for a network.
@@ -38,8 +39,8 @@ class View:
 
     height: int
     width: int
-    mean: float | Sequence[float] = 0.5
-    std: float | Sequence[float] = 0.25
+    mean: float | Sequence[float] | np.ndarray | Tensor = 0.5
+    std: float | Sequence[float] | np.ndarray | Tensor = 0.25
     channels: int = 3
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -62,7 +62,9 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
     def page(text: str, words: Words, files: Mapping[str, str] | None = None) -> Markup:
         return Markup(render_markdown(study.words.translate_into(words, text), "images", files))
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
+    )
     environment.filters |= {"line": line, "page": page}
     html = environment.get_template("check.html").render(
         study=study,

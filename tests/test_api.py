@@ -380,6 +380,11 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
             "^probe: k must be int, got '5'$",
         ),
         (lambda s, i, p, c: ce.space(p, dimension="5"), "^space: dimension: must hold a number"),
+        (lambda s, i, p, c: ce.View("32", 32), "^View: height must be int, got '32'$"),
+        (
+            lambda s, i, p, c: ce.View(32, 32, std=True),
+            r"^View: std must be float \| .*, got True$",
+        ),
         (lambda s, i, p, c: ce.probe([1, 2], i), r"^probe: series must be .*, got \[1, 2\]$"),
         (lambda s, i, p, c: ce.Recorder("r").record({}, 1), "a torch module, got dict"),
     ],

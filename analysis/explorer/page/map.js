@@ -24,11 +24,11 @@ const COLOURINGS = {
   importance: { text: "importance for the class",
     value: (row) => importanceOf(N.unit[row], STATE.span, STATE.method, STATE.klass)?.score ?? NaN },
   undone: { text: `change in accuracy when its ${D.part} of the layer is reverted`, diverging: true,
-    value: (row) => outcomeOfQuarter(N.unit[row], STATE.span, STATE.method, STATE.klass)?.change ?? NaN },
+    value: (row) => outcomeOfBin(N.unit[row], STATE.span, STATE.method, STATE.klass)?.change ?? NaN },
   people: { text: "share of people who were right",
     value: (row) => peopleOf(N.unit[row], N.epoch[row])?.share ?? NaN },
 };
-function outcomeOfQuarter(unit, span, method, klass) {
+function outcomeOfBin(unit, span, method, klass) {
   const bin = binOf(unit, span, method, klass);
   if (!bin) return null;
   const pair = pairOf(seriesOf(unit), span);
