@@ -16,7 +16,7 @@ from harness.config import refuse
 from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.images.sets import ImageSet
-from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
+from harness.networks.budget import BatchWork, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
@@ -247,17 +247,16 @@ def arm_works(study: AblationStudy) -> list[RunArms]:
 def ablation_work(source: Source, models: ModelPair, images: SeriesImages) -> BatchWork:
     """Return the ablation of a series by its most expensive batch, the reversion of all neurons: no
     other ablation keeps more than the maps of two models."""
-    count = min(FEWEST, len(images.images))
     channels = {layer.name: torch.arange(layer.channels) for layer in models.layers}
     arms_of_all = [Arm(JOINT, channels, [("", "", 0)])]
 
     def do() -> None:
-        batches = Images([(torch.arange(count), images.batch(np.arange(count)))])
+        batches = Images([(torch.from_numpy(images.sample_ids), images.batch(images.sample_ids))])
         with resources().device.computing():
             ablate(models, arms_of_all, batches, 0)
 
     label = f"ablation of series {source.name!r}"
-    return BatchWork(label, do, count, images.config.revert.batch_size)
+    return BatchWork(label, do, len(images.sample_ids), images.config.revert.batch_size)
 
 
 def study_steps(

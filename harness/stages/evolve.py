@@ -15,7 +15,7 @@ from harness.config import Config
 from harness.evolutions.arms import ranks
 from harness.evolutions.importance import importance_method, sensitivities, split_half, summarise
 from harness.evolutions.sensitivity import Case
-from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
+from harness.networks.budget import BatchWork, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
@@ -74,7 +74,7 @@ class ScoreEvolutions(StudyWork):
         images = series_images(run, self.source, config)
         older = load_targets(run, self.source, self.pair.epoch_from)
         newer = load_targets(run, self.source, self.pair.epoch_to)
-        batch = images.batch(np.arange(min(FEWEST, len(images.images))))
+        batch = images.batch(images.sample_ids)
         scoring = scoring_work(
             self.source, models, batch, newer(self.classes[0]), self.method, config
         )

@@ -14,7 +14,7 @@ from torch.nn import functional
 from harness.artifacts import Artifact, Run
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources, run_halving
+from harness.networks.budget import BatchWork, pass_memory, resources, run_halving
 from harness.networks.objectives import Target, choose_objective, read_embeddings
 from harness.networks.recording import borrow
 from harness.networks.running import run_logits
@@ -59,8 +59,8 @@ class MakePrototypes(CheckpointWork):
             outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
             return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
 
-        label, count = f"prototypes of series {self.source.name!r}", min(FEWEST, len(images.images))
-        do, largest = partial(mean, np.arange(count), count), self.config.evolve.batch_size
+        label, count = f"prototypes of series {self.source.name!r}", len(images.sample_ids)
+        do, largest = partial(mean, images.sample_ids, count), self.config.evolve.batch_size
         batch_size = fit_batch_size(run, BatchWork(label, do, count, largest), pass_memory(model))
         rows = [run_halving(partial(mean, ids), batch_size, label).float() for ids in ids_by_class]
         yield {

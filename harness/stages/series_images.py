@@ -13,7 +13,7 @@ from harness.artifacts import Run
 from harness.config import Config
 from harness.images.batches import batches, load_batch
 from harness.images.sets import ImageSet, View, open_images
-from harness.networks.budget import resources
+from harness.networks.budget import FEWEST, resources
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.stages.checkpoints import read_view
@@ -29,6 +29,11 @@ class SeriesImages:
     images: ImageSet
     view: View
     config: Config
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """The ids of the few images on which the cost of a piece of work is measured."""
+        return np.arange(min(FEWEST, len(self.images)))
 
     def batch(self, ids: Sequence[int] | np.ndarray) -> Tensor:
         """Return the images with these ids, [images, channels, height, width]."""
