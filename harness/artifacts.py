@@ -21,7 +21,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from harness.files import ArtifactError, content_hash, find_paths, lock, whole_file, write_text
+from harness.files import (
+    WORKING,
+    ArtifactError,
+    content_hash,
+    find_paths,
+    lock,
+    whole_file,
+    write_text,
+)
 
 T = TypeVar("T")
 
@@ -129,17 +137,13 @@ class Run:
         finally:
             marker.unlink(missing_ok=True)
 
-    def is_working(self, artifact: Artifact, since: float) -> bool:
-        """Return whether a command that began at `since` is making the artifact."""
-        try:
-            # a file system's clock is coarser than ours
-            return self._marker(artifact).stat().st_mtime >= since - 1
-        except FileNotFoundError:
-            return False
+    def is_working(self, artifact: Artifact) -> bool:
+        """Return whether the command that has locked the run is making the artifact."""
+        return self._marker(artifact).exists()
 
     def _marker(self, artifact: Artifact) -> Path:
         path = self.path(artifact)
-        return path.with_name(f".{path.name}.working")
+        return path.with_name(f".{path.name}{WORKING}")
 
     def seconds(self) -> dict[str, list[float]]:
         """Return, by kind of artifact, the duration of each piece of work, in path order.
@@ -238,6 +242,20 @@ class Run:
             )
         return table[is_present].reset_index(drop=True)
 
+    def stored(self, kind: str, *parts: str | int) -> list[Artifact]:
+        """Return the artifacts of a kind in the folder whose first parts are these; the others are
+        numbers."""
+        field = r"\{(\d)[^}]*\}"
+        place = re.sub(
+            field,
+            lambda match: match[0].format(*parts) if int(match[1]) < len(parts) else match[0],
+            LAYOUT[kind],
+        )
+        pattern = re.compile(re.sub(field, r"(\\d+)", place))
+        names = (p.relative_to(self.root) for p in find_paths(self.root, re.sub(field, "*", place)))
+        matches = (pattern.fullmatch(name.as_posix()) for name in names)
+        return [Artifact(kind, (*parts, *map(int, match.groups()))) for match in matches if match]
+
     def holds(self, kind: str) -> bool:
         """Return whether the run has any artifact of a kind."""
         return bool(self._paths(kind))
@@ -318,6 +336,8 @@ def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
 def _examine(path: Path) -> Finding | None:
     sidecar = read_sidecar(path)
     if not path.exists():
+        if sidecar is not None and "sha256" not in sidecar:
+            return Finding("is yet to be written by work that has begun", False)
         return Finding("is missing although its sidecar exists: run the command again")
     if sidecar is None and path.with_name(path.name + ".json").exists():
         return Finding("its sidecar cannot be read: delete it and run again")

@@ -31,6 +31,8 @@ class ArtifactError(ValueError):
 
 #: Marks the name of a file that is being written.
 _HALF = ".half-written-"
+#: Ends the name of an empty file that marks another one as in progress.
+WORKING = ".working"
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def lock(folder: Path) -> Iterator[None]:
     """Prevent a second command from working in the same folder. The lock ends with the process.
 
-    Incomplete files of commands that were killed are deleted.
+    Incomplete files and marks of commands that were killed are deleted.
 
     Raises:
         ArtifactError: another command is working in the folder, or it cannot be created.
@@ -81,8 +83,9 @@ def lock(folder: Path) -> Iterator[None]:
         raise ArtifactError(f"folder {folder} cannot be written: {error.strerror}") from error
     try:
         os.utime(folder / ".lock")
-        for leftover in folder.rglob(f".*{_HALF}*"):
-            leftover.unlink()
+        for path in list(folder.rglob(".*")):
+            if _HALF in path.name or path.name.endswith(WORKING):
+                path.unlink()
         yield
     finally:
         file_lock.release()

@@ -270,6 +270,20 @@ def test_a_problem_is_looked_for_again_when_its_cause_is_gone(tmp_path, monkeypa
         run_until("check", config, tmp_path / "run", Console(quiet=True))
     assert set(Run(tmp_path / "run").tables("audit_findings")["kind"]) == {"unreadable"}
     (tmp_path / "needed").touch()
+    original, stops = Run.remove, []
+
+    def remove(self, artifact):
+        if artifact not in stops:
+            stops.append(artifact)
+            raise InterruptedError
+        original(self, artifact)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "remove", remove)
+        for _ in range(8):  # before each removal of what depends on the failure
+            with pytest.raises(InterruptedError):
+                run_until("audit", config, tmp_path / "run", Console(quiet=True))
+    assert {artifact.kind for artifact in stops} >= {"audit_weights", "audit_findings"}
     run = run_until("check", config, tmp_path / "run", Console(quiet=True))
     assert (run.tables("check")["problem"] == "").all()
     assert "unreadable" not in set(run.tables("audit_findings")["kind"])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -96,6 +97,27 @@ def test_what_a_stop_leaves_to_be_removed_is_removed_later(config, whole, tmp_pa
     assert not any(run.path(artifact).exists() for artifact in stops)
     files = artifacts_of(whole.root)
     assert artifacts_of(run.root).items() <= files.items()
+
+
+def test_other_ranges_of_images_leave_nothing_behind(config, whole, tmp_path, monkeypatch):
+    """Ranges of 24 images, stopped after the first one is recorded, and then 12 images again."""
+    run = Run(shutil.copytree(whole.root, tmp_path / "run"))
+    original = Run.seal
+
+    def seal(self, artifact, *arguments):
+        original(self, artifact, *arguments)
+        if artifact.kind == "responses_part":
+            raise Killed
+
+    other = config.model_copy(
+        update={"probe": config.probe.model_copy(update={"range_images": 24})}
+    )
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "seal", seal)
+        run_until("probe", other, run.root, QUIET)
+    assert run.stored("responses_part", "vgg", 1) == [Artifact("responses_part", ("vgg", 1, 0, 24))]
+    run_until("probe", config, run.root, QUIET)
+    assert artifacts_of(run.root) == artifacts_of(whole.root)
 
 
 def test_a_pair_resumes_after_its_last_class(config, whole, tmp_path, monkeypatch):

@@ -63,8 +63,8 @@ def test_what_is_missing_stale_or_running_is_counted(run):
         assert status(run).since is not None
     assert counts(run)["probing"] == (0, 0, 0, 3)
     marker = run.root / "probe/vgg/parts-0002/.00000016-00000032.npz.working"
-    marker.touch()  # left behind by a killed command
-    os.utime(marker, (0, 0))
+    marker.touch()  # left behind by a killed command, also where the clock was set back
+    os.utime(marker, (2**32, 2**32))
     with lock(run.root):
         assert counts(run)["probing"] == (0, 0, 0, 3)
 
@@ -149,9 +149,12 @@ def test_verify_tells_missing_unfinished_and_unreadable_apart(run):
     stimuli.unlink()
     responsive.with_name(responsive.name + ".json").unlink()
     space.with_name(space.name + ".json").write_text("{")
+    run.seal(Artifact("training_state", ("vgg",)), "f")  # as training begins
+    state = run.path(Artifact("training_state", ("vgg",)))
     found = {path: finding for path, finding in verify(run) if finding is not None}
     assert "is missing" in found[stimuli].text and found[stimuli].is_damage
     assert "was not finished" in found[responsive].text and not found[responsive].is_damage
+    assert "is yet to be written" in found[state].text and not found[state].is_damage
     assert "cannot be read" in found[space].text and found[space].is_damage
 
 

@@ -202,9 +202,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     sketches = list(starmap(SketchCheckpoint, loadable_checkpoints(plan.config)))
     epochs = {source.name: source.loadable_epochs() for source in plan.config.series}
     works = [CompareCheckpoints(name, loadable) for name, loadable in epochs.items() if loadable]
-    failed = {sketch.source.name for sketch in forget_failures(plan, sketches)}
-    for artifact in [made for work in works if work.series in failed for made in work.makes]:
-        plan.run.remove(artifact)
+    forget_failures(plan, sketches, works)
     yield "reading weights", sketches
     yield "comparing weights", works
     if plan.dry_run:

@@ -117,16 +117,19 @@ class LayersWork(CheckpointWork):
         return fit_batch_size(run, work, pass_memory(network.model) - kept)
 
 
-def forget_failures(plan: Plan, works: Sequence[CheckpointWork]) -> list[CheckpointWork]:
-    """Remove results that hold a problem, so that the work is done again, and return that work: the
-    cause may be none of its inputs, such as a package that is not installed yet."""
+def forget_failures(
+    plan: Plan, works: Sequence[CheckpointWork], dependents: Sequence[Work] = ()
+) -> None:
+    """Remove results that hold a problem, and what dependents made of them, so that the work is
+    done again: the cause may be none of its inputs, such as a package that is not installed yet."""
     run = plan.run
     finished = [w for w in works if not plan.dry_run and run.sidecar(w.makes[-1]) is not None]
     tables = ((work, run.table(work.makes[-1])) for work in finished)
     failed = [work for work, table in tables if "problem" in table and table["problem"].any()]
-    for artifact in [artifact for work in failed for artifact in work.makes]:
+    failures = [artifact for work in failed for artifact in work.makes]
+    outdated = [made for w in dependents if set(w.reads) & set(failures) for made in w.makes]
+    for artifact in [*outdated, *failures]:  # after a stop in between, failures are found again
         run.remove(artifact)
-    return failed
 
 
 def loadable_checkpoints(config: Config) -> list[tuple[Source, int]]:

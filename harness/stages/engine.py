@@ -89,9 +89,9 @@ class Engine:
             for work in self._plan.remaining(works)
         ]
         for work in works:
-            for artifact in work.removes:
+            for artifact in work.removes(self._run):
                 if self._run.path(artifact).exists() and self._plan.is_done(work):
-                    self._run.remove(artifact)  # a command was killed after this work
+                    self._run.remove(artifact)  # a command was killed, or had other ranges
         if count := len(works) - len(shards):
             self._console.print(f"{title}: {count} done before, reused", style="dim", markup=False)
         if not shards:
@@ -344,5 +344,5 @@ def _do(run: Run, shard: Shard, advance: Advance) -> None:
             else:
                 run.save(artifact, value, fingerprint, seconds)
     report(remaining)
-    for artifact in work.removes:
+    for artifact in work.removes(run):
         run.remove(artifact)

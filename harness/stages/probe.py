@@ -79,6 +79,13 @@ class ProbeWork(LayersWork):
         """All parameters but the batch size and the ranges of images, which change no result."""
         return self.parameters.model_dump(exclude={"batch_size", "range_images"})
 
+    def outdated(self, run: Run, activations: Sequence[Artifact]) -> list[Artifact]:
+        """Return what nothing needs when all ranges are joined: all parts, also of other ranges
+        that an earlier command had, and all activations but these."""
+        kinds = ("probe_part", "responses_part", "activations")
+        stored = [artifact for kind in kinds for artifact in run.stored(kind, *self.key)]
+        return [artifact for artifact in stored if artifact not in activations]
+
 
 @dataclass(frozen=True)
 class ProbeRange(ProbeWork):
@@ -135,9 +142,8 @@ class JoinRanges(ProbeWork):
     def _parts(self, kind: str) -> list[Artifact]:
         return [made for work in self.ranges for made in work.makes if made.kind == kind]
 
-    @property
-    def removes(self) -> tuple[Artifact, ...]:
-        return (*self._parts("probe_part"), *self._parts("responses_part"))
+    def removes(self, run: Run) -> Sequence[Artifact]:
+        return self.outdated(run, self._parts("activations"))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         layers, checkpoint = read_layers(run, self.source.name), Checkpoint(*self.key)
@@ -165,6 +171,9 @@ class TakeEvidence(ProbeWork):
         ranges = self.ranges if self.parameters.activations else ()
         activations = (Artifact("activations", (*self.key, r.start, r.stop)) for r in ranges)
         return Artifact("stimuli", self.key), Artifact("responsive", self.key), *activations
+
+    def removes(self, run: Run) -> Sequence[Artifact]:
+        return self.outdated(run, self.makes[2:])
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source

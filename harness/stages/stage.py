@@ -49,9 +49,8 @@ class Work(ABC):
         before it begins if they were made from other inputs."""
         return ()
 
-    @property
-    def removes(self) -> tuple[Artifact, ...]:
-        """Artifacts that nothing needs when the work is done, and that are then removed."""
+    def removes(self, run: Run) -> Sequence[Artifact]:
+        """Return artifacts that nothing needs when the work is done, and that are then removed."""
         return self.keeps
 
     @property

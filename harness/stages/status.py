@@ -100,7 +100,7 @@ def _count_states(plan: Plan, works: Sequence[Work], since: float | None) -> dic
         sidecar, kind = plan.run.sidecar(work.makes[0]), type(work).__name__
         if plan.is_done(work):
             return kind, "done", work.steps, (sidecar or {}).get("seconds", np.nan)
-        if since is not None and plan.run.is_working(work.makes[0], since):
+        if since is not None and plan.run.is_working(work.makes[0]):
             return kind, "running", work.steps, np.nan
         return kind, "missing" if sidecar is None else "stale", work.steps, np.nan
 
