@@ -259,7 +259,8 @@ class Service:
         """Check the answers to a page of questions, which may end participation or lead back."""
         progress, course, stage = turn.state.progress, turn.state.course, turn.state.stage
         questions = self.study.questions_at(QUESTION_TIMES[stage])
-        answers = self._check(check_answers, questions, turn.values, turn.row["questionnaire"])
+        answers = self._check(check_answers, questions, turn.values, turn.row["questionnaire"],
+                              self.view.words.decimal_mark)  # fmt: skip
         columns = {"questionnaire": turn.row["questionnaire"] | answers}
         failed_check = "answers" if is_screened_out(questions, answers) else ""
         for check in self.study.checks:

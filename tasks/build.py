@@ -57,7 +57,11 @@ def build(
     }
     settings = settings.model_copy(update={"analysis": _complete_plan(settings, design)})
     sizes = size(design, settings)
-    values = {"minutes": sizes.minutes, "disclosed": _disclosure(design, sizes.attention, settings)}
+    values = {
+        "minutes": sizes.minutes,
+        "duration": Words(settings.language).duration(sizes.minutes, "minute"),
+        "disclosed": _disclosure(design, sizes.attention, settings),
+    }
     study_texts = read_texts(settings, values)
     drawing = Drawing(evidence, design, np.random.default_rng(settings.seed))
     drawing.draw_practice(settings.practice.trials)

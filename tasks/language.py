@@ -10,10 +10,13 @@ from __future__ import annotations
 from functools import cache, cached_property
 from pathlib import Path
 from string import Formatter
+from typing import Literal
 
 from babel import Locale, UnknownLocaleError
 from babel.messages import Catalog
 from babel.messages.pofile import read_po
+from babel.numbers import get_decimal_symbol
+from babel.units import format_unit
 
 LOCALES = Path(__file__).parent / "locale"
 SOURCE = "en"
@@ -45,20 +48,26 @@ class Words:
             )
         self.language = language
         try:
-            locale = Locale.parse(language.replace("-", "_"))
+            self._locale = Locale.parse(language.replace("-", "_"))
         except UnknownLocaleError as error:
             raise ValueError(
                 f"language = {language!r}: Unicode's CLDR has no such language; name the catalogue "
                 f"by a code that it has, such as fr or pt_BR"
             ) from error
         self.tag = language.replace("_", "-")  # as HTML has it
-        self.direction = locale.text_direction
-        self.name = locale.display_name or language  # none where Babel has no name for it
+        self.direction = self._locale.text_direction
+        self.name = self._locale.display_name or language  # none where Babel has no name for it
+        self.decimal_mark = get_decimal_symbol(self._locale)
         self._texts = _translations(language)
 
     def __call__(self, text: str, **values: object) -> str:
         translation = self._texts.get(text, text)
         return translation.format(**values) if values else translation
+
+    def duration(self, number: float, unit: Literal["minute", "second"]) -> str:
+        """Return a duration with its unit in the form that the number requires: 1 minute, 2,5
+        Minuten."""
+        return format_unit(number, f"duration-{unit}", locale=self._locale)
 
     def markdown(self, text: str) -> str:
         """Translate a built-in Markdown text line by line."""
@@ -117,9 +126,10 @@ def _translations(language: str) -> dict[str, str]:
     return texts
 
 
-def _names(text: str) -> set[str]:
-    """Return the names in braces, or the text itself if its braces do not match."""
+def _names(text: str) -> set[tuple[str | None, ...]]:
+    """Return the contents of the braces (name, format, conversion), or the text itself if its
+    braces do not match."""
     try:
-        return {name for _, name, *_ in Formatter().parse(text) if name is not None}
+        return {tuple(parts) for _, *parts in Formatter().parse(text) if parts[0] is not None}
     except ValueError:
-        return {text}
+        return {(text,)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -95,12 +97,16 @@ def is_shown(question: Question, answers: Mapping[str, Any]) -> bool:
 
 
 def check_answers(
-    questions: Sequence[Question], raw: Mapping[str, Any], earlier: Mapping[str, Any]
+    questions: Sequence[Question],
+    raw: Mapping[str, Any],
+    earlier: Mapping[str, Any],
+    decimal_mark: str = ".",
 ) -> dict[str, Any]:
     """Check the answers of one page that a browser has sent; empty and hidden ones are left out.
 
     Args:
         earlier: answers of earlier pages, which may make questions appear.
+        decimal_mark: of the study's language; see `read_number`.
 
     Raises:
         InvalidAnswer: a required answer is missing, or one is not what may be answered.
@@ -117,15 +123,15 @@ def check_answers(
                 text = N_("“{question}”: please answer this question.")
                 raise InvalidAnswer(text, question=question.label)
             continue
-        answers[question.name] = _check_answer(question, value)
+        answers[question.name] = _check_answer(question, value, decimal_mark)
     return answers
 
 
-def _check_answer(question: Question, value: Any) -> Any:
+def _check_answer(question: Question, value: Any, decimal_mark: str) -> Any:
     if question.kind == "text" and isinstance(value, str):
         return value
     elif question.kind == "number":
-        return _number(question, value)
+        return _number(question, value, decimal_mark)
     elif question.kind == "several":
         chosen = value if isinstance(value, list) else [value]
         allowed = [v for v, _ in question.choices]
@@ -137,19 +143,32 @@ def _check_answer(question: Question, value: Any) -> Any:
     raise InvalidAnswer(text, question=question.label)
 
 
-def _number(question: Question, value: Any) -> float:
-    least, most = question.limits
+def read_number(text: str, decimal_mark: str = ".") -> float:
+    """Return a number as people write it, in digits of any script; NaN if it is no number.
+
+    Point and comma both stand before decimals. NaN if one of them may also separate thousands: the
+    one that is not the language's own decimal mark, before exactly three digits (1,000).
+    """
+    text = text.strip().replace("\N{ARABIC DECIMAL SEPARATOR}", decimal_mark)
+    thousands = re.fullmatch(r"[-+]?[1-9]\d{0,2}([.,])\d{3}", text)
+    if thousands and thousands[1] != decimal_mark:
+        return math.nan
     try:
-        number = float(str(value).strip().replace("_", "?"))
+        return float(text.replace(",", ".").replace("_", "?").replace("\N{MINUS SIGN}", "-"))
     except ValueError:
-        number = float("nan")
+        return math.nan
+
+
+def _number(question: Question, value: Any, decimal_mark: str) -> float:
+    least, most = question.limits
+    number = value if type(value) in (int, float) else read_number(str(value), decimal_mark)
     if not least <= number <= most:
         if question.limits == NUMBERS:
             raise InvalidAnswer(N_("“{question}”: please enter a number."), question=question.label)
         text = N_("“{question}”: please enter a number from {least} to {most}.")
         limits = {"least": f"{least:.15g}", "most": f"{most:.15g}"}
         raise InvalidAnswer(text, question=question.label, **limits)
-    return int(number) if number.is_integer() else number
+    return int(number) if number == int(number) else number
 
 
 def is_screened_out(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:

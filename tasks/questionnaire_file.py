@@ -14,18 +14,21 @@ import numpy as np
 from pydantic import Field
 
 from harness.section import Section
+from tasks.base import InvalidAnswer
 from tasks.drawings import draw_plate
 from tasks.files import OwnPicture, content_name, read_picture
 from tasks.language import N_, Words
 from tasks.pictures import encode
 from tasks.questionnaire import (
     COLOUR,
+    NUMBERS,
     UNDERSTANDING,
     Check,
     Condition,
     Question,
     Questionnaire,
     QuestionSettings,
+    check_answers,
 )
 
 #: Digits that look alike in dots are left out, such as 5 and 6.
@@ -85,6 +88,8 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
         questions.append(question)
     keyed = [q for q in questions if q.check == UNDERSTANDING]
     checks = []
+    if file.understanding.needed and not keyed:
+        _check_needed(file.understanding.needed, 0, f"{path}: understanding.needed")
     if keyed:
         needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
         _check_needed(needed, len(keyed), f"{path}: understanding.needed")
@@ -109,6 +114,8 @@ def _question(entry: Entry, where: str) -> Question:
     choices = tuple(
         (c, c) if isinstance(c, str) else (c.value, c.label) for c in entry.choices
     ) or tuple((str(i), str(i)) for i in range(1, entry.points + 1))
+    if entry.choices and entry.points:
+        raise ValueError(f"{where}: give choices or points, not both")
     right = (entry.right,) if isinstance(entry.right, str) else entry.right
     if right and entry.when != "quiz":
         raise ValueError(f"{where}: right answers are for questions with when = 'quiz'")
@@ -141,6 +148,8 @@ def _problems(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
             yield "screen_out has every answer, so nobody could take part"
         if kind != "several" and set(question.right) == set(values):
             yield "every answer is right; leave right out, or name fewer"
+    yield from _text_problems(question)
+    yield from _right_problems(question)
     yield from _limit_problems(question)
     if question.stay_within and kind != "number":
         yield f"stay_within is for a number; a {kind} has screen_out"
@@ -164,9 +173,39 @@ def _condition_problems(
                f"{', '.join(answers)}")  # fmt: skip
 
 
+def _text_problems(question: Question) -> Iterator[str]:
+    """Yield texts that participants cannot read or tell apart, or would never see."""
+    labels = [label.strip() for _, label in question.choices]
+    if not question.label.strip():
+        yield "its label is empty; give it a text"
+    if "" in labels:
+        yield "the label of one of its choices is empty; give it a text"
+    elif len(set(labels)) < len(labels):
+        yield "two of its choices have the same label; participants could not tell them apart"
+    if question.kind not in ("choice", "scale") and (question.low or question.high):
+        yield f"low and high are for a scale; a {question.kind} shows neither"
+
+
+def _right_problems(question: Question) -> Iterator[str]:
+    """Yield right answers to a number or a text that no answer equals."""
+    if question.kind not in ("number", "text"):
+        return
+    shown = question.model_copy(update={"shown_if": None})
+    for text in question.right:
+        try:
+            answer = check_answers([shown], {question.name: text}, {}).get(question.name)
+        except InvalidAnswer as error:
+            yield f"right = {text!r} cannot be answered: {error}"
+            continue
+        if str(answer) != text:
+            yield f"right = {text!r} is stored as {answer!r} when it is answered; write that"
+
+
 def _limit_problems(question: Question) -> Iterator[str]:
     """Yield limits that no number satisfies."""
     least, most = question.limits
+    if question.kind != "number" and question.limits != NUMBERS:
+        yield f"limits are for a number; a {question.kind} has none"
     for name, bounds in (("limits", question.limits), ("stay_within", question.stay_within)):
         if bounds and not bounds[0] <= bounds[1]:
             yield f"{name} = {list(bounds)}: the smaller number comes first"

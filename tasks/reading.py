@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,12 @@ def read_texts(settings: StudySettings, values: Mapping[str, object]) -> StudyTe
         texts[part] = _load_text(part, path, words)
         for name, value in values.items():
             texts[part] = texts[part].replace(f"{{{name}}}", str(value))
+        if path and (unknown := re.search(r"\{\w+\}", texts[part])):
+            raise ValueError(
+                f"texts.{part}: {path} contains {unknown[0]}, which participants would read as it "
+                f"stands; inserted are {', '.join(f'{{{name}}}' for name in values)} (for a brace "
+                f"itself, write &#123;)"
+            )
         pictures[part] = {
             source: read_picture(source, Path(path).parent, path)
             for source in picture_names(texts[part])

@@ -249,7 +249,7 @@ function start(root, words) {
   function keys(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.composedPath()[0];
-    const writing = target?.type === "text" || target?.type === "number";
+    const writing = target?.type === "text";
     if (event.key === "Enter" && event.repeat) {
       event.preventDefault(); // held down, perhaps since an earlier page
       return;

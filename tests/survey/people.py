@@ -12,7 +12,7 @@ from survey_app.service import Service
 from survey_app.store import Store
 
 RADIO = re.compile(r'<input type="radio" name="(\w+)" value="([^"]*)"')
-NUMBER = re.compile(r'<input type="number" name="(\w+)"')
+NUMBER = re.compile(r'<input type="text" inputmode="\w+" dir="ltr" name="(\w+)"')
 TEXT = re.compile(r'<input type="text" dir="auto" name="(\w+)"')
 
 

@@ -54,6 +54,9 @@ class Pseudo(Words):
         super().__init__()
         self._texts = {text: _pseudo(text) for text in {*marked_texts(), *own}}
 
+    def duration(self, number, unit):
+        return _pseudo(super().duration(number, unit))
+
 
 def _pseudo(text: str) -> str:
     return "".join(
@@ -177,9 +180,19 @@ def test_a_catalogue_half_done_is_said_and_one_that_would_break_a_page_is_refuse
     add_catalogue("fr", **{"Trial {number} of {total}": "Essai {numero} sur {total}"})
     with pytest.raises(ValueError, match="the names in braces must be those of 'Trial {number}"):
         Words("fr")
+    add_catalogue("it", **{"Trial {number} of {total}": "Prova {number:d} di {total}"})
+    with pytest.raises(ValueError, match="the names in braces must be those of 'Trial {number}"):
+        Words("it")  # `:d` would fail when the page is shown
     add_catalogue("xx")
     with pytest.raises(ValueError, match="CLDR has no such language"):
         StudySettings(language="xx")
+
+
+def test_durations_have_the_form_that_their_number_requires():
+    assert [Words("en").duration(n, "minute") for n in (1, 2.5)] == ["1 minute", "2.5 minutes"]
+    assert Words("de").duration(2.5, "second") == "2,5 Sekunden"
+    arabic = Words("ar")
+    assert [arabic.duration(n, "minute") for n in (7, 15)] == ["7 دقائق", "15 دقيقة"]
 
 
 def test_a_study_is_frozen_in_its_language(run, tmp_path):

@@ -103,6 +103,13 @@ def test_a_byte_order_mark_is_taken_as_windows_writes_it(tmp_path, service):
     assert "earlier study" in look(service, arrive(service, "a" * 24))["html"]
 
 
+def test_a_name_in_braces_that_nothing_replaces_is_refused(tmp_path):
+    (tmp_path / "own.md").write_text("It takes {minuts} minutes.")
+    settings = StudySettings(texts={"consent": str(tmp_path / "own.md")})
+    with pytest.raises(ValueError, match=r"consent: .*own.md contains \{minuts\}.* \{minutes\} \("):
+        read_texts(settings, {"minutes": 7})
+
+
 def test_an_empty_text_is_refused(tmp_path):
     (tmp_path / "consent.md").write_text(" \n")
     with pytest.raises(ValueError, match=r"texts.consent: .*consent.md is empty"):

@@ -48,6 +48,11 @@ points = 7
 low = "easy"
 high = "hard"
 [[question]]
+name = "hours"
+kind = "number"
+label = "How many hours?"
+limits = [0, 99]
+[[question]]
 name = "clear"
 kind = "scale"
 label = "It was clear."
@@ -335,6 +340,11 @@ def test_own_questions_appear_by_answers_and_are_stored(browser, own, known):
     before, when = visitor.version, visitor.page.locator(".survey input[name=when]")
     visitor.page.click("text=mouse")
     visitor.page.locator(".survey .asks-scale label").nth(6).click()
+    hours = visitor.page.locator(".survey input[name=hours]")
+    hours.press_sequentially("3,5")  # a field of the browser's own kind for numbers made it 35
+    hours.hover()
+    visitor.page.mouse.wheel(0, 100)  # and the wheel changed it
+    hours.press("ArrowUp")
     visitor.page.locator(SUBMIT).click()
     assert visitor.version == before, "a required question was left out"
     assert not when.is_visible()
@@ -345,6 +355,7 @@ def test_own_questions_appear_by_answers_and_are_stored(browser, own, known):
     (row,) = person(own, "asks")
     assert row.questionnaire == {
         "glasses": "sometimes", "when": "at night", "tools": ["mouse"], "hard": "7",
+        "hours": 3.5,
     }  # fmt: skip
 
 

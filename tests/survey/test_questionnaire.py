@@ -65,6 +65,7 @@ def read(tmp_path, text, language="en"):
 
 
 CHOICE = "[[question]]\nname = 'a'\nkind = 'choice'\nlabel = 'A'\nchoices = ['x', 'y']\n"
+NUMBER = "[[question]]\nname = 'a'\nkind = 'number'\nlabel = 'A'\nwhen = 'quiz'\n"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,16 @@ CHOICE = "[[question]]\nname = 'a'\nkind = 'choice'\nlabel = 'A'\nchoices = ['x'
             CHOICE + CHOICE.replace("'a'", "'b'") + "shown_if = {question='a', answers=['z']}",
             "shown_if: 'z' is no answer to 'a': x, y",
         ),
+        (CHOICE + "points = 7", "give choices or points, not both"),
+        (CHOICE + "limits = [0, 9]", "limits are for a number; a choice has none"),
+        (CHOICE.replace("'A'", "' '"), "its label is empty"),
+        (CHOICE.replace("'y'", "{ value = 'y', label = ' ' }"), "label of one .* is empty"),
+        (CHOICE.replace("'y'", "{ value = 'y', label = 'x' }"), "have the same label"),
+        (NUMBER + "low = 'never'", "low and high are for a scale"),
+        (NUMBER + "right = '11'\nlimits = [0, 9]", "'11' cannot be answered: .* from 0 to 9"),
+        (NUMBER + "right = '7.0'", "'7.0' is stored as 7 when it is answered; write that"),
+        (NUMBER.replace("number", "text") + "right = ' seven'", "is stored as 'seven'"),
+        ("[understanding]\nneeded = 1", "understanding.needed = 1: there are 0 such questions"),
         ("[colour_check]\nplates = 2\nneeded = 3", "colour_check.needed = 3: there are 2"),
         ("= 3", "cannot be read"),
     ],
@@ -119,13 +130,34 @@ def test_kinds_take_what_they_ask_for_and_nothing_else():
         (asked("choice", choices=xy), ["x"]),
         (asked("several", choices=xy), ["x", 3]),
         (asked("number", limits=(0, 10)), "11"),
-        (asked("number"), "1,000"),  # a browser sends 1000 or 1.000, as is meant
+        (asked("number"), "1,000"),
         (asked("number"), "nan"),
         (asked("number"), {"a": 1}),
         (asked("text"), 3),
     ]:
         with pytest.raises(ValueError, match="“Q”: please"):
             check_answers([question], {"q": raw}, {})
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "number"),
+    [
+        ("en", "3.5", 3.5), ("en", "3,5", 3.5), ("de", "3,5", 3.5), ("de", "3.5", 3.5),
+        ("ar", "١٢", 12), ("ar", "٣٫٥", 3.5), ("zh", "１２", 12), ("en", " +7 ", 7),
+        ("en", "−7", -7), ("en", "1e3", 1000), ("en", "0.125", .125), ("en", "0,125", .125),
+        ("en", "1.250", 1.25), ("de", "1,250", 1.25),
+        # Thousands or decimals? Such a number is asked for again.
+        ("en", "1,250", None), ("de", "1.250", None), ("en", "1,250.5", None),
+        ("en", "1 250", None), ("en", "1_250", None), ("en", "3,5,1", None), ("en", "0x10", None),
+    ],
+)  # fmt: skip
+def test_a_number_is_read_as_people_write_it_or_asked_for_again(language, text, number):
+    question, mark = Question(kind="number", name="q", label="Q"), Words(language).decimal_mark
+    if number is not None:
+        assert check_answers([question], {"q": text}, {}, mark) == {"q": number}
+    else:
+        with pytest.raises(ValueError, match="please enter a number"):
+            check_answers([question], {"q": text}, {}, mark)
 
 
 def test_hidden_questions_are_neither_required_nor_stored(tmp_path):

@@ -84,7 +84,7 @@ class Visitor:
     def fill(self) -> None:
         for group in self.page.locator(CHOICES).all():
             group.locator("label").first.click()
-        for box in self.page.locator(".survey input[type=text]:visible").all():
+        for box in self.page.locator(".survey input[type=text]:not([inputmode]):visible").all():
             box.fill("red <b>wheel</b>")
 
     def answer_by_keys(self) -> None:
