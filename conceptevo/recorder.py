@@ -27,15 +27,15 @@ from conceptevo.session import Session
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
-from harness.files import write_text
+from harness.files import remove_leftovers, write_text
 from harness.images.sets import ImageSet, sample_digest
-from harness.networks.recorded_source import RecordedSource
+from harness.networks.recorded_source import EVIDENCE_KINDS, RecordedSource
 from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
 from harness.networks.training import save_weights
 from harness.networks.wrappers import copy_network
 from harness.stages.images import folder_split
 from harness.stages.images import steps as image_steps
-from harness.stages.probe import FindLayers, probe_steps
+from harness.stages.probe import FindLayers, ProbeWork, probe_steps
 from harness.stages.stage import Advance, Value
 from harness.text import join_names
 
@@ -152,6 +152,7 @@ class Recorder:
             kind = type(network).__name__
             raise ValueError(f"Recorder: the network must be a torch module, got {kind}")
         if self.evidence is None or epoch in self.weights:
+            remove_leftovers(Path(self.folder).glob(f".{WEIGHTS.format(epoch='*')}*"))
             save_weights(network, Path(self.folder) / WEIGHTS.format(epoch=epoch))
         if self.evidence is not None:
             devices = {p.device.index or 0 for p in network.parameters() if p.is_cuda}
@@ -199,8 +200,14 @@ class Recorder:
         settings = {
             "images": sample_digest(images, source.view),
             **source.model_dump(mode="json", include=series_fields),
-            **config.probe.model_dump(mode="json", exclude={"batch_size", "range_images"}),
+            **config.probe.model_dump(mode="json", exclude=ProbeWork.unused),
         }
+        with session.run.locked():
+            self._probe(session, epoch, settings)
+
+    def _probe(self, session: Session, epoch: int, settings: dict[str, Any]) -> None:
+        """Replace the evidence of an epoch. If this is stopped, the epoch has none."""
+        (source,) = session.config.series
         settings_file, earlier = session.run.root / "settings.json", None
         if settings_file.exists():
             recorded = json.loads(settings_file.read_text(encoding="utf-8"))
@@ -212,6 +219,11 @@ class Recorder:
             earlier = session.run.table(Artifact("layers", (RECORDED,)))
         session.do(image_steps(session.plan), progress=False)
         session.do([("layers", [FindSameLayers(source, earlier)])], progress=False)
+        # without settings, the first record was stopped, and its settings may have been others
+        replaced = (RECORDED,) if earlier is None else (RECORDED, epoch)
+        for kind in EVIDENCE_KINDS:
+            for artifact in session.run.stored(kind, *replaced):
+                session.run.remove(artifact)
         session.do(probe_steps(session.plan), progress=False)
         write_text(settings_file, json.dumps(settings) + "\n")
 

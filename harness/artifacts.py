@@ -243,8 +243,8 @@ class Run:
         return table[is_present].reset_index(drop=True)
 
     def stored(self, kind: str, *parts: str | int) -> list[Artifact]:
-        """Return the artifacts of a kind in the folder whose first parts are these; the others are
-        numbers."""
+        """Return the artifacts of a kind in the folder whose first parts are these, in path order;
+        the other parts are numbers."""
         field = r"\{(\d)[^}]*\}"
         place = re.sub(
             field,
@@ -253,7 +253,7 @@ class Run:
         )
         pattern = re.compile(re.sub(field, r"(\\d+)", place))
         names = (p.relative_to(self.root) for p in find_paths(self.root, re.sub(field, "*", place)))
-        matches = (pattern.fullmatch(name.as_posix()) for name in names)
+        matches = (pattern.fullmatch(name.as_posix()) for name in sorted(names))
         return [Artifact(kind, (*parts, *map(int, match.groups()))) for match in matches if match]
 
     def holds(self, kind: str) -> bool:

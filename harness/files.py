@@ -62,6 +62,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Delete those paths that are incomplete files or marks of commands that were killed."""
+    for path in list(paths):
+        if _HALF in path.name or path.name.endswith(WORKING):
+            path.unlink()
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Prevent a second command from working in the same folder. The lock ends with the process.
@@ -83,9 +90,7 @@ def lock(folder: Path) -> Iterator[None]:
         raise ArtifactError(f"folder {folder} cannot be written: {error.strerror}") from error
     try:
         os.utime(folder / ".lock")
-        for path in list(folder.rglob(".*")):
-            if _HALF in path.name or path.name.endswith(WORKING):
-                path.unlink()
+        remove_leftovers(folder.rglob(".*"))
         yield
     finally:
         file_lock.release()

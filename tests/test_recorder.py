@@ -15,11 +15,13 @@ import conceptevo as ce
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import parse_config
+from harness.files import ArtifactError, whole_file
 from harness.images.folders import folder_images
 from harness.images.sets import draw_arrays
 from harness.networks.architectures import build
-from harness.networks.recorded_source import RecordedSource
+from harness.networks.recorded_source import EVIDENCE_KINDS, RecordedSource
 from harness.stages.engine import Engine
+from harness.stages.probe import recorded_activations
 from harness.stages.run import STAGES, run_until
 from harness.stages.stage import Plan
 from harness.torchvision_import import call_with_torchvision
@@ -285,6 +287,99 @@ def test_a_first_record_that_failed_determines_no_layers(tmp_path, monkeypatch):
         ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K)).record(Net(), 0)
     evidence = ce.Evidence(images, view(), K, layers=("body.1",))
     assert ce.Recorder(tmp_path, evidence=evidence).record(Net(), 0)
+
+
+def memory_recorder(place, **changes):
+    images = ce.Images(draw_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
+    parameters = K.model_copy(update={"range_images": 16, **changes})
+    return ce.Recorder(place, evidence=ce.Evidence(images, view(), parameters), weights=(9,))
+
+
+def evidence_of(run, epoch):
+    """Return the content of every artifact with the evidence of an epoch."""
+    artifacts = [a for kind in EVIDENCE_KINDS for a in run.stored(kind, "recorded", epoch)]
+    return [run.path(artifact).read_bytes() for artifact in artifacts]
+
+
+class Stop(BaseException):
+    """A kill: nothing catches it."""
+
+
+def test_evidence_is_of_one_network_wherever_its_record_is_stopped(tmp_path, monkeypatch):
+    nets, contents = [Net(), Net(), Net()], []
+    for number, net in enumerate(nets):
+        memory_recorder(tmp_path / str(number)).record(net, 1)
+        contents.append(evidence_of(Run(tmp_path / str(number) / "evidence"), 1))
+    recorder, calls = memory_recorder(tmp_path / "0"), [0]
+    run = Run(tmp_path / "0" / "evidence")
+
+    def stopping(change):
+        def changed(self, *arguments):
+            change(self, *arguments)
+            calls[0] += 1
+            if calls[0] == stop:
+                raise Stop
+
+        return changed
+
+    for name in ("seal", "remove"):
+        monkeypatch.setattr(Run, name, stopping(getattr(Run, name)))
+    whole = 0
+    for stop in range(1, 60, 3):
+        calls[0] = 0
+        try:
+            recorder.record(nets[1 + stop % 2], 1)
+        except Stop:
+            if source_of(tmp_path / "0", 1):
+                whole += 1
+                assert evidence_of(run, 1) in contents
+            continue
+        break
+    assert stop > 10 and whole and evidence_of(run, 1) == contents[1 + stop % 2]
+    assert not run.stored("probe_part", "recorded", 1)
+
+
+def source_of(place, epoch):
+    """Return whether a run would read an epoch."""
+    try:
+        return epoch in RecordedSource(name="net", folder=place).epochs()
+    except ValueError as error:
+        assert "holds neither weights" in str(error)
+        return False
+
+
+def test_a_first_record_that_was_stopped_is_not_mixed_with_other_settings(tmp_path, monkeypatch):
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("conceptevo.recorder.write_text", stop)
+        memory_recorder(tmp_path).record(Net(), 0)
+    memory_recorder(tmp_path, k=2).record(Net(), 1)
+    assert not source_of(tmp_path, 0) and source_of(tmp_path, 1)
+
+
+def test_a_training_that_was_killed_leaves_no_half_written_weights(tmp_path):
+    with pytest.raises(Stop), whole_file(tmp_path / "model-9.pth") as temporary:
+        left = temporary.with_name(temporary.name.replace("-9", "-8"))
+        left.touch()
+        raise Stop
+    memory_recorder(tmp_path).record(Net(), 9)
+    assert (tmp_path / "model-9.pth").exists() and not left.exists()
+
+
+def test_evidence_is_read_in_other_ranges_of_images_than_it_was_recorded(tmp_path):
+    for epoch, images in enumerate((8, 12, 24)):
+        memory_recorder(tmp_path, range_images=images).record(Net(), epoch)
+        run = Run(tmp_path / "evidence")
+        parts = [run.array(a) for a in run.stored("activations", "recorded", epoch)]
+        assert len(parts) == 24 // images
+        for images in (range(24), range(3, 20), range(8, 16)):
+            values = recorded_activations(run, epoch, images)
+            assert np.array_equal(values, np.concatenate(parts, axis=1)[:, images])
+    run.remove(run.stored("activations", "recorded", 1)[0])
+    with pytest.raises(ArtifactError, match="activations of epoch 1 on images 3 to 19: record"):
+        recorded_activations(run, 1, range(3, 20))
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])

@@ -7,13 +7,16 @@ from pathlib import Path
 from pydantic import model_validator
 from torch import nn
 
-from harness.artifacts import Run, fingerprint, read_sidecar
-from harness.files import cached_listing, file_hash, find_paths
+from harness.artifacts import Run, fingerprint
+from harness.files import cached_listing, file_hash
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import CheckpointError, load_weights, match_epochs
 from harness.networks.sources import EVIDENCE, RECORDED, SOURCES, WEIGHTS, Source
 from harness.registry import plugin_identity
+
+#: Kinds of the artifacts that hold the evidence of an epoch, which is whole if it has the first.
+EVIDENCE_KINDS = ("responsive", "stimuli", "activations")
 
 
 @SOURCES.add("recorded")
@@ -50,12 +53,14 @@ class RecordedSource(Source):
         files = cached_listing((self.folder, WEIGHTS), lambda: match_epochs(self.folder, WEIGHTS))
         return {epoch: path for path, epoch in files if epoch is not None}
 
+    def _with_evidence(self) -> set[int]:
+        """Return the epochs with whole evidence."""
+        run, kind = self.evidence, EVIDENCE_KINDS[0]
+        stored = cached_listing((self.folder, EVIDENCE), lambda: run.stored(kind, RECORDED))
+        return {int(artifact.parts[1]) for artifact in stored if run.sidecar(artifact) is not None}
+
     def epochs(self) -> tuple[int, ...]:
-        pattern = f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet"
-        place = self.folder, pattern
-        stimuli = cached_listing(place, lambda: list(find_paths(*place)))
-        with_evidence = {int(path.stem.removeprefix("stimuli-")) for path in stimuli}
-        epochs = sorted(with_evidence | self._weights().keys())
+        epochs = sorted(self._with_evidence() | self._weights().keys())
         if not epochs:
             raise CheckpointError(
                 f"series {self.name!r}: {self.folder} holds neither weights "
@@ -82,7 +87,9 @@ class RecordedSource(Source):
             assert self.architecture is not None
             content = file_hash(self._weights()[epoch])
             return fingerprint(plugin_identity(self.architecture), self.outputs, content)
-        paths = sorted(find_paths(self.folder, f"{EVIDENCE}/probe/{RECORDED}/*-{epoch:04d}*"))
-        files = [f for p in paths for f in ([p] if p.is_file() else sorted(p.iterdir()))]
-        hashes = [sidecar["sha256"] for f in files if (sidecar := read_sidecar(f)) is not None]
-        return fingerprint("evidence", hashes)
+        evidence = self.evidence
+        artifacts = [
+            a for kind in sorted(EVIDENCE_KINDS) for a in evidence.stored(kind, RECORDED, epoch)
+        ]
+        sidecars = filter(None, map(evidence.sidecar, artifacts))
+        return fingerprint("evidence", [sidecar["sha256"] for sidecar in sidecars])

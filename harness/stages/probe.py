@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, ranges
 from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
-from harness.files import write_tables
+from harness.files import ArtifactError, write_tables
 from harness.images.sets import open_images, sample_digest
 from harness.networks.default_layers import RULES_VERSION
 from harness.networks.layers import find_layers, measure_patches
@@ -73,11 +74,12 @@ class ProbeWork(LayersWork):
     parameters: ProbeParameters
 
     split: ClassVar[str] = "probe"
+    #: The parameters that change no result.
+    unused: ClassVar[set[str]] = {"batch_size", "range_images"}
 
     @property
     def depends(self) -> object:
-        """All parameters but the batch size and the ranges of images, which change no result."""
-        return self.parameters.model_dump(exclude={"batch_size", "range_images"})
+        return self.parameters.model_dump(exclude=self.unused)
 
     def outdated(self, run: Run, activations: Sequence[Artifact]) -> list[Artifact]:
         """Return what nothing needs when all ranges are joined: all parts, also of other ranges
@@ -183,7 +185,26 @@ class TakeEvidence(ProbeWork):
         for kind in ("stimuli", "responsive"):
             yield evidence.table(Artifact(kind, (RECORDED, epoch))).assign(series=source.name)
         for part in self.makes[2:]:
-            yield evidence.array(Artifact("activations", (RECORDED, *part.parts[1:])))
+            _, _, start, stop = part.parts
+            yield recorded_activations(evidence, epoch, range(int(start), int(stop)))
+
+
+def recorded_activations(evidence: Run, epoch: int, images: range) -> np.ndarray:
+    """Return recorded activations [neurons, images] of a range, which may have been recorded in
+    other ranges. Raises ArtifactError if some are missing."""
+    slices, count = [], 0
+    for artifact in evidence.stored("activations", RECORDED, epoch):
+        first, after = (int(part) for part in artifact.parts[2:])
+        start, stop = max(images.start, first), min(images.stop, after)
+        if start < stop:
+            slices.append(evidence.array(artifact)[:, start - first : stop - first])
+            count += stop - start
+    if count != len(images):
+        raise ArtifactError(
+            f"{evidence.root} lacks activations of epoch {epoch} on images {images.start} to "
+            f"{images.stop - 1}: record the epoch again"
+        )
+    return slices[0] if len(slices) == 1 else np.concatenate(slices, axis=1)
 
 
 def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
@@ -193,7 +214,7 @@ def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
     recorded, current = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
     settings = {
         f"probe.{name}": (recorded["probe"][name], value)
-        for name, value in parameters.model_dump(mode="json", exclude={"batch_size"}).items()
+        for name, value in parameters.model_dump(mode="json", exclude=ProbeWork.unused).items()
     }
     for name in ("resize", "crop", "mean", "std"):
         settings[name] = recorded["series"][0][name], current[name]
