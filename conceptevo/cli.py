@@ -38,7 +38,7 @@ def _option(text: str, default: str = "as configured", **rules: Any) -> Any:
 
 Out = Annotated[Path | None, _option("folder of the run", "runs/ and the name of CONFIG")]
 Cluster = Annotated[
-    str | None, typer.Option(help="address of a Ray cluster that sees the run's folder, or auto")
+    str | None, typer.Option(help="address of a Ray cluster, or auto; see docs/cluster.md")
 ]
 Device = Annotated[str | None, _option("auto, cpu, cuda, cuda:N or mps")]
 Precision = Annotated[str | None, _option("float32, bfloat16 or float16")]
@@ -169,7 +169,7 @@ def demo(
     series: Annotated[
         str,
         typer.Option(
-            help="names, with commas: vgg, resnet, convnext, vgg-large-rate, vgg-overfitted"
+            help="separated by commas: vgg, resnet, convnext, vgg-large-rate, vgg-overfitted"
         ),
     ] = "vgg,resnet",
 ) -> None:
@@ -205,7 +205,9 @@ def bench(
     ablation: Annotated[str, _option("separated by commas: revert, zero, mean, resample")] = "",
     classes: Annotated[str, _option("names, separated by commas")] = "",
     pairs: Annotated[str, _option("pairs of epochs, e.g. vgg:1-4,vgg:4-10")] = "",
-    layers: Annotated[str, _option("module names or patterns, with commas", "all probed")] = "",
+    layers: Annotated[
+        str, _option("names or patterns of layers, separated by commas", "all probed")
+    ] = "",
     splits: Annotated[str, _option("separated by commas: heldout, importance")] = "",
     memory: Annotated[
         float | None, _option("GiB for all workers together", "70 % of the free memory")

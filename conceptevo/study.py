@@ -15,8 +15,8 @@ def build(run: Path, out: Path, settings: Path | None = None) -> None:
     commands.build(run, out, settings)
     if missing := [name for name in ("statsmodels", "matplotlib") if find_spec(name) is None]:
         console.print(
-            f"Not checked which planned tests the design is too small for: {missing[0]} is missing "
-            "(pip install 'conceptevo-harness\\[analysis]')."
+            f"Whether the design is large enough for all planned tests was not checked: "
+            f"{missing[0]} is missing (pip install 'conceptevo-harness\\[analysis]')."
         )
         return
     from analysis.study.before_collection import describe_ruled_out, results_without_responses

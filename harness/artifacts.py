@@ -304,7 +304,10 @@ class Run:
         space_methods, versions."""
         path = self.root / "manifest.json"
         if not path.exists():
-            raise ArtifactError(f"{self.root} is not a run: it holds no manifest.json")
+            raise ArtifactError(
+                f"{self.root} is not a run: it holds no manifest.json; "
+                f"name the folder that `conceptevo run` wrote"
+            )
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
@@ -338,9 +341,9 @@ def _examine(path: Path) -> Finding | None:
     if not path.exists():
         if sidecar is not None and "sha256" not in sidecar:
             return Finding("is yet to be written by work that has begun", False)
-        return Finding("is missing although its sidecar exists: run the command again")
+        return Finding("is missing although its .json file exists: run the command again")
     if sidecar is None and path.with_name(path.name + ".json").exists():
-        return Finding("its sidecar cannot be read: delete it and run again")
+        return Finding("its .json file cannot be read: delete it and run again")
     if sidecar is None:
         return Finding("was not finished, and will be made again", False)
     if "sha256" not in sidecar:

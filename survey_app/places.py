@@ -184,7 +184,7 @@ class Places:
         connection.execute(delete(turned_away).where(own_row))
 
     def is_blocked(self, connection: Connection, platform_id: str) -> bool:
-        """Return whether the person with this platform id is barred from taking part."""
+        """Return whether the person with this platform id is blocked from taking part."""
         query = select(blocked.c.digest).where(
             blocked.c.study == self.study,
             blocked.c.digest == self._digest(connection, platform_id),
@@ -267,7 +267,7 @@ class Places:
         return None
 
     def block(self, platform_ids: Iterable[str]) -> int:
-        """Bar people by their platform ids; return how many are new. Only hashes are stored.
+        """Block people by their platform ids; return how many are new. Only hashes are stored.
 
         Raises:
             ValueError: a text is no id, so that nobody would be recognised by it.
@@ -278,7 +278,7 @@ class Places:
             if bad := [text for text in ids if not is_id(text, settings)]:
                 raise ValueError(
                     f"{bad[0]!r} is no id of a person ({pluralise(len(bad), 'such line')}), so "
-                    f"nobody was barred; give one id a line, exactly as the platform writes it"
+                    f"nobody was blocked; give one id a line, exactly as the platform writes it"
                 )
             digests = [self._digest(connection, text) for text in ids]
             new_count = sum(

@@ -80,7 +80,7 @@ def _change_places(study_places: Places, change: str, who: list[str]) -> None:
         case ["block", _, *_]:
             lines = [read_text(Path(path), "list of ids").splitlines() for path in who]
             ids = filter(None, map(str.strip, chain(*lines)))
-            console.print(f"ids newly barred: {study_places.block(ids)}")
+            console.print(f"ids newly blocked: {study_places.block(ids)}")
         case [number] if re.fullmatch(r"\+[1-9]\d{0,5}", number):
             study_places.add(int(number))
         case words:

@@ -109,7 +109,7 @@ turned_away = Table(
     Column("reason", String(20), nullable=False),  # a key of endings.REASONS
 )
 
-#: People who are barred from taking part, by a salted hash of the platform's id.
+#: People who are blocked from taking part, by a salted hash of the platform's id.
 blocked = Table(
     "blocked",
     metadata,

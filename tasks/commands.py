@@ -40,8 +40,8 @@ def build(
         options = [len(t.options) for t in trials if t.role == "trial" and t.options]
         console.print(
             f"The rule one_sided_above = {threshold:g} would exclude "
-            f"{100 * one_sided_rate(options, threshold):.1f} % of honest participants by chance "
-            "alone (simulated).",
+            f"{100 * one_sided_rate(options, threshold):.1f} % of participants who favour no "
+            "position by chance alone (simulated).",
         )
 
 

@@ -43,9 +43,9 @@ class Drawing:
                 self.drafts.append((name, condition, role, draft))
                 return len(self.drafts) - 1
         raise NoTrial(
-            f"{name} {condition}: no further trial whose neurons the same participant does not "
-            f"meet elsewhere; ask for fewer trials or forms in study.toml, "
-            f"or lower evidence.min_depth"
+            f"task {name}, {condition} trials: too few neurons, as a participant must see no "
+            f"neuron in two trials; ask for fewer trials or forms in study.toml, or lower "
+            f"evidence.min_depth"
         )
 
     def choices(self, form: list[list[int]]) -> list[int]:

@@ -66,7 +66,7 @@ def check_rules(rules: Exclusion, options: Sequence[int], say: Callable[[str], N
     if rate <= LIMIT:
         return rules
     reason = (
-        f"of participants who answer honestly, {100 * rate:.0f} % would be excluded by chance "
+        f"of participants who favour no position, {100 * rate:.0f} % would be excluded by chance "
         f"alone, because a participant of this design chooses only {len(options)} times "
         f"({SIMULATIONS:,} simulated participants); allowed: at most {100 * LIMIT:g} %"
     )

@@ -110,7 +110,7 @@ class Recruitment(Entry):
 
     Attributes:
         places: with how many the study begins; `conceptevo study places` adds more.
-        lease_minutes: without a sign of life for so long, a place may be given to the next person.
+        lease_minutes: so long after a response, a place may be given to the next participant.
     """
 
     places: int = Field(default=260, ge=1, le=100_000)
@@ -118,18 +118,18 @@ class Recruitment(Entry):
 
 
 _TEXT = """\
-# Who is recruited for this study, and how people leave. Not part of the study's hash: change it
-# while the study runs, then start the survey again. What changed is logged.
+# Recruitment and completion codes. Not part of the study's hash: this file may be changed while
+# the study runs; then restart the survey. Changes are logged.
 
 places = {places}     # to begin with; afterwards: conceptevo study places STUDY +40
-lease_minutes = {lease_minutes}     # without a sign of life a place may be given to the next person
+lease_minutes = {lease_minutes}     # this long after a response, others may get the place
 platforms = {platforms}     # prolific, mturk, open; links of other kinds are refused
 studies = {studies}     # the platform's own ids of this study (STUDY_ID, hitId); any if empty
-ids = {ids}     # form of people's ids (regular expression); the platform's own if empty
-signed = {signed}     # only links that Prolific has signed
+ids = {ids}     # pattern of participants' ids (regular expression); the platform's own if empty
+signed = {signed}     # only links signed by Prolific (its secured links)
 audience = {audience}     # for signed links: this survey's domain
 
-# Codes that people take back to the platform. Register each there.
+# Completion codes, with which participants return to the platform. Register each there.
 [codes]
 {codes}
 """

@@ -59,9 +59,9 @@ RESPONSES = (
            "JSON: the id of the chosen option, or an object if the task asks several questions, "
            'for example {"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": '
            '1-4} or {"rating": 1-4, "label": text or null}; null if there is no response'),
-    Column("correct", "boolean", "whether the answer meets the key; empty where there is no key"),
+    Column("correct", "boolean", "whether the answer is that of the key; empty without a key"),
     Column("missing", "string",
-           "why there is no answer: time (the limit passed) or picture (one did not arrive); "
+           "why there is no answer: time (limit reached) or picture (one could not be loaded); "
            "empty where there is one", later=True),
     Column("late", "boolean",
            f"whether the answer reached the server over {LATE_AFTER} s after the time limit of the "
@@ -81,12 +81,12 @@ PARTICIPANTS = (
     Column("participant", "string", "pseudonym, as in the response table"),
     Column("source", "string", f"{', '.join(SOURCES)}"),
     Column("platform", "string", "prolific, mturk, open, or simulation"),
-    Column("status", "string", f"how far the person came: {', '.join(STATUSES)}"),
+    Column("status", "string", f"how far the participant came: {', '.join(STATUSES)}"),
     Column("reason", "string",
            "why participation ended early: practice, understanding or colour (not passed), answers "
            "(of screen_out or outside stay_within), withdrew, timed_out, released (by the "
            "researcher), or the platform's own word; empty if it did not", later=True),
-    Column("code", "string", "completion code with which the person left; empty before", True),
+    Column("code", "string", "completion code shown at the end; empty before", True),
     Column("consented_at", "UTC", "when consent was stored; empty before"),
     Column("finished_at", "UTC", "when the last part was stored; empty before"),
     Column("practice_attempts", "Int64", "rounds of practice begun"),
@@ -162,7 +162,7 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
     path = Path(path)
     header, rows = _read_records(path)
     if duplicates := sorted({name for name in header if header.count(name) > 1}):
-        raise ValueError(f"{path}: column {duplicates[0]!r} stands there twice; remove one")
+        raise ValueError(f"{path}: column {duplicates[0]!r} occurs twice; remove one")
     names = {column.name for column in columns}
     for name in header:
         if name not in names and (lower := name.strip().lower()) in names:

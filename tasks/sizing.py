@@ -40,8 +40,8 @@ def least_attention(threshold: float | None) -> int:
         return LEAST_ATTENTION
     if threshold >= 1:
         raise ValueError(
-            "exclusion.attention_below = 1.0 drops people for a single lapse, however many "
-            "attention trials there are; choose less than 1, e.g. 0.8"
+            "exclusion.attention_below = 1.0 excludes participants for a single error, however "
+            "many attention trials there are; choose less than 1, e.g. 0.8"
         )
     return next(n for n in range(LEAST_ATTENTION, 1002) if n - 1 >= threshold * n)
 
@@ -57,8 +57,8 @@ def size(design: Design, settings: StudySettings) -> Size:
     minutes = settings.minutes or ceil(estimate)
     if minutes < estimate / 2:
         raise ValueError(
-            f"minutes = {minutes}: this design takes about {ceil(estimate)} minutes; say so, leave "
-            f"minutes out, or ask for fewer trials"
+            f"minutes = {minutes}: this design takes about {ceil(estimate)} minutes; state this, "
+            f"leave minutes out, or ask for fewer trials"
         )
     _check_rules(settings, minutes)
     return Size(attention, minutes)
@@ -88,8 +88,8 @@ def _attention(design: Design, settings: StudySettings) -> int:
     if requested is not None and 0 < requested < minimum:
         raise ValueError(
             f"attention.trials = {requested} with exclusion.attention_below = {threshold}: one "
-            f"lapse would exclude a person; have at least {minimum} attention trials (or none), or "
-            f"lower the rule"
+            f"error would exclude a participant; ask for at least {minimum} attention trials (or "
+            f"none), or lower the threshold"
         )
     return minimum if requested is None else requested
 
@@ -105,8 +105,8 @@ def _check_rules(settings: StudySettings, minutes: int) -> None:
     if allowed is not None and settings.practice.attempts > allowed:
         raise ValueError(
             f"practice.attempts = {settings.practice.attempts}: whoever needs more than "
-            f"exclusion.practice_attempts_above = {allowed} would do the whole study for nothing; "
-            f"allow at most {allowed}"
+            f"exclusion.practice_attempts_above = {allowed} would answer all trials and then be "
+            f"excluded; allow at most {allowed}"
         )
 
 

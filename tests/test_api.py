@@ -294,7 +294,7 @@ def test_half_precision_models_and_devices(images, series):
     weights = {epoch: model.float() for epoch, model in models.items()}
     same = ce.probe(ce.Series("mine", weights, series.view), images, k=3, progress=False)
     pd.testing.assert_frame_equal(found, same.to_pandas())
-    with pytest.raises(ValueError, match="device 'cuda:99' is not there: torch"):
+    with pytest.raises(ValueError, match="device 'cuda:99' is not available: torch"):
         ce.probe(series, images, device="cuda:99")
 
 

@@ -334,7 +334,10 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
         (["--pairs", "vgg:1"], "--pairs 'vgg:1' must be series:from-to, e.g. vgg:1-4"),
         (["--pairs", "net:1-5"], "no series 'net'; there are vgg"),
         (["--pairs", "vgg:1-9"], "series 'vgg' has no checkpoint of epoch 9; it has 0, 1, 5"),
-        (["--layers", "conv*"], "--layers conv*: series 'vgg' has features.2"),
+        (
+            ["--layers", "conv*"],
+            "--layers conv*: no probed layer of series 'vgg' matches; it has features.2",
+        ),
         (["--memory", "0.000001"], "importance of series 'vgg' by sign_t: 4 images need"),
         (["--splits", "test"], "Input should be 'heldout' or 'importance'"),
     ],

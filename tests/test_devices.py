@@ -50,7 +50,7 @@ def test_the_cpu_is_always_there_and_auto_takes_the_first(monkeypatch):
     ("name", "precision", "message"),
     [
         ("gpu", "float32", r"device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
-        ("cuda:7", "float32", r"device 'cuda:7' is not there: torch .* sees .*cpu; take one"),
+        ("cuda:7", "float32", r"device 'cuda:7' is not available: torch .* finds .*cpu; choose"),
         ("cpu", "float64", r"precision must be one of float32, bfloat16, float16, got 'float64'"),
     ],
 )

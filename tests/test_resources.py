@@ -76,7 +76,7 @@ def test_the_command_line_has_the_last_word(tmp_path):
     assert load_config(path, device="cuda:1", precision=None).device == "cuda:1"
     assert load_config(path, device=None).device == "cpu"
     told = say("run", path, "--out", tmp_path / "r", "--device", "cuda:7", error=ValueError)
-    assert "device 'cuda:7' is not there: torch" in told
+    assert "device 'cuda:7' is not available: torch" in told
     told = say("probe", path, "--device", "gpu", error=ValueError)
     assert "device: must be auto, cpu, cuda, cuda:N or mps (got 'gpu')" in told
     assert not (tmp_path / "r").exists()

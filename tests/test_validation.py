@@ -213,7 +213,7 @@ def test_spreadsheets_ways_of_saving_are_read_or_refused_with_the_remedy(study, 
         read_tables(path)
     head, body = text.split("\n", 1)
     path.write_text(head.replace("tab_leaves", "pastes") + "\n" + body)
-    with pytest.raises(ValueError, match="column 'pastes' stands there twice"):
+    with pytest.raises(ValueError, match="column 'pastes' occurs twice"):
         read_tables(path)
     for wrong, right in (("condition ", "condition"), ("Missing", "missing"), (" TASK", "task")):
         path.write_text(head.replace(right, wrong) + "\n" + body)
@@ -553,7 +553,8 @@ def test_a_rule_that_chance_would_trip_is_refused_or_by_default_switched_off():
         check_rules(Exclusion(one_sided_above=0.7), [2] * 10 + [6] * 2, said.append)
     assert said == []
     assert check_rules(Exclusion(), [2] * 6, said.append).one_sided_above is None
-    assert "by default 0.8, is switched off: of participants who answer honestly, 22 %" in said[0]
+    expected = "by default 0.8, is switched off: of participants who favour no position, 22 %"
+    assert expected in said[0]
     for rules, options in (
         (Exclusion(), [6] * 14 + [2] * 6),  # the default design
         (Exclusion(one_sided_above=None), [2] * 6),

@@ -55,9 +55,7 @@ class Bench:
     @property
     def split_text(self) -> str:
         """The images of the main table, described in words."""
-        return {"heldout": "held-out images", "importance": "the images that importance saw"}[
-            self.split
-        ]
+        return {"heldout": "held-out images", "importance": "the importance images"}[self.split]
 
     @property
     def verb(self) -> str:

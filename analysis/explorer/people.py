@@ -58,7 +58,7 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
     if not trials:
         raise ValueError(
             f"--study {results}: none of its trials shows a neuron of {source.run.root}; "
-            f"give the results of a study that was built out of this run"
+            f"give the results of a study that was built from this run"
         )
     return {
         "source": responses.source,

@@ -144,8 +144,8 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
 def _limits(run: Run) -> str:
     count = len(series_of(run))
     sentences = [
-        f"One training run of {'each of ' * (count > 1)}{pluralise(count, 'network')}: the "
-        "results are not shown to hold for other seeds or architectures."
+        f"One training run of {'each of ' * (count > 1)}{pluralise(count, 'network')}: "
+        "whether the results hold for other seeds or architectures was not tested."
     ]
     if is_synthetic(run):
         sentences.append("The images are synthetic.")

@@ -356,7 +356,7 @@ AXES = {
     "importance": "importance\n(sign_t, share of images)",
     "drop": "change in accuracy when\nreverted (percentage points)",
     "displacement": "displacement\n(1 − cosine similarity)",
-    "observer_clarity": "margin of the observer\n(likeness, no unit)",
+    "observer_clarity": "margin of the observer\n(similarity, no unit)",
 }
 
 

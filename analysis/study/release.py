@@ -35,14 +35,14 @@ README = """# {title}{note}
 
 Data and tables of study {hash} ({participants} participants analysed, {answers} answers).
 
-- `data/responses.csv`, `data/responses-participants.csv`: every answer and participant,
-  anonymised; their columns are explained in `codebook.md`
-- `data/demographics.csv`, where asked: what participants said of themselves, counted
-- `study/`: what participants saw, frozen before the first of them, and the answer keys
-- `data/network.csv`, `data/reversion.csv`, `data/run/`, where present: what is known of the
-  neurons shown, how undoing evolutions changed accuracy, and tables of the run
+- `data/responses.csv`, `data/responses-participants.csv`: all responses and participants,
+  anonymised; `codebook.md` explains the columns
+- `data/demographics.csv`, where asked: counts of the answers to the questionnaire
+- `study/`: the study as frozen before data collection, with the answer keys
+- `data/network.csv`, `data/reversion.csv`, `data/run/`, where present: measures of the neurons
+  shown, changes in accuracy when evolutions were reverted, and tables of the run
 - `tables/`: as published (CSV, Markdown, LaTeX); `numbers.tex`: a macro for every number
-- `analysis.json`: every choice of the analysis; `versions.json`: with which software
+- `analysis.json`: all settings of the analysis; `versions.json`: versions of the software
 - `checksums.sha256`: check with `sha256sum -c checksums.sha256`
 
 Rebuild all tables from this pack alone and compare them byte for byte, with ConceptEvo Harness

@@ -132,7 +132,10 @@ def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     participants = responses.with_name(f"{responses.stem}-participants.csv")
     for path in (responses, participants):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; `conceptevo responses export` writes both")
+            raise ValueError(
+                f"{path} does not exist; `conceptevo responses export` writes both tables, "
+                f"{responses.name} and {participants.name}"
+            )
     tables, problems = [], []
     for path, columns in ((responses, RESPONSES), (participants, PARTICIPANTS)):
         try:

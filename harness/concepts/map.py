@@ -34,7 +34,9 @@ def project(
 
     anchors = space.rows(series=base.series, epoch=base.epoch)
     if len(anchors) < 4:
-        raise ValueError(f"a map needs four placed neurons of {base}, got {len(anchors)}")
+        raise ValueError(
+            f"a map needs at least four neurons of {base} that have a vector, got {len(anchors)}"
+        )
     others = np.setdiff1d(space.rows(), anchors)
     base_vectors = _vectors_of(space, anchors)
     is_small = len(anchors) < SMALL_BASE

@@ -105,8 +105,8 @@ def choose_device(name: str = "auto", precision: Precision = "float32") -> Devic
     full_name = "cuda:0" if name == "cuda" else name
     if full_name not in available:
         raise ValueError(
-            f"device {name!r} is not there: torch {torch.__version__} sees {', '.join(available)}; "
-            f"take one of these or auto"
+            f"device {name!r} is not available: torch {torch.__version__} finds "
+            f"{', '.join(available)}; choose one of these, or auto"
         )
     return Device(full_name, precision)
 

@@ -125,7 +125,8 @@ def _match_layers(run: Run, series: str, patterns: Sequence[str]) -> tuple[str, 
     matches = tuple(name for name in names if any(fnmatchcase(name, p) for p in patterns))
     if not matches:
         raise ConfigError(
-            f"--layers {', '.join(patterns)}: series {series!r} has {', '.join(names)}"
+            f"--layers {', '.join(patterns)}: no probed layer of series {series!r} matches; "
+            f"it has {', '.join(names)}"
         )
     return matches
 

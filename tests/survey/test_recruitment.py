@@ -269,7 +269,7 @@ def test_signing_needs_a_platform_that_signs():
         Entry(platforms=("open",), signed=True, audience="x")
 
 
-def test_earlier_participants_are_barred_by_hashes(service):
+def test_earlier_participants_are_blocked_by_hashes(service):
     assert service.places.block([PID, PID, "8c" * 12]) == 2
     assert service.places.block([PID]) == 0
     strict = service.recruitment.model_copy(update={"ids": "", "platforms": ("prolific",)})
@@ -334,7 +334,7 @@ def test_places_are_changed_by_command(study_folder, tmp_path, frozen, recruitme
     assert "released" in told and "   100  free" in told
     (tmp_path / "ids.txt").write_text(f"{PID}\n\n")
     told = say("study", "places", str(study_folder), "block", str(tmp_path / "ids.txt"), *options)
-    assert "ids newly barred: 1" in told
+    assert "ids newly blocked: 1" in told
     for wrong in (("-40",), ("40",), ("release",), ("pause", "x"), ("+0",), ("open",)):
         with pytest.raises(AssertionError):
             say("study", "places", str(study_folder), *wrong, *options)

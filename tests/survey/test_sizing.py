@@ -47,13 +47,13 @@ def test_the_default_design_fits_together():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"attention": Attention(trials=3)}, "one lapse would exclude .* at least 5 attention"),
-        ({"exclusion": Exclusion(attention_below=1.0)}, "drops people for a single lapse"),
+        ({"attention": Attention(trials=3)}, "one error would exclude .* at least 5 attention"),
+        ({"exclusion": Exclusion(attention_below=1.0)}, "excludes participants for a single error"),
         ({"minutes": 3}, "minutes = 3: this design takes about"),
         ({"exclusion": Exclusion(total_seconds_outside=(5000, 7200))}, "would exclude most people"),
         (
             {"practice": Practice(attempts=4)},
-            "would do the whole study for nothing; allow at most 3",
+            "would answer all trials and then be excluded; allow at most 3",
         ),
     ],
 )
