@@ -236,6 +236,18 @@ def test_rates_of_no_alarm_are_no_narrower_than_independent_answers():
         assert np.isnan([estimate.low, estimate.high, estimate.p]).all()
 
 
+def test_a_rate_that_hangs_on_one_participant_is_not_called_0():
+    """Both alarms are of one participant: d′ has no test, but the rate is 2 of 400."""
+    frame = detections(320, 0, 400, 10)
+    noise = frame.index[frame["condition"] == "same_stage"]
+    alarms = [i for i in noise if frame.loc[i, "participant"] == 3][:2]
+    found = Detection("false_evolution", "same_stage")(
+        frame.assign(changed=frame["changed"].mask(frame.index.isin(alarms), True))
+    )
+    assert found["d′",].reason.startswith("without one participant or trial a rate would be 0")
+    assert np.isnan(found["d′",].p) and found["false-alarm rate",].value == pytest.approx(2.5 / 401)
+
+
 def test_detection_needs_both_kinds():
     frame = detections(5, 5, 10, 5)
     with pytest.raises(ValueError, match="no answers of condition same_stage"):

@@ -223,6 +223,26 @@ def test_chance_must_be_known():
         ClusteredShares(0.5)(frame[:0])
 
 
+SHARES = {"exact_binomial": {"chance": 0.5}, "cluster_bootstrap": {"chance": 0.5},
+          "crossed_effects": {"chance": 0.5}, "cluster_contrasts": {}, "crossed_contrasts": {},
+          "learning": {}, "type_two": {}, "variance_components": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_rows_without_condition_and_scores_that_are_no_truth_values_are_refused(name):
+    """Such rows were dropped, made the estimate NaN, or gave an accuracy of 125 %."""
+    frame = answers(participants=10, items=5)
+    frame = frame.assign(confidence=1.0, position=range(len(frame)))
+    frame["correct"] = frame["correct"].astype(int)
+    statistic = STATISTICS.get(name)(**SHARES[name])
+    statistic(frame)
+    with pytest.raises(ValueError, match="2 rows without 'condition': every response must have"):
+        statistic(frame.assign(condition=frame["condition"].mask(frame.index < 2)))
+    for wrong in (frame["correct"] * 2, frame["correct"].astype(str), frame["correct"] - 0.5):
+        with pytest.raises(ValueError, match="'correct' must be True or False"):
+            statistic(frame.assign(correct=wrong))
+
+
 @pytest.mark.parametrize("name", ["exact_binomial", "cluster_bootstrap", "crossed_effects"])
 def test_order_of_rows_changes_nothing(name):
     frame = answers(participants=20, items=8)

@@ -15,6 +15,7 @@ from scipy.special import expit
 from analysis.statistics.clusters import (
     CrossedData,
     as_estimates,
+    check_responses,
     code_responses,
     combine,
     t_interval,
@@ -25,8 +26,12 @@ from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
 from analysis.statistics.statistic import STATISTICS, Estimates
 
-#: Reason why d′ has no interval if all or no trials of a condition were judged as changed.
+#: Reasons why d′ has no interval: all or no trials of a condition were judged as changed, or would
+#: have been without one participant or trial.
 UNBOUNDED = "a rate is 0 or 1: no interval and no test of d′, whose true value can be large"
+NEARLY_UNBOUNDED = (
+    "without one participant or trial a rate would be 0 or 1: no interval and no test of d′"
+)
 
 
 def _participant_jackknife(
@@ -71,6 +76,7 @@ class Learning:
         answered = frame.dropna(subset=["correct"])
         if answered.empty:
             return {}
+        check_responses(answered, "correct", "participant", "condition", "position")
         correct = answered["correct"].astype(float)
         position = answered["position"].astype(float) / 10
         cell = [answered["participant"], answered["condition"]]
@@ -138,6 +144,7 @@ class TypeTwo:
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         if frame.empty:
             return {}
+        check_responses(frame, "correct", "participant", "condition", "trial")
         answered = frame.dropna(subset=["correct", "confidence"]).reset_index(drop=True)
         wins, pairs = _compare_confidence(answered)
         # Each pair is counted at both of its responses: the number of pairs is half the sum.
@@ -206,9 +213,9 @@ class Detection:
     (Green & Swets 1966; Macmillan & Creelman 2005), with Hautus' (1995) log-linear rule
     H = (hits + ½)/(trials + 1), which keeps z finite for rates of 0 and 1. d′ = 0 means no
     sensitivity, 1 moderate sensitivity; c > 0 means a bias against responding "changed".
-    Participants and items are clustered. Only d′ is tested. If H or F is 0 or 1, d′ and c have no
-    interval and no test: the added half response hardly varies between participants, but z of the
-    true rate can be large.
+    Participants and items are clustered. Only d′ is tested. If H or F is 0 or 1, or would be
+    without one participant or item, d′ and c have no interval and no test: the added half response
+    hardly varies between participants, but z of the true rate can be large.
 
     Attributes:
         signal, noise: names of the conditions with and without a change.
@@ -251,9 +258,10 @@ class Detection:
                 estimates[name] = replace(
                     estimates[name], low=share.low, high=share.high, reason=share.reason
                 )
+                reason = UNBOUNDED if share.value in (0, 1) else NEARLY_UNBOUNDED
                 for unbounded in ("d′", "criterion"):
                     estimates[unbounded] = replace(
-                        estimates[unbounded], low=np.nan, high=np.nan, p=np.nan, reason=UNBOUNDED
+                        estimates[unbounded], low=np.nan, high=np.nan, p=np.nan, reason=reason
                     )
         return {(name,): replace(e, left_out=left_out) for name, e in estimates.items()}
 

@@ -70,6 +70,27 @@ class CrossedData:
         return total, count
 
 
+#: Columns whose values are truth values.
+TRUTH_VALUES = ("correct", "changed")
+
+
+def check_responses(frame: pd.DataFrame, value: str, *columns: str) -> None:
+    """Check the rows of a table of responses.
+
+    Args:
+        value: the column of measured values, which may be missing.
+        columns: columns that every row must have.
+
+    Raises:
+        ValueError: a row lacks one of `columns`, or a truth value is neither 0 nor 1.
+    """
+    for column in columns:
+        if missing := int(frame[column].isna().sum()):
+            raise ValueError(f"{missing} rows without {column!r}: every response must have one")
+    if value in TRUTH_VALUES and not frame[value].dropna().isin([0, 1]).all():
+        raise ValueError(f"{value!r} must be True or False (1 or 0) in every row, or missing")
+
+
 def code_responses(
     frame: pd.DataFrame,
     value: str = "correct",
@@ -80,10 +101,11 @@ def code_responses(
     """Return the responses of a table as codes; there must be no missing values.
 
     Raises:
-        ValueError: the table is empty, or a value is missing.
+        ValueError: the table is empty, or a value is missing; see also `check_responses`.
     """
     if frame.empty:
         raise ValueError("no answers to analyse: the table is empty")
+    check_responses(frame, value, group, participant, item)
     values = frame[value].to_numpy(dtype=float, na_value=np.nan)
     if np.isnan(values).any():
         raise ValueError(f"{int(np.isnan(values).sum())} rows without {value!r}: drop them first")

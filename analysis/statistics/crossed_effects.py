@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics import mixed_model
-from analysis.statistics.clusters import CLUSTERED, code_responses, t_interval, why_too_few
+from analysis.statistics.clusters import (
+    CLUSTERED,
+    check_responses,
+    code_responses,
+    t_interval,
+    why_too_few,
+)
 from analysis.statistics.contrasts import condition_pairs
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.shares import chance_of
@@ -74,6 +80,7 @@ class FittedConditions:
 def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
     """Fit conditions with both correct and incorrect responses; return None if there are none."""
     answered = frame.dropna(subset=["correct"])
+    check_responses(answered, "correct", "condition", "participant", "trial")
     share = answered.groupby("condition")["correct"].transform("mean")
     answered = answered[(share > 0) & (share < 1)]
     if answered.empty:

@@ -16,6 +16,7 @@ from analysis.statistics.clusters import (
     CLUSTERED,
     CrossedData,
     as_estimates,
+    check_responses,
     code_responses,
     count_clusters,
     two_way_jackknife,
@@ -72,6 +73,7 @@ class ExactBinomial:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
+        check_responses(frame, "correct", "condition")
         results: Estimates = {}
         for condition, answers in frame.groupby("condition")["correct"]:
             name, correct = str(condition), answers.dropna()
