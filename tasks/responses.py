@@ -190,6 +190,11 @@ def _read_records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
             f"{path} is not UTF-8{guess}: byte {error.start} is 0x{data[error.start]:02x}; save it "
             f"as CSV in UTF-8"
         ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{path} is no text in UTF-8 (it holds zero bytes, like UTF-16 or a spreadsheet); save "
+            f"it as CSV in UTF-8"
+        )
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:

@@ -86,7 +86,9 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
         raise ValueError(f"no answers are left to analyse ({steps})")
     for table in (answers, people):
         if ignored := table.attrs["ignored"]:
-            log.warning("%s: ignored columns: %s", table.attrs["file"], ", ".join(ignored))
+            log.warning(
+                "%s: ignored columns: %s", table.attrs["file"], ", ".join(map(repr, ignored))
+            )
     for note in study_quality.notes(chosen):  # names participants as the user's tables do
         log.warning(note)
     people = people[people["source"] == chosen.source]
