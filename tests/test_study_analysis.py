@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import say
+from matplotlib.collections import PathCollection
 
 from analysis import commands
 from analysis.exhibits import phrases
@@ -25,6 +26,7 @@ from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.statistic import STATISTICS
 from analysis.study.abstract import abstract_of_study
 from analysis.study.anonymise import anonymise
+from analysis.study.figures import accuracy as draw_accuracy
 from analysis.study.figures import flow as draw_flow
 from analysis.study.figures import learning, trials
 from analysis.study.pipeline import read_results
@@ -164,6 +166,21 @@ def test_moving_shuffling_and_excluded_people_change_no_byte(tmp_path, made):
     different = {name.split(".")[0] for name in before if before[name] != after[name]}
     assert different <= COUNTING
     assert "flow" in different  # two more people were excluded, and are counted
+
+
+def test_figures_of_extreme_responses_are_whole_and_never_empty(made):
+    """Marks at shares of 0 and 1 are not cut off; without two responses of a participant in a
+    condition there is no course of a session."""
+    results = read_results(made[-1])
+    answers = results.responses.answers
+    right = with_responses(results, answers=answers.assign(correct=True))
+    for axis in draw_accuracy(right).canvas.axes:
+        (dots,) = (part for part in axis.collections if isinstance(part, PathCollection))
+        assert (dots.get_offsets()[:, 0] == 1).all() and axis.get_xlim()[1] > 1.02
+    single = answers.drop_duplicates(["participant", "task", "condition"])
+    assert learning(with_responses(results, answers=single)) is None
+    assert learning(results) is not None
+    plt.close("all")
 
 
 def test_dots_do_not_depend_on_participants_pseudonyms(made):

@@ -76,8 +76,9 @@ def evolutions(results: Results) -> Figure | None:
         "study_evolutions",
         "Labels given to real evolutions",
         f"The {len(rows)} real evolutions that were most often judged changed (at least {ENOUGH} "
-        "responses). Below each stage: the most frequent label, the number of participants who "
-        "gave it, and the number who gave any label. These are the clearest examples, not a random "
+        "responses). Below each stage: the most frequent label (of several, the first in the "
+        "alphabet), the number of participants who gave it, and the number who gave any label. "
+        "These are the clearest examples, not a random "
         "sample."
         + " Simulated labels are unrelated to the pictures."
         * results.responses.simulated,

@@ -1,5 +1,4 @@
-"""The figures of a study; one registered function each, which returns None if there is nothing
-to show."""
+"""The figures of a study; one registered function each, None if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, Figure, error_bars, style_of, styled
+from analysis.exhibits.figures import COLOURS, Figure, error_bars, offset, style_of, styled
 from analysis.exhibits.phrases import as_words, rows_of
 from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.study.association import EVIDENCE
@@ -22,16 +21,18 @@ from analysis.study.responses import rules_in_words
 from analysis.study.results import Results
 from analysis.study.tables import ESTIMATE, FROM_NETWORKS, describe_scales, source_note
 from harness.records import PAIR
+from harness.text import pluralise
 
 #: The line at no difference: solid, because dashes over the grid's own line look like two lines.
 ZERO: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "zorder": 1}
+#: Limits of an axis of shares: marks at 0 and at 1 are not cut off.
+SHARES = (-0.03, 1.03)
 #: Inside of a mark that no test is about; filled and hollow ones say whether it is significant.
 UNTESTED = "#999999"
 
 
 def study_figures(results: Results) -> dict[str, Figure]:
-    """Return all figures by name; those of simulated or pilot responses are marked in the
-    picture."""
+    """Return all figures by name; those of simulated or pilot responses say so."""
     with styled():
         figures = shelf.figures_of("study", results)
         note = source_note(results).strip(" ()")
@@ -97,7 +98,7 @@ def flow(results: Results) -> Figure:
     for name, height in zip(names, y, strict=True):
         box_text = f"{steps[name].participants} {name}"
         if name == "analysed":
-            box_text += f", {steps[name].answers:,} responses"
+            box_text += f", {pluralise(steps[name].answers, 'response')}"
         axis.text(0.27, height, box_text, ha="center", va="center", bbox=box_style)
     for text, (top, bottom) in zip(side_texts, pairwise(y), strict=True):
         middle = (top + bottom) / 2
@@ -131,7 +132,7 @@ def accuracy(results: Results) -> Figure | None:
         )
         axis.set_title(task, loc="left")
     xlabel = "accuracy (share of correct responses); dashed: chance"
-    axes[-1, 0].set(xlim=(0, 1), xlabel=xlabel)
+    axes[-1, 0].set(xlim=SHARES, xlabel=xlabel)
     return Figure(
         "study_accuracy",
         "Accuracy by condition",
@@ -182,7 +183,7 @@ def trials(results: Results) -> Figure | None:
             axis.plot(values, y + rng.uniform(-0.18, 0.18, len(values)), "o", markersize=2.6,
                       alpha=0.55, color=COLOURS[0], markeredgewidth=0)  # fmt: skip
             axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)
-        axis.set(xlabel=f"accuracy, one dot per {unit}", xlim=(-0.03, 1.03))
+        axis.set(xlabel=f"accuracy, one dot per {unit}", xlim=SHARES)
         axis.grid(axis="y", visible=False)
     has_tasks = len({task for task, _ in groups}) > 1
     names = [f"{results.name(t)}: " * has_tasks + as_words(c) for t, c in groups]
@@ -199,8 +200,14 @@ def trials(results: Results) -> Figure | None:
 
 @shelf.figure("study", "behaviour")
 def learning(results: Results) -> Figure | None:
-    task_answers = {task: results.answers_of(task, controls=False) for task in results.choice_tasks}
-    task_answers = {task: answers for task, answers in task_answers.items() if len(answers)}
+    cell = ["participant", "condition"]
+    task_answers = {}
+    for task in results.choice_tasks:
+        answers = results.answers_of(task, controls=False).dropna(subset=["correct"])
+        # A single response is the participant's mean in the condition, whenever it is given.
+        answers = answers[answers.duplicated(cell, keep=False)]
+        if answers["position"].nunique() > 1:
+            task_answers[task] = answers
     if not task_answers:
         return None
     canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
@@ -208,8 +215,7 @@ def learning(results: Results) -> Figure | None:
         correct, position = (answers[name].astype(float) for name in ("correct", "position"))
         sixth = pd.qcut(position, 6, labels=False, duplicates="drop")
         # Within people and conditions, as the test is: neither looks like learning.
-        cell = [answers["participant"], answers["condition"]]
-        deviations = correct - correct.groupby(cell).transform("mean")
+        deviations = correct - correct.groupby([answers[c] for c in cell]).transform("mean")
         person_means = deviations.groupby([sixth, answers["participant"]]).mean().groupby(level=0)
         t = stats.t.ppf(0.5 + results.settings.level / 2, person_means.size() - 1)
         axis.errorbar(
@@ -225,9 +231,9 @@ def learning(results: Results) -> Figure | None:
         "study_learning",
         "Accuracy over the session",
         "Accuracy minus the participant's mean in the condition, by position in the session "
-        "(attention trials counted), in six groups with about equal numbers of responses. "
-        f"Control conditions excluded. Unadjusted {results.level} CIs over "
-        "participants.",
+        "(attention trials counted), in up to six groups with about equal numbers of responses. "
+        "Participants' only responses in a condition are left out. Control conditions excluded. "
+        f"Unadjusted {results.level} CIs over participants.",
         canvas,
     )
 
@@ -263,7 +269,7 @@ def evolution(results: Results) -> Figure | None:
     shares = table[table["signal"] == ""]
     labels = [f"{as_words(row.what)} (n = {row.n})" for row in rows_of(shares)]
     canvas, axis = _draw_forest(shares, labels)
-    axis.set(xlim=(0, 1), xlabel="share judged changed")
+    axis.set(xlim=SHARES, xlabel="share judged changed")
     return Figure(
         "study_evolution",
         "Share judged changed by condition",
@@ -290,7 +296,7 @@ def ratings(results: Results) -> Figure | None:
     ]
     if ends:
         lowest, highest = min(ends), max(ends)
-        axis.set(xlim=(lowest, highest), xticks=np.arange(lowest, highest + 1))
+        axis.set(xlim=(lowest - 0.1, highest + 0.1), xticks=np.arange(lowest, highest + 1))
         axis.set_xlabel(f"mean rating ({lowest:g} to {highest:g})")
     return Figure(
         "study_ratings",
@@ -316,7 +322,7 @@ def reversion(results: Results) -> Figure | None:
     for k, (pair, rows) in enumerate(changes.groupby(PAIR)):
         rows = rows.set_index("arm").reindex(arms)
         axes[0, 0].errorbar(
-            np.arange(len(arms)) + 0.12 * k, 100 * rows["change"],
+            np.arange(len(arms)) + offset(k, changes.groupby(PAIR).ngroups), 100 * rows["change"],
             yerr=100 * error_bars(rows, "change"), capsize=2, linestyle="none",
             label="{}, {} → {}".format(*pair), **style_of(k),
         )  # fmt: skip
@@ -324,14 +330,14 @@ def reversion(results: Results) -> Figure | None:
     published_arms = [arm for arm in arms if arm in published]
     for k, row in published.iterrows() if is_compared else ():
         axes[0, 1].plot(
-            np.arange(len(published_arms)) + 0.12 * k, 100 * row[published_arms].astype(float),
-            linestyle="none", **style_of(k),
+            np.arange(len(published_arms)) + offset(k, len(published)),
+            100 * row[published_arms].astype(float), linestyle="none", **style_of(k),
             label="{}, {} → {}".format(*row[PAIR]) + (" (suspect)" if row["suspect"] else ""),
         )  # fmt: skip
     titles = ((arms, "this run"), (published_arms, PUBLISHED))
     for axis, (names, title) in zip(axes[0], titles, strict=False):
         axis.axhline(0, **ZERO)
-        axis.set_xticks(np.arange(len(names)) + 0.18, names, fontsize=8)
+        axis.set_xticks(range(len(names)), names, fontsize=8)
         axis.set_title(title, loc="left")
         axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     axes[0, 0].set_ylabel("change in accuracy (percentage points)")
