@@ -283,6 +283,9 @@ def test_closeness_of_matched_sets_is_the_ratio_of_mean_sizes():
     table = closeness(sets, sizes).set_index("method")
     assert table["ratio"].tolist() == [0.75, 0.75] and table["sets"].tolist() == [1, 1]
     assert table["equal to q2"].tolist() == [0, 1] and table["within 10 %"].tolist() == [0, 0]
+    dead = sizes.assign(layer="m", score=0.0)
+    both = closeness(pd.concat([sets, sets.assign(layer="m")]), pd.concat([sizes, dead]))
+    pd.testing.assert_frame_equal(both, table.reset_index()[both.columns])  # 0/0 is no ratio
 
 
 def test_changes_of_an_objective_have_no_largest_value():

@@ -24,10 +24,19 @@ from analysis.exhibits.figures import (
     styled,
     wrap,
 )
-from analysis.exhibits.phrases import join, points_text
+from analysis.exhibits.phrases import (
+    ci_text,
+    cis_over_classes,
+    join,
+    number_text,
+    p_text,
+    percent,
+    points_text,
+    with_sign,
+)
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
-from analysis.run import method
+from analysis.run import abstract, method, reversion
 from analysis.run import report as run_report
 from analysis.study import report as study_report
 
@@ -214,6 +223,59 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
     ]
     frame["q1"] = -0.1
     assert run_report.compare_q1_with_all(run, tables) == []
+    frame[["q1", "all"]] = 0.1, 0.3  # less of an increase is no reduction
+    assert run_report.compare_q1_with_all(run, tables) == []
+
+
+def test_comparisons_that_could_not_be_made_are_not_called_insignificant(monkeypatch):
+    undefined = dict.fromkeys(["difference low", "difference high", "adjusted p"], np.nan)
+    pairs = pd.DataFrame(
+        {"group": ["base", "base"], "first": "a", "second": ["b", "c"], "difference": 0.1}
+    ).assign(**undefined)
+    tables = {"alignment": Table("", "", "", pd.DataFrame({"method": ["a"]})),
+              "alignment_pairs": Table("", "", "", pairs)}  # fmt: skip
+    (sentence,) = run_report._differences(tables)
+    assert sentence.endswith("pairs of spaces in a group). 2 comparisons could not be tested.")
+    pairs["adjusted p"] = [np.nan, 0.5]
+    (sentence,) = run_report._differences(tables | {"alignment_pairs": Table("", "", "", pairs)})
+    assert sentence.endswith("No difference is significant. 1 comparison could not be tested.")
+
+    changes = pd.DataFrame(
+        [(c, m, a, k * v) for c in (0, 1) for k, m in enumerate("xyz", 1)
+         for a, v in (("q1", -0.2 - 0.01 * c * (k == 3)), ("q4", 0.0))],
+        columns=["class_id", "method", "arm", "change"],
+    )  # fmt: skip
+    monkeypatch.setattr(run_report, "has_results", lambda *_: True)
+    monkeypatch.setattr(reversion, "joint_records", lambda run: changes)
+    monkeypatch.setattr(run_report.classes, "class_changes", lambda records: records)
+    (sentence,) = run_report.compare_scores(None, {})
+    assert sentence.endswith("1 comparison could not be tested.")
+    assert "Of 2 tested differences between scores, these were not significant: z and y" in sentence
+    changes = changes[changes["class_id"] == 0]
+    (sentence,) = run_report.compare_scores(None, {})
+    assert "significant" not in sentence and "95 % CIs over 1 class (not estimable)" in sentence
+    assert sentence.endswith(" 3 comparisons could not be tested.")
+
+
+def test_a_share_of_one_layer_has_no_interval():
+    row = pd.Series({"share": 0.31, "low": np.nan, "high": np.nan})
+    assert abstract._interval(row) == "no interval estimable"
+    assert abstract._interval(row.fillna(0.256)) == "95 % CI [26 %, 26 %]"
+
+
+def test_numbers_are_printed_as_they_are():
+    """No −0, no hyphen for a minus, no "nan", and no p-value that is printed as another side of
+    .05."""
+    assert [number_text(v, ".2f") for v in (-0.001, -1.5, 0.001)] == ["0.00", "−1.50", "0.00"]
+    assert [with_sign(v, ".0f") for v in (-0.4, 0.4, 3, -3)] == ["0", "0", "+3", "−3"]
+    assert [number_text(np.nan, "+.1f"), percent(np.nan), percent(-0.001)] == [
+        "undefined", "undefined", "0 %"
+    ]  # fmt: skip
+    assert ci_text(SimpleNamespace(low=-0.001, high=np.nan), ".1f") == "not estimable"
+    shown = [p_text(p) for p in (0.05, 0.0496, 0.049996, 0.0504, 0.0506, 0.0484)]
+    assert shown == [f"p = .{p}" for p in ("050", "0496", "049996", "0504", "051", "048")]
+    assert p_text(0.0009) == "p < .001" and p_text(1) == "p = 1" and p_text(np.nan) == "not tested"
+    assert cis_over_classes(12) == "95 % CIs over 12 classes"
 
 
 def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():

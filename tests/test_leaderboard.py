@@ -88,6 +88,9 @@ def test_a_gap_without_an_interval_has_none_in_the_table_of_ablations():
     assert frame["revert, 95 %"].tolist() == ["– *", "–"]
     gaps = comparisons.clustered_by_class(of_classes(a=[0.2, 0.4], b=[0.1, 0.1]))
     assert ablations(bench).frame["zero, 95 %"].tolist() == ["-0.97 to +1.00", "–"]
+    assert "−0.97 to +1.00" in ablations(bench).markdown()
+    gaps = comparisons.clustered_by_class(of_classes(a=[0.001, 0.004], b=[-0.001, -0.001001]))
+    assert ablations(bench).frame["zero, 95 %"].tolist() == ["-0.02 to +0.02", "+0.00 to +0.00"]
 
 
 @pytest.mark.parametrize(

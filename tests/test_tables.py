@@ -74,6 +74,7 @@ def test_latex_prints_what_data_contain():
     text = Table("t", "Kinds", "C", frame).latex()
     assert "\n{}[MASK] & " in text and "\n{}* & " in text  # not arguments of the row before
     assert escape("ρ, λ") == r"$\rho$, $\lambda$"
+    assert escape("P(a|b)") == r"P(a\textbar{}b)"  # the font of pdflatex has a dash there
     assert text.startswith("% needs booktabs; LuaLaTeX or XeLaTeX with a font")
     assert Table("t", "Kinds", "C", frame.iloc[:1]).latex().startswith("% needs booktabs\n")
     assert Table("t", "Kinds", "C", frame).markdown().endswith("| a~b | x y |\n")

@@ -13,6 +13,7 @@ from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, panels, style_of
+from analysis.exhibits.phrases import with_sign
 
 
 def _table_frame(name: str, bench: Bench) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def layers(bench: Bench) -> Figure | None:
     axis.grid(False)
     for (y, x), value in np.ndenumerate(values):
         is_dark = abs(value) > 0.6 * limit
-        text = "" if np.isnan(value) else f"{value:+.2f}".replace("0.", ".")
+        text = "" if np.isnan(value) else with_sign(value, ".2f").replace("0.", ".")
         axis.text(x, y, text, ha="center", va="center", fontsize=6.5,
                   color="white" if is_dark else "black")  # fmt: skip
     canvas.colorbar(image, ax=axis, label="gap", fraction=0.03)

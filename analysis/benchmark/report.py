@@ -14,7 +14,7 @@ from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers 
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import differing_settings, read_comparable
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import join
+from analysis.exhibits.phrases import join, number_text
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.run.report import WrittenReport, plain_on_screen, write_exhibits
@@ -96,9 +96,12 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
         better_methods = pairs.loc[(pairs["second"] == SCORE) & (pairs["p"] < ALPHA), "first"]
         verb = "is" if len(better_methods) == 1 else "are"
         better_clause = f"{', '.join(better_methods)} {verb}" if len(better_methods) else "none is"
+        untested = pairs.loc[pairs["p"].isna(), ["first", "second"]].eq(SCORE).any(axis=1).sum()
         findings.append(
             f"The gap of the paper's score ({SCORE}) is {_gap_text(paper)}; {better_clause} "
-            "significantly better (p < .05, Holm-adjusted over all pairs)."
+            "significantly better (p < .05, Holm-adjusted over all pairs)"
+            + f"; {untested} could not be compared with it" * bool(untested)
+            + "."
         )
     if missing := int(frame["left out"].max()):
         findings.append(f"Up to {missing} classes have no value and are left out of a mean.")
@@ -129,9 +132,9 @@ def _others(ranked: pd.DataFrame, leaders: int) -> str:
 
 
 def _gap_text(row: pd.Series) -> str:
-    gap, low, high = (100 * float(row[name]) for name in ("gap", "low", "high"))
-    interval = f" (95 % CI [{low:.0f}, {high:.0f}])" if np.isfinite(low) else ""
-    return f"{gap:.0f} percentage points{interval}"
+    gap, low, high = (number_text(100 * row[name], ".0f") for name in ("gap", "low", "high"))
+    interval = f" (95 % CI [{low}, {high}])" if np.isfinite(row["low"]) else ""
+    return f"{gap} percentage points{interval}"
 
 
 def _undefined_values(bench: Bench) -> list[str]:
@@ -141,9 +144,9 @@ def _undefined_values(bench: Bench) -> list[str]:
     names = [bench.classes[c] for c in before.index[before == 0]]
     if names:
         remarks.append(
-            f"No image of {', '.join(names)} is classified correctly before ablation: for these "
-            "classes the share of lost correct predictions is undefined, and ablation can only "
-            "increase accuracy."
+            f"No image of {', '.join(names)} is classified correctly before ablation: for "
+            f"{'this class' if len(names) == 1 else 'these classes'} the share of lost correct "
+            "predictions is undefined, and ablation can only increase accuracy."
         )
     if (table := shelf.get("bench", "table", "by_layer")(bench)) is not None:
         frame = table.frame
@@ -197,8 +200,8 @@ def agreement_of_rankings(bench: Bench, tables: Mapping[str, Table]) -> list[str
     if (table := tables.get("stability")) is None:
         return []
     return [
-        f"Across levels of {factor}, Kendall's τ with the main ranking is {rows['tau'].min():.2f} "
-        f"to {rows['tau'].max():.2f}."
+        f"Across levels of {factor}, Kendall's τ with the main ranking is "
+        f"{number_text(rows['tau'].min(), '.2f')} to {number_text(rows['tau'].max(), '.2f')}."
         for factor, rows in table.frame.groupby("factor", sort=False)
         if len(rows) > 1 and (rows["tau"] < 1 - 1e-12).any()
     ]
@@ -240,7 +243,7 @@ def compare(first: Path, second: Path) -> Table:
         "Two benchmarks side by side",
         f"A: {first.name}, B: {second.name}. Gaps with 95 % CIs, ranks, and the difference, with "
         "the benchmarks as independent; p: Holm-adjusted over methods. Kendall's τ of the two "
-        f"rankings: {'undefined' if np.isnan(tau) else f'{tau:.2f}'} over "
+        f"rankings: {number_text(tau, '.2f')} over "
         f"{pluralise(count, 'method')}.{differing_settings(benches, common)}"
         + f" Left out, as one of them lacks them: {', '.join(not_common)}."
         * bool(not_common),

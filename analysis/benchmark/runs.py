@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
-from analysis.exhibits.phrases import join
+from analysis.exhibits.phrases import join, number_text
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.statistics import comparisons
@@ -138,7 +138,10 @@ def compare_runs(folders: Sequence[Path]) -> Table:
     rankings = [{m: v for m, v in b.ranking().items() if m in common} for b in benches]
     taus = [comparisons.rank_agreement(a, b)[0] for a, b in combinations(rankings, 2)]
     taus = [tau for tau in taus if np.isfinite(tau)]
-    tau_text = f"{np.mean(taus):.2f} on average, {min(taus):.2f} at least" if taus else "undefined"
+    tau_text = "undefined"
+    if taus:
+        mean, least = (number_text(float(tau), ".2f") for tau in (np.mean(taus), min(taus)))
+        tau_text = f"{mean} on average, {least} at least"
     absent = sorted({m for b in benches for m in b.methods} - set(frame["method"]))
     signed_columns = ["mean", "low", "high", "lowest", "highest", "difference", "difference low",
               "difference high"]  # fmt: skip

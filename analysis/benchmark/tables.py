@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.benchmark import measures, significance
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
+from analysis.exhibits.phrases import as_printed
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.reversion import merge_epochs, methods_table
 from analysis.statistics import comparisons
@@ -153,7 +154,8 @@ def ablations(bench: Bench) -> Table | None:
         gaps = bench.clustered_measure("gap", ablation).table(bench.methods).loc[bench.order]
         frame[ablation] = gaps["value"].to_numpy()
         frame[f"{ablation}, 95 %"] = [
-            ("–" if np.isnan(low) else f"{low:+.2f} to {high:+.2f}")
+            # Adding 0 to −0.0 gives 0.0.
+            ("–" if np.isnan(low) else f"{round(low, 2) + 0:+.2f} to {round(high, 2) + 0:+.2f}")
             + " *" * (bench.linearises(method) == ablation)
             for method, low, high in zip(bench.order, gaps["low"], gaps["high"], strict=True)
         ]
@@ -165,7 +167,8 @@ def ablations(bench: Bench) -> Table | None:
         "(resample). A star marks the ablation that a score linearises; –: no interval can be "
         "estimated. " + _HOW,
         frame,
-        dict.fromkeys(bench.ablations, _SIGNED),
+        dict.fromkeys(bench.ablations, _SIGNED)
+        | {f"{ablation}, 95 %": as_printed for ablation in bench.ablations},
     )
 
 
@@ -189,6 +192,7 @@ def by_layer(bench: Bench) -> Table | None:
         "changed, so that there is nothing to rank.",
         pd.DataFrame(rows),
         dict.fromkeys(bench.methods, _SIGNED),
+        headings=dict(zip(bench.methods, bench.methods, strict=True)),
     )
 
 
@@ -259,7 +263,7 @@ def stability(bench: Bench) -> Table | None:
     for factor, level, ranking in bench.levels():
         tau, count = comparisons.rank_agreement(reference, ranking)
         defined = {m: v for m, v in ranking.items() if np.isfinite(v)}
-        best = max(defined, key=lambda m: (defined[m], m)) if defined else ""
+        best = min(defined, key=lambda m: (-defined[m], m), default="")  # as in `Bench.order`
         rows.append(
             {"factor": factor, "level": level, "tau": tau, "methods": count, "best": best,
              "its gap": defined.get(best, np.nan)}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.statistics.claims import ALPHA
+
 
 def p_cell(p: float) -> str:
     """Format a p-value for a table: .032, <.001, 1; "not tested" for NaN."""
@@ -44,23 +46,38 @@ def name_parts(number: int) -> tuple[str, str]:
     return part, "halves" if number == 2 else f"{part}s"
 
 
+def as_printed(number: str) -> str:
+    """Return a formatted number with − for minus, and without a sign if it is rounded to zero."""
+    return (number.lstrip("+-") if set(number) <= set("+-0.") else number).replace("-", "−")
+
+
+def number_text(value: float, form: str) -> str:
+    """Format a number by a specification such as ".2f", see `as_printed`; "undefined" for NaN."""
+    return "undefined" if pd.isna(value) else as_printed(format(value, form))
+
+
+def with_sign(value: float, form: str) -> str:
+    """Format a number as `number_text` does, with its sign if it is above 0, too."""
+    return number_text(value, f"+{form}")
+
+
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return number_text(100 * share, ".0f") + " %" * (not pd.isna(share))
 
 
 def p_text(p: float) -> str:
-    """Format a p-value for a sentence: p < .001, p = .032, p = 1; "not tested" for NaN."""
+    """Format a p-value for a sentence: p < .001, p = .032, p = 1; "not tested" for NaN.
+
+    A p-value that is not .05 has as many decimal places as distinguish it from .05.
+    """
     if pd.isna(p):
         return "not tested"
     if p < 0.001:
         return "p < .001"
-    return "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".", 1)
-
-
-def with_sign(value: float, form: str) -> str:
-    """Format a number with its sign (− for minus); a number that is rounded to zero has no sign."""
-    text = format(value, f"+{form}")
-    return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
+    if p > 0.9995:
+        return "p = 1"
+    places = next((n for n in range(3, 12) if round(p, n) != ALPHA), 3)
+    return f"p = {p:.{places}f}".replace("0.", ".", 1)
 
 
 def ci_text(row: Any, form: str, times: float = 1.0) -> str:
@@ -69,6 +86,13 @@ def ci_text(row: Any, form: str, times: float = 1.0) -> str:
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
     return f"[{with_sign(times * row.low, form)}, {with_sign(times * row.high, form)}]"
+
+
+def cis_over_classes(count: int) -> str:
+    """Return "95 % CIs over 12 classes"; with one class, that there are none."""
+    if count == 1:
+        return "95 % CIs over 1 class (not estimable)"
+    return f"95 % CIs over {count} classes"
 
 
 def points_text(value: float, low: float, high: float, p: float = nan) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits.latex import latex_table
-from analysis.exhibits.phrases import as_words, p_cell
+from analysis.exhibits.phrases import as_printed, as_words, p_cell
 from harness.files import write_text
 
 #: The format of p-values, see `phrases.p_cell`.
@@ -93,9 +93,7 @@ class Table:
         if form == P_VALUE:
             form = p_cell
         text = form.format(value).rstrip("%") if isinstance(form, str) else form(value)
-        if set(text) <= set("+-0."):  # a number that is rounded to zero has no sign
-            text = text.lstrip("+-")
-        return text.replace("-", "−")
+        return as_printed(text)
 
     def to_json(self) -> str:
         """Return the whole table as JSON, which `from_json` reads."""

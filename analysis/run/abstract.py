@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from analysis.exhibits.phrases import join, name_parts, percent, points_text
+from analysis.exhibits.phrases import cis_over_classes, join, name_parts, percent, points_text
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint_records, main_method
 from analysis.run.tables import base_checkpoint, named_concepts, series_of, table_of_split
@@ -49,7 +49,7 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
             classes = index["class_name"].nunique()
     kind = "images (synthetic)" if is_synthetic(run) else "images"
     return (
-        f"{pluralise(len(series_texts), 'network')}, one training run each: "
+        f"{pluralise(len(sections), 'network')}, one training run{' each' * (len(sections) > 1)}: "
         f"{'; '.join(series_texts)}. {join(counts)} {kind} of {classes} classes; seed "
         f"{configuration['seed']}."
     )
@@ -95,9 +95,8 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
     }
     groups = [group for group in rows.index if group != UNTRAINED][-1:]
     parts = [
-        f"{percent(row['share'])} in {group_names[group]} (95 % CI [{percent(row['low'])}, "
-        f"{percent(row['high'])}]; chance {percent(row['chance'])}, largest possible share "
-        f"{percent(row['ceiling'])})"
+        f"{percent(row['share'])} in {group_names[group]} ({_interval(row)}; chance "
+        f"{percent(row['chance'])}, largest possible share {percent(row['ceiling'])})"
         for group, row in rows.loc[[*groups, *rows.index.intersection([UNTRAINED])]].iterrows()
     ]
     return (
@@ -105,6 +104,13 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
         f"(the base) that are nearest to it in the semantic space ({method}). The share of these "
         f"five that have its true concept is {join(parts)}."
     )
+
+
+def _interval(row: pd.Series) -> str:
+    """Return the interval of a share over layers, in percent."""
+    if pd.isna(row["low"]):
+        return "no interval estimable"
+    return f"95 % CI [{percent(row['low'])}, {percent(row['high'])}]"
 
 
 def _importance(run: Run, reversion: pd.DataFrame) -> str:
@@ -126,18 +132,20 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     parts = [f"{points_text(*map(float, ends.loc[arm]))} for {name}" for arm, name in arms.items()]
     rows = reversion[reversion["method"] == method]
     n_ordered = int(((rows["q1"] < rows["random"]) & (rows["random"] < rows[last_bin])).sum())
-    p = rows["adjusted p (q1 vs random)"]
-    count = len(rows)
+    is_significant = rows["adjusted p (q1 vs random)"] < ALPHA
+    opposite = int((is_significant & (rows["q1"] > rows["random"])).sum())
+    opposite_text = f" (in {opposite} of them random sets reduced accuracy more)" * bool(opposite)
+    pairs = pluralise(len(rows), "pair")
     return (
         "For pairs of epochs, the activations of a set of neurons at the later epoch were replaced "
         "by those at the earlier one (reverted), in all layers at once. Accuracy on held-out "
         f"images then changed, in percentage points, by {join(parts)} (means over "
-        f"{count} pairs of epochs; 95 % CIs over {len(means)} classes). The difference between the "
+        f"{pairs} of epochs; {cis_over_classes(len(means))}). The difference between the "
         f"most important {part} and random sets was "
         f"{points_text(*map(float, ends.loc['difference']))}; it was significant in "
-        f"{int((p < ALPHA).sum())} of {count} pairs. In {n_ordered} of {count} pairs accuracy was "
-        f"lowest after the most important {part} was reverted, higher after random sets, and "
-        f"highest after the least important {part}."
+        f"{int(is_significant.sum())} of {pairs}{opposite_text}. In {n_ordered} of {pairs} "
+        f"accuracy was lowest after the most important {part} was reverted, higher after random "
+        f"sets, and highest after the least important {part}."
     )
 
 

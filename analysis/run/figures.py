@@ -21,6 +21,7 @@ from analysis.exhibits.figures import (
     style_of,
     wrap,
 )
+from analysis.exhibits.phrases import cis_over_classes
 from analysis.run.album import Album
 from analysis.run.reversion import count_images, joint_records
 from analysis.run.tables import (
@@ -327,9 +328,9 @@ def reversion_plot(run: Run) -> Figure | None:
         "reversion",
         "Change in accuracy when evolutions are reverted in all layers",
         f"Change in top-1 accuracy on {count_images(records, 'held-out ')} when a set of neurons "
-        "is reverted in all layers at once, by importance score, with unadjusted 95 % CIs over "
-        f"{records['class_id'].nunique()} classes. Sets are defined under Method. Below 0: "
-        "predictions are worse without the changes of these neurons. Compare sets of the "
+        "is reverted in all layers at once, by importance score, with unadjusted "
+        f"{cis_over_classes(records['class_id'].nunique())}. Sets are defined under Method. "
+        "Below 0: predictions are worse without the changes of these neurons. Compare sets of the "
         "same size: reverting a part can do more harm than reverting all.",
         canvas,
     )

@@ -14,7 +14,14 @@ from rich.table import Table as ScreenTable
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
-from analysis.exhibits.phrases import join, percent, points_text, with_sign
+from analysis.exhibits.phrases import (
+    cis_over_classes,
+    join,
+    number_text,
+    percent,
+    points_text,
+    with_sign,
+)
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.run import abstract, method, reversion
@@ -210,20 +217,29 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
         difference_text = points_text(sign * row["difference"], low, high, row["adjusted p"])
         parts.append(f"in the group {row['group']}, {difference_text} for {other_space}")
     compared = sorted({*pairs["first"], *pairs["second"]} - {method})
-    if compared:
-        yield (
-            f"{method} was compared with {join(compared)} in {pairs['group'].nunique()} "
-            f"groups of neurons of trained networks ({len(pairs)} paired comparisons; p-values are "
-            "adjusted over all pairs of spaces in a group). "
-            + (
-                "Differences are given as the share of the other space minus that of "
-                f"{method}, in percentage points, with 95 % CIs. "
-                f"{pluralise(len(parts), 'difference')} {'is' if len(parts) == 1 else 'are'} "
-                f"significant: {'; '.join(parts)}."
-                if parts
-                else "No difference is significant."
-            )
+    if not compared:
+        return
+    text = (
+        f"{method} was compared with {join(compared)} in "
+        f"{pluralise(pairs['group'].nunique(), 'group')} of neurons of trained networks "
+        f"({pluralise(len(pairs), 'paired comparison')}; p-values are adjusted over all pairs of "
+        "spaces in a group)."
+    )
+    if parts:
+        text += (
+            f" Differences are given as the share of the other space minus that of {method}, in "
+            f"percentage points, with 95 % CIs. {pluralise(len(parts), 'difference')} "
+            f"{'is' if len(parts) == 1 else 'are'} significant: {'; '.join(parts)}."
         )
+    elif pairs["adjusted p"].notna().any():
+        text += " No difference is significant."
+    yield text + _untested(pairs["adjusted p"])
+
+
+def _untested(p: pd.Series) -> str:
+    """Return a sentence on the comparisons whose p-value is undefined; "" if there is none."""
+    count = pluralise(int(p.isna().sum()), "comparison")
+    return f" {count} could not be tested." * bool(p.isna().any())
 
 
 def _baseline_sentences(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
@@ -248,8 +264,11 @@ def _baseline_sentences(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
         return
     normalised = alignment.set_index(["group", "method"])["normalised"]
     parts = [
-        f"{normalised[trained[-1], method]:.2f} and {normalised[abstract.UNTRAINED, method]:.2f} "
-        f"for {method}"
+        " and ".join(
+            number_text(normalised[group, method], ".2f")
+            for group in (trained[-1], abstract.UNTRAINED)
+        )
+        + f" for {method}"
         for method in rows["method"]
     ]
     yield (
@@ -280,7 +299,8 @@ def compare_q1_with_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if (table := tables.get("reversion")) is None:
         return []
     main_rows = table.frame[table.frame["method"] == reversion.main_method(run)]
-    if not (worse_pairs := int((main_rows["q1"] < main_rows["all"]).sum())):
+    harms_more = (main_rows["q1"] < 0) & (main_rows["q1"] < main_rows["all"])
+    if not (worse_pairs := int(harms_more.sum())):
         return []
     means = [with_sign(100 * main_rows[arm].mean(), ".0f") for arm in ("q1", "all")]
     text = (
@@ -320,18 +340,21 @@ def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     parts = [f"{points_text(*row[1:4])} for {row[0]}" for row in means.itertuples()]
     text = (
         f"The gap, accuracy after reverting {last_bin} minus accuracy after reverting q1, was "
-        f"{join(parts)} (percentage points, mean over pairs; 95 % CIs over classes)."
+        f"{join(parts)} (percentage points, mean over pairs; {cis_over_classes(len(gaps))})."
     )
     pairs = differences(clustered, names)
-    others = pairs[~(pairs["p"] < ALPHA)]
+    tested = pairs[pairs["p"].notna()]
+    noun = "difference" if len(tested) == len(pairs) else "tested difference"
+    others = tested[tested["p"] >= ALPHA]
     if len(others):
         listing = join([f"{row.first} and {row.second}" for row in others.itertuples()])
         text += (
-            f" Of {len(pairs)} differences between scores, these were not significant: {listing}."
+            f" Of {pluralise(len(tested), noun)} between scores, these were not "
+            f"significant: {listing}."
         )
-    elif len(pairs):
-        text += " All differences between scores were significant (paired over classes, Holm)."
-    return [text]
+    elif len(tested):
+        text += f" All {noun}s between scores were significant (paired over classes, Holm)."
+    return [text + _untested(pairs["p"])]
 
 
 @shelf.sentences("run", "reversion")

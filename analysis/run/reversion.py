@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import join, p_cell
+from analysis.exhibits.phrases import cis_over_classes, join, p_cell
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.tables import sort_by_series
 from analysis.statistics import classes
@@ -133,11 +133,11 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
         name,
         f"Change in {title_name} when evolutions are reverted in all layers"
         + ", on images used for importance" * uses_importance_images,
-        f"Change in {measure} on {images_text}: mean over classes, with unadjusted 95 % CIs over "
-        f"{table['classes'].max()} classes. Before: the value at the later checkpoint without "
-        "reversion. Sets and tests are defined under Method; p-values are adjusted by Holm's "
-        "method over the rows of the table. The adjusted p-value of q1 against other sets cannot "
-        f"be below {p_cell(len(table) * 2.0 ** (1 - table['classes'].max()))}.",
+        f"Change in {measure} on {images_text}: mean over classes, with unadjusted "
+        f"{cis_over_classes(table['classes'].max())}. Before: the value at the later checkpoint "
+        "without reversion. Sets and tests are defined under Method; p-values are adjusted by "
+        "Holm's method over the rows of the table. The adjusted p-value of q1 against other sets "
+        f"cannot be below {p_cell(len(table) * 2.0 ** (1 - table['classes'].max()))}.",
         table,
         {"before": form.replace("+", "")}
         | {f"{arm}{end}": form for arm in arms for end in ("", " low", " high")}

@@ -239,6 +239,7 @@ def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     joined = sets.merge(sizes[[*neuron, "score"]], on=neuron)
     means = joined.groupby([*keys, "arm"], observed=True, sort=False)["score"].mean().unstack("arm")
     channels = sets.groupby([*keys, "arm"], observed=True)["channel"].agg(frozenset).unstack("arm")
+    means = means[means["q1"] > 0]  # a q1 that did not change has no ratio
     ratio = means["matched"] / means["q1"]
     shares = pd.DataFrame(
         {"ratio": ratio, "within 10 %": ratio.between(0.9, 1.1),

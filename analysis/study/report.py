@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import capitalise, rows_of
+from analysis.exhibits.phrases import capitalise, number_text, rows_of
 from analysis.exhibits.report import paragraphs, write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
@@ -112,8 +112,9 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
     frame = tables["thresholds"].frame
     n_sets = int((~frame["threshold"].str.endswith(FROZEN)).sum())
     ranges = [
-        f"{name} {frame[name].min():.2f} to {frame[name].max():.2f} (frozen rules: "
-        f"{frame[name].iloc[0]:.2f})"
+        f"{name} {number_text(frame[name].min(), '.2f')} to "
+        f"{number_text(frame[name].max(), '.2f')} (frozen rules: "
+        f"{number_text(frame[name].iloc[0], '.2f')})"
         for name in frame.columns
         if name not in RULE and frame[name].notna().any()
     ]

@@ -8,7 +8,16 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import as_words, ci_text, join, p_text, percent, rows_of, with_sign
+from analysis.exhibits.phrases import (
+    as_words,
+    ci_text,
+    join,
+    number_text,
+    p_text,
+    percent,
+    rows_of,
+    with_sign,
+)
 from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, is_control, name_kind
 from analysis.study.association import name_measure
@@ -86,7 +95,10 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     prefixes = {"human": "", "pilot": "Pilot data: ", "simulated": "Simulated data: "}
     source = prefixes[results.responses.source]
     if plan.primary:
-        reasons = "; ".join(dict.fromkeys(primary_tests["reason"])) or "no analysed responses"
+        reasons = (
+            "; ".join(dict.fromkeys(map(as_words, primary_tests["reason"])))
+            or "no analysed responses"
+        )
         claimed, total = int(primary_tests["claimed"].sum()), len(primary_tests)
         subject = f"{claimed} of {total} tests {'was' if claimed == 1 else 'were'}"
         if total == 1:
@@ -244,7 +256,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             f"{percent(changed_shares[row.signal])} of the former and "
             f"{percent(changed_shares['same_stage'])} of the latter were judged changed"
         )
-        statistics = f"d′ = {row.value:.2f}".replace("-", "−")
+        statistics = f"d′ = {number_text(row.value, '.2f')}"
         if pd.isna(row.p):
             yield (
                 f"Sensitivity to {change}, compared with unchanged stages, could not be tested: "
