@@ -18,7 +18,9 @@ from tasks.language import Words
 WAITING = "conceptevo-waiting"
 SECONDS = 12  # until the message is shown
 
+#: Browsers that darken pages by themselves would show the pictures in other surroundings.
 _STYLE = f"""<style>
+:root, .stApp {{ color-scheme: only light !important; }}
 #{WAITING}, noscript p {{ position: fixed; inset: 0 0 auto; margin: 0; padding: 1.2rem 1.5rem;
   font: 17px/1.5 system-ui, sans-serif; color: #1b2733; background: #fff3d6; z-index: 9; }}
 #{WAITING} {{ visibility: hidden; animation: appear 0s {SECONDS}s forwards; }}

@@ -39,6 +39,12 @@ Columns = dict[str, Any]
 Step = tuple[Progress, Columns]
 
 
+_AGREED_ELSEWHERE = N_(
+    "You have agreed to take part in another window. If you do not want to, reload this page and "
+    "choose “Withdraw” there."
+)
+
+
 class BadAction(ValueError):
     """The action does not fit the page; the text may be shown to the participant."""
 
@@ -203,6 +209,8 @@ class Service:
                 is_new = not row and self.store.admit(connection, key, visitor, self.source)
                 row = row or self.store.row(connection, **key, lock=True)
                 assert row is not None, "a participant vanished"
+                if own_refusal and row["status"] in flow.UNFINISHED:
+                    raise BadAction(self.view.words(_AGREED_ELSEWHERE))
                 if not is_new:
                     return self._page(row, self._identity_at_end(connection, row)), False
                 place = self.places.take(connection, row["participant"])

@@ -178,6 +178,19 @@ def test_who_declines_and_agrees_after_all_is_counted_once(service):
     assert service.places.counts() == {"places": FEW, "free": FEW - 1, "consented": 1}
 
 
+@pytest.mark.parametrize("choice", ["no", "screen"])
+def test_who_agreed_in_one_window_and_declines_in_another_is_told_how_to_withdraw(service, choice):
+    person = arrive(service, "wavers")
+    other = look(service, person)
+    page = go(service, person, Stage.TRIAL)
+    with pytest.raises(BadAction, match="reload this page and choose “Withdraw”"):
+        service.act(other["token"], {"values": {"consent": choice}})
+    assert look(service, person)["html"] == page["html"]
+    service.act(page["token"], {"values": {"withdraw": "yes"}})
+    ended, done = service.act(other["token"], {"values": {"consent": choice}})
+    assert (ended["stage"], done) == ("withdrawn", False)
+
+
 def test_who_withdrew_and_comes_back_stays_out_with_the_same_code(service):
     person = arrive(service, "leaves")
     invitation = look(service, person)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from PIL import Image
 from visitors import FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored, wide
 
 pytestmark = needs_browser
@@ -52,6 +55,18 @@ def test_pages_can_be_read_in_dark_and_in_forced_colours(browser, survey, frozen
     context.close()
 
 
+def test_no_browser_darkens_the_surroundings_of_pictures(browser, survey, frozen):
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+    visitor = Visitor(browser, on_the_way(survey, frozen, "at-night"), context=context)
+    protocol = context.new_cdp_session(visitor.page)
+    protocol.send("Emulation.setAutoDarkModeOverride", {"enabled": True})  # as phones do
+    visitor.page.reload()
+    visitor.armed()
+    with Image.open(io.BytesIO(visitor.page.screenshot())) as shot:
+        assert shot.convert("L").getpixel((5, 400)) == 255
+    context.close()
+
+
 def test_a_choice_shows_in_forced_colours(browser, survey, frozen):
     """Forced colours remove the shadows and border colours that normally mark a choice."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, forced_colors="active")
@@ -79,7 +94,7 @@ def test_nothing_moves_for_who_asked_for_that(browser, survey, frozen):
 
 @pytest.mark.parametrize("name", ["tunnel", "older-browser"])
 def test_an_answer_outlives_a_lost_connection(browser, survey, frozen, name):
-    context = browser.new_context()
+    context = browser.new_context(viewport={"width": 1280, "height": 560})
     if name == "older-browser":
         context.add_init_script("delete AbortSignal.timeout")
     visitor = Visitor(browser, on_the_way(survey, frozen, name), context=context)
@@ -87,7 +102,9 @@ def test_an_answer_outlives_a_lost_connection(browser, survey, frozen, name):
     visitor.fill()
     visitor.context.set_offline(True)
     visitor.page.locator(SUBMIT).click()
-    visitor.page.get_by_text("Your answer is not stored yet").wait_for()
+    message = visitor.page.get_by_text("Your answer is not stored yet")
+    message.wait_for()
+    assert message.bounding_box()["y"] < 560, "below the window"
     visitor.page.wait_for_timeout(700)
     assert stored(survey.url, name) == []
     visitor.context.set_offline(False)
