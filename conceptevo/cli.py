@@ -279,7 +279,7 @@ def init(
 
 @app.command()
 def status(run: RunFolder) -> None:
-    """List finished, running, stale and missing results of a run; estimate when it will end."""
+    """Count done, running, stale and missing pieces of work of a run; estimate when it will end."""
     from datetime import datetime
 
     from harness.artifacts import Run

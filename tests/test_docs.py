@@ -141,6 +141,7 @@ def test_every_page_has_one_title_and_skips_no_level(page):
     levels = [level for level, _ in headings(page)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all(len(words) <= 80 for _, words in headings(page)), "a paragraph in a heading"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
