@@ -8,15 +8,18 @@ to date after a text was added or changed.
 from __future__ import annotations
 
 from functools import cache, cached_property
+from io import StringIO
 from pathlib import Path
 from string import Formatter
 from typing import Literal
 
 from babel import Locale, UnknownLocaleError
 from babel.messages import Catalog
-from babel.messages.pofile import read_po
+from babel.messages.pofile import PoFileError, read_po
 from babel.numbers import get_decimal_symbol
 from babel.units import format_unit
+
+from harness.section import read_text
 
 LOCALES = Path(__file__).parent / "locale"
 SOURCE = "en"
@@ -106,9 +109,16 @@ class Refusal(ValueError):
 
 
 def read_catalogue(language: str) -> Catalog:
-    """Return the stored catalogue of a language."""
-    with (LOCALES / f"{language}.po").open("rb") as file:
-        return read_po(file)
+    """Return the stored catalogue of a language.
+
+    Raises:
+        ValueError: it is not in UTF-8, or not in the format of .po files.
+    """
+    path = LOCALES / f"{language}.po"
+    try:
+        return read_po(StringIO(read_text(path, "catalogue")), abort_invalid=True)
+    except PoFileError as error:
+        raise ValueError(f"catalogue {path} cannot be read: {error}") from error
 
 
 @cache
@@ -116,7 +126,8 @@ def _translations(language: str) -> dict[str, str]:
     if language == SOURCE:
         return {}
     catalogue = read_catalogue(language)
-    texts = {str(m.id): str(m.string) for m in catalogue if m.id and m.string and not m.fuzzy}
+    translated = (m for m in catalogue if m.id and str(m.string).strip() and not m.fuzzy)
+    texts = {str(m.id): str(m.string) for m in translated}
     for text, translation in texts.items():
         if _names(text) != _names(translation):
             raise ValueError(

@@ -47,6 +47,21 @@ def test_every_text_is_translated(language):
         assert str(message.string).count("**") == text.count("**"), text
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'msgid "Continue"\nContinuer\n', r"fr.po cannot be read: .* on 1"),
+        ('msgid "Continue"\nmsgstr "Achevé"\n'.encode("latin-1"), "is not UTF-8; save the file"),
+    ],
+)
+def test_a_catalogue_that_cannot_be_read_is_one_sentence(add_catalogue, tmp_path, content, told):
+    (tmp_path / "locale" / "fr.po").write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        Words("fr")
+    (tmp_path / "locale" / "nl.po").write_bytes(b'\xef\xbb\xbfmsgid "Continue"\nmsgstr "Verder"\n')
+    assert Words("nl")("Continue") == "Verder"
+
+
 class Pseudo(Words):
     """A language in which every text of the catalogue is a row of x: other letters are literals."""
 
@@ -177,6 +192,8 @@ def test_a_catalogue_half_done_is_said_and_one_that_would_break_a_page_is_refuse
     assert f"{len(marked_texts()) - 1} texts will be shown in English" in said[0]
     page = first_page(Words("pt_BR"), "")
     assert '<html lang="pt-BR"' in page and '<p lang="pt-BR"' in page
+    add_catalogue("sv", Continue=" ")
+    assert Words("sv")("Continue") == "Continue" and "Continue" in Words("sv").untranslated()
     add_catalogue("fr", **{"Trial {number} of {total}": "Essai {numero} sur {total}"})
     with pytest.raises(ValueError, match="the names in braces must be those of 'Trial {number}"):
         Words("fr")
