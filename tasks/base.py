@@ -105,8 +105,8 @@ class Draft:
     Attributes:
         panels: heading and pictures.
         options: pictures to choose from, in an order that means nothing.
-        key: index of the right option, or whatever the task scores against; None where no answer
-            is right or wrong.
+        key: index of the correct option, or another value with which the task's `score` compares
+            the answer; None if no answer is correct or incorrect.
         neurons: all neurons shown.
         recipe: how it was drawn, for the researcher.
     """
@@ -135,8 +135,9 @@ class Example:
     """A trial of synthetic pictures that introduces a task, with its answer.
 
     Attributes:
-        text: what one would answer, and why; of the catalogue.
-        panels, options: as in `Draft`. key: index of the right option.
+        text: the answer and its reason, a text of the catalogue.
+        panels, options: as in `Draft`.
+        key: index of the correct option.
     """
 
     text: str
@@ -160,22 +161,23 @@ class Task(Protocol):
     """The interface of a task.
 
     Attributes:
-        title: heading for participants. instructions: Markdown. prompt: the question of a trial.
-        conditions: condition to default trials per participant.
+        title: heading for participants.
+        instructions: text for participants, Markdown.
+        prompt: the question of a trial.
+        conditions: condition -> default number of trials per participant.
         control: the condition with an obvious answer, for practice and attention trials; None
-            where the task has none.
-        controls: conditions that say whether the task works, not what it is for: their answers are
-            known before.
-        questions: what can be asked of the answers, of `tasks.settings.QUESTIONS`; the main one
-            first.
-        seconds: that one trial takes, roughly (20 where a task does not say).
-        confidence: whether a study that asks for confidence asks it here. False where the task's
-            own fields say how sure a person is.
+            if the task has none.
+        controls: the control conditions, which check whether the task works.
+        questions: kinds of questions that the responses can answer, of
+            `tasks.settings.QUESTIONS`; the main one first.
+        confidence: whether confidence is asked in this task, if the study asks for it. False if
+            the task's own fields ask how sure a participant is.
 
-    A task may also say `order` (among the others), `label` (what reports call it), `design` (what
-    reports say of it), `meanings` (condition -> what reports say it is), `disclosed` (condition ->
-    what participants are told about it at the end) and `clear` (the machine observer's margin above
-    which a trial is trivial).
+    Optional attributes: `order` (position among the tasks), `label` (name in reports), `design`
+    (description in reports), `meanings` (condition -> definition in reports), `disclosed`
+    (condition -> what participants are told about it at the end), `clear` (the machine observer's
+    margin above which a trial is trivial) and `seconds` (approximate duration of a trial; 20 by
+    default).
     """
 
     name: str

@@ -18,8 +18,10 @@ class Drawing:
     """Draws trials such that no two trials of one participant share a neuron.
 
     Attributes:
-        design: trials a participant does, by task and condition. drafts: all that were drawn.
-        practice: indices of practice trials among them. forms: of each form, a block a task.
+        design: task -> condition -> number of trials per participant.
+        drafts: all trials drawn: task, condition, role, draft.
+        practice: indices of the practice trials among the drafts.
+        forms: for each form, one block of indices per task.
     """
 
     def __init__(self, evidence: Evidence, design: Design, rng: np.random.Generator) -> None:

@@ -1,8 +1,8 @@
-"""Simulate, from the design, how often an exclusion rule excludes honest participants.
+"""Simulate, from the design, how often an exclusion rule excludes attentive participants by chance.
 
-A rule that chance alone triggers excludes honest people, and with them responses selected by their
-values. `study build` does not freeze such a rule, and the analysis does not apply one to a
-participant who gave too few responses for it.
+Such exclusions would select responses by their values. `study build` does not freeze a rule that
+chance alone triggers, and the analysis does not apply one to a participant who gave too few
+responses for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.settings import Exclusion
 
-#: Largest share of honest participants that a rule may exclude.
+#: Largest share of attentive participants that a rule may exclude.
 LIMIT = 0.05
 SIMULATIONS = 20_000
 #: Thresholds that a message may recommend.
@@ -22,15 +22,15 @@ THRESHOLDS = (0.85, 0.9, 0.95)
 
 
 def one_sided_rate(options: Sequence[int], threshold: float) -> float:
-    """Return the share of honest participants who choose one screen position more often than
-    `threshold`.
+    """Return the share of participants who favour no screen position, but choose one more often
+    than `threshold` by chance (simulated).
 
-    Options are shown in random order, so that an honest choice, known or guessed, falls on every
-    place of its trial with the same probability.
+    Options are shown in random order, so that the choice of such a participant falls on every
+    position of its trial with the same probability.
 
     Args:
         options: number of options of each trial that a participant answers.
-        threshold: largest share of choices that may fall on one place.
+        threshold: largest share of choices that may fall on one position.
     """
     return _one_sided_rate(tuple(sorted(options)), float(threshold))
 
@@ -57,7 +57,7 @@ def check_rules(rules: Exclusion, options: Sequence[int], say: Callable[[str], N
         options: number of options of each trial with a right answer that a participant answers.
 
     Raises:
-        ValueError: more than LIMIT of honest participants would be excluded.
+        ValueError: more than LIMIT of attentive participants would be excluded by chance.
     """
     threshold = rules.one_sided_above
     if threshold is None or not options:

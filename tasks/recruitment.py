@@ -32,14 +32,17 @@ Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")]
 
 
 class Codes(Section):
-    """The codes that participants take back to the platform, by how they ended; drawn at random
-    if empty.
+    """The completion codes with which participants return to the platform; drawn at random if
+    empty.
 
     Attributes:
-        completed: all trials answered. attention: the same, but attention trials failed.
-        screened_out: stopped by the study itself (practice not passed, earlier participation).
-        declined: no consent. withdrawn: stopped on their own. full: no place was free, or the study
-            was paused or closed. expired: the place was given on.
+        completed: all trials answered.
+        attention: all trials answered, but attention trials failed.
+        screened_out: ended by the study (practice not passed, earlier participation).
+        declined: no consent.
+        withdrawn: ended by the participant.
+        full: no place was free, or the study was paused or closed.
+        expired: the place was given to another participant.
     """
 
     completed: Code = ""

@@ -25,12 +25,14 @@ class EvidenceSettings(Section):
     """The evidence from which trials are drawn.
 
     Attributes:
-        space: whose neighbours are tested. base: series whose last checkpoint is the base;
-            by default the base is the run's. groups: a file of hand-picked groups.
-        min_depth: layers nearer to the input than this (relative depth, 0..1) are left out, for
-            targets, neighbours and intruders alike, as their texture alone would tell them apart.
-        grouping: what belongs together in an odd-one-out trial: a neuron's nearest neighbours, or a
-            cluster of the space (tasks/clusters.py), with `eps` by condition (EPS by default).
+        space: name of the semantic space whose neighbours are tested.
+        base: series whose last checkpoint is the base; by default the base of the run.
+        groups: file of hand-picked groups; by default groups are made from true concepts.
+        min_depth: layers of smaller relative depth (0: first, 1: last) are left out, because
+            texture alone would distinguish their neurons from others.
+        grouping: the five neurons of an odd-one-out trial: a neuron and its nearest neighbours, or
+            a cluster of the space (tasks/clusters.py).
+        eps: condition -> largest cosine distance within a cluster (EPS by default).
     """
 
     space: str = "sgns"
@@ -49,7 +51,7 @@ class EvidenceSettings(Section):
 
 
 class Practice(Section):
-    """Trials with feedback; who fails `attempts` rounds is screened out and paid."""
+    """Practice trials, with feedback; a participant who fails `attempts` rounds is screened out."""
 
     trials: int = Field(default=2, ge=0, le=10)
     pass_share: float = Field(default=0.5, ge=0, le=1)
@@ -57,7 +59,7 @@ class Practice(Section):
 
 
 class Attention(Section):
-    """Obvious trials among the others; None: as many as the exclusion rule needs."""
+    """Attention trials (with an obvious answer); None: as many as the exclusion rule needs."""
 
     trials: int | None = Field(default=None, ge=0, le=100)
 
@@ -67,11 +69,13 @@ class Exclusion(Section):
     a rule.
 
     Attributes:
-        attention_below: share of attention trials right. total_seconds_outside: from consent to
-            the end. instruction_seconds_below: on the page of instructions.
-        practice_attempts_above: rounds of practice. one_sided_above: share of all choices at one
-            place on screen. identical_above: share of trials in which answer and time agree with
-            those of another participant; one of them is kept.
+        attention_below: share of attention trials answered correctly.
+        total_seconds_outside: limits of the time from consent to the end, in seconds.
+        instruction_seconds_below: time on the page of instructions, in seconds.
+        practice_attempts_above: number of rounds of practice.
+        one_sided_above: share of all choices at one screen position.
+        identical_above: share of trials in which answer and time agree with those of another
+            participant; one of them is kept.
     """
 
     attention_below: float | None = Field(default=0.8, ge=0, le=1)
@@ -98,16 +102,17 @@ class Analysis(Section):
     """The planned analysis, fixed before data collection.
 
     Attributes:
-        primary: the primary hypothesis, "task.kind" with a kind of QUESTIONS; by default that of
-            the first task. primary_share: its share of the 5 % that all tests of the study share.
+        primary: the primary hypothesis, "task.kind" with a kind of QUESTIONS; by default the main
+            one of the first task.
+        primary_share: share of α = .05 that its tests receive.
         reference: condition with which the others are compared; all pairs by default.
-        similarity: of labels.
-        smallest_effect: smallest difference of shares of correct responses that matters; conditions
-            are then tested for differing by less (two one-sided tests). smallest_rating: likewise
-            of mean ratings, in points. 0: no such tests.
-        bayesian: whether a Bayesian hierarchical model of correct responses is added to the tests.
-            prior_effect: standard deviation of the normal prior of each condition's log odds;
-            prior_spread: scale of the half-normal priors of the standard deviations.
+        similarity: name of the similarity of labels.
+        smallest_effect: smallest difference of interest in the share of correct responses, for
+            equivalence tests (two one-sided tests); 0: none.
+        smallest_rating: likewise in mean ratings, in points of the scale.
+        bayesian: whether a Bayesian hierarchical model of correct responses is fitted, too.
+        prior_effect: standard deviation of the normal prior of each condition's log odds.
+        prior_spread: scale of the half-normal priors of the standard deviations.
     """
 
     primary: str = ""
@@ -126,7 +131,7 @@ class Payment(Section):
 
 
 class Texts(Section):
-    """Files of one's own; a relative path begins at the folder of study.toml."""
+    """The researcher's files; paths are relative to the folder of study.toml."""
 
     consent: str = ""
     instructions: str = ""

@@ -1,7 +1,7 @@
-"""Work out from a design how long a session takes and how many attention trials it needs.
+"""Compute from a design the duration of a session and the number of attention trials.
 
 Values that a researcher sets are checked against the design when a study is built: a study must not
-exclude people for one lapse, or promise less time than it takes.
+exclude participants for one error, or state less time than it takes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def least_attention(threshold: float | None) -> int:
     rule.
 
     Raises:
-        ValueError: a rule that no number of trials reconciles with a lapse.
+        ValueError: with this threshold, one error excludes a participant for any number of trials.
     """
     if threshold is None:
         return LEAST_ATTENTION

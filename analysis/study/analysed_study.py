@@ -27,13 +27,16 @@ class Settings:
     """Settings of the analysis, which are written into the release pack.
 
     Attributes:
-        replicates: of every bootstrap. permutations: of every permutation test; p-values go down to
-            1 / (permutations + 1) before they are corrected. seed: of all random numbers.
-        level: of all intervals.
-        similarity: of labels (`analysis.labels.SIMILARITIES`); as frozen by default.
-        reference: condition that others of its task are compared with, "" for all pairs; as frozen
-            by default.
-        exhibits: tables, figures and sentences of one's own, each `package.module:function`.
+        replicates: number of replicates of every bootstrap.
+        permutations: number of permutations of every permutation test; the smallest unadjusted
+            p-value is 1 / (permutations + 1).
+        seed: seed of all random numbers.
+        level: nominal coverage of all intervals.
+        similarity: name of the similarity of labels (`analysis.statistics.labels.SIMILARITIES`);
+            None: as frozen.
+        reference: condition with which the others of its task are compared, "" for all pairs;
+            None: as frozen.
+        exhibits: the user's tables, figures and sentences, each `package.module:function`.
     """
 
     replicates: int = 1999
@@ -50,13 +53,13 @@ class AnalysedStudy:
     """A study's responses, its frozen plan, and the settings of the analysis.
 
     Attributes:
-        responses: validated, exclusions applied. settings: of the analysis.
-        joined_trials: the joined table of people and networks, None where no run was given.
-        reversion: changes of accuracy by pair, split and arm of a run, None where none was given.
-        from_run: tables of that run which stand among the study's.
-        demographics: question, answer, participants: what those analysed said of themselves,
-            counted; None where it was not asked.
-        planned_sample: number of participants that recruitment.toml plans; None without that file.
+        responses: the validated responses, with the exclusion rules.
+        settings: settings of the analysis.
+        joined_trials: the table of `association.join_measures`; None without a run.
+        reversion: changes in accuracy by pair, split and arm of the run; None without a run.
+        from_run: tables of the run that the study's report shows.
+        demographics: the table of `participants.demographics_of`; None if nothing was asked.
+        planned_sample: number of places in recruitment.toml; None without this file.
     """
 
     responses: Responses
@@ -98,8 +101,8 @@ class AnalysedStudy:
 
     @property
     def departures(self) -> list[str]:
-        """Return choices that differ from the frozen plan, or from the defaults if there is
-        none."""
+        """Return the settings that differ from the frozen plan or, if it has none, from the
+        defaults."""
         defaults = Settings()
         choices: list[tuple[str, Any, Any]] = [
             ("similarity of labels", self.similarity, self.plan.similarity),
@@ -122,14 +125,14 @@ class AnalysedStudy:
 
     @cached_property
     def tasks(self) -> list[str]:
-        """Return those of the `planned_tasks` that have analysed responses."""
+        """Return the `planned_tasks` that have analysed responses."""
         answered_tasks = set(self.responses.answers["task"])
         return [task for task in self.planned_tasks if task in answered_tasks]
 
     @cached_property
     def planned_tasks(self) -> list[str]:
-        """Return the tasks of the frozen study, in the order of participants, user-defined ones
-        last."""
+        """Return the tasks of the frozen study in the order in which they are shown; user-defined
+        tasks are last."""
         tasks = set(self.responses.study.data["task"])
         return sorted(tasks, key=lambda task: (order_of(task_of(task)), task))
 
@@ -187,13 +190,17 @@ class AnalysedStudy:
         controls: bool = True,
         **parameters: Any,
     ) -> pd.DataFrame:
-        """Apply a statistic to each task's responses: one table of question, task, names,
-        estimate.
+        """Apply a statistic to the responses of each task.
 
         Args:
-            kind: of the question that the statistic's tests ask; "" where it tests nothing.
-            controls: whether answers of control conditions take part.
-            parameters: of the statistic; a function is called with the task.
+            statistic: a name in STATISTICS.
+            names: names of the columns of the estimates' keys.
+            kind: kind of question that the tests belong to; "" if nothing is tested.
+            controls: whether to include responses to control conditions.
+            parameters: parameters of the statistic; a function is called with the task.
+
+        Returns:
+            question ("task.kind"), task (its name for readers), `names`, fields of Estimate.
         """
         frames = []
         for task in tasks:

@@ -171,11 +171,11 @@ def join_measures(responses: Responses, network: pd.DataFrame) -> pd.DataFrame:
 class Associations:
     """Rank correlation over trials between participants' accuracy and each network measure.
 
-    Spearman's ρ with conditions held constant: ranks over all trials, less the mean rank of the
-    trial's condition, correlated (a partial rank correlation). The evidence of a trial is the mean
-    over its neurons. p: permutation of the rates within conditions, (b + 1)/(n + 1), two-sided;
-    the interval resamples trials (percentiles). Positive: people do better on the trials whose
-    neurons matter more. A correlation over trials, not a cause.
+    The estimate is a partial Spearman's ρ, given the condition: ranks over all trials minus the
+    mean rank of the trial's condition are correlated. The measure of a trial is the mean over its
+    neurons. The two-sided test permutes the rates within conditions, p = (b + 1)/(n + 1); the
+    interval is the percentile interval over resampled trials. ρ > 0: accuracy is higher in trials
+    with larger values of the measure.
     """
 
     permutations: int = 1999
@@ -184,8 +184,8 @@ class Associations:
     level: float = 0.95
 
     def __call__(self, table: pd.DataFrame) -> Estimates:
-        """Return estimates by (task, evidence); evidence without variation is NaN, and its
-        trials are left out."""
+        """Return estimates by (task, measure), from a table of `join_measures`; NaN for a measure
+        that does not vary within conditions."""
         results: Estimates = {}
         for task, task_rows in table.groupby("task"):
             means = task_rows.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean()

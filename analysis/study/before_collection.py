@@ -1,7 +1,7 @@
 """Properties of a study before data collection: its planned tests, and their power.
 
-The family of tests and their weights come from the code that will judge the answers, called on a
-study that nobody has answered yet; so a preregistration cannot promise other tests than are made.
+The family of tests and their weights are computed by the code of the analysis, applied to a study
+without responses, so that the preregistered tests are those of the analysis.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def results_without_responses(study: FrozenStudy) -> Results:
 
 
 def describe_ruled_out(results: Results) -> str:
-    """Planned tests for which the frozen design is too small, and their share of α; "" if none."""
+    """Name planned tests for which the frozen design is too small, and their share of α; "" if
+    there are none."""
     claims = results.claims
     if claims.empty or (impossible := claims[is_ruled_out(claims)]).empty:
         return ""

@@ -1,5 +1,4 @@
-"""Outcomes of control tests, and failed controls, with which nothing can be claimed for their
-task."""
+"""Outcomes of control tests, and the controls whose failure casts doubt on claims of their task."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from analysis.exhibits.phrases import as_words, p_text, percent, rows_of, with_s
 from analysis.statistics.claims import ALPHA, is_control, name_kind
 from analysis.study.results import Results
 
-#: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
+#: Conditions without a correct answer to be found: accuracy above chance shows that the key leaked.
 NEGATIVE_CONTROLS = ("random",)
 
 
@@ -58,8 +57,9 @@ class FailedControl:
     """A control that does not show that its task works.
 
     Attributes:
-        task: as readers call it. warning: a sentence to come before all claims. note: to stand
-            beside every claim of the task.
+        task: its name for readers.
+        warning: a sentence that precedes all claims.
+        note: a note beside every claim of the task.
     """
 
     task: str
@@ -68,9 +68,9 @@ class FailedControl:
 
 
 def failed_controls(results: Results) -> list[FailedControl]:
-    """Return controls that failed, and untested ones of tasks in which something is claimed.
+    """Return controls that failed, and untested ones of tasks in which an effect is claimed.
 
-    Otherwise leaving out the responses to a control would hide its failure.
+    If untested controls were left out, omitting the responses to a control would hide its failure.
     """
     return [*_failed_detection(results), *_failed_accuracy(results), *_untested_controls(results)]
 

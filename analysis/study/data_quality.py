@@ -235,8 +235,8 @@ def _durations(responses: Responses) -> Iterator[Check]:
 
 
 def _places(responses: Responses) -> Iterator[Check]:
-    """Yield tasks whose correct option was at one place on screen more often than shuffling
-    brings about: whoever always chooses that place then seems to know."""
+    """Yield tasks whose correct option was at one screen position more often than random placement
+    explains: participants who always choose this position then seem to recognise the concepts."""
     answers, study = responses.answers, responses.study
     texts, count = [], 0
     for task in sorted(set(answers["task"]) & set(study.choice_tasks)):
@@ -258,7 +258,8 @@ def _places(responses: Responses) -> Iterator[Check]:
 
 
 def _forms(responses: Responses) -> Iterator[Check]:
-    """Yield whether forms differ more than by chance: all of them have equally many places."""
+    """Yield whether the numbers of participants differ more between forms than by chance; all
+    forms have equally many places."""
     study = responses.study.study
     people = responses.answers.drop_duplicates("participant")
     counts = people["trial"].map(study.form_of).value_counts()

@@ -1,8 +1,9 @@
 """The family of tests that a frozen study plans, independent of its responses.
 
-It follows from the study's trials, fields, controls and reference condition alone. So a condition
-that nobody answered keeps its tests and their weight, and leaving answers out makes no other claim
-easier (`analysis.statistics.claims`). Each kind of question says in `planned_tests` what it plans.
+It follows from the study's trials, fields, controls and reference condition alone. A condition
+without responses therefore keeps its tests and their weight, so that omitting responses makes no
+other claim easier (`analysis.statistics.claims`). Each kind of question lists its planned tests in
+`planned_tests`.
 """
 
 from __future__ import annotations
@@ -35,13 +36,12 @@ class PlannedTest:
     """A planned test.
 
     Attributes:
-        what: the condition, pair or measure, as the kind's table names it under `what`.
-        needs: conditions without whose answers the test cannot be made.
-        asked: the field of a rating, as under `asked`; "" elsewhere.
-        control: whether it only says whether the task works.
-        any_of_them: whether answers of one of the conditions suffice.
-        ruled_out: why the frozen design has too few trials for the test, whoever answers; "" where
-            it has enough.
+        what: the condition, pair or measure, as in column `what` of the kind's table.
+        needs: the conditions whose responses the test needs.
+        asked: the field of a rating, as in column `asked`; "" for other tests.
+        control: whether the test only checks whether the task works.
+        any_of_them: whether responses to one of the conditions suffice.
+        ruled_out: why the frozen design has too few trials for the test; "" if it has enough.
     """
 
     what: str

@@ -37,8 +37,8 @@ class FrozenStudy:
         trials: one row per trial: trial, task, condition, role, options (tuple of option ids),
             neurons (tuple of Neuron).
         exclusions: rule -> threshold, in the frozen order; rules that are switched off are absent.
-        pictures: folder of what was shown, where it is at hand.
-        recruitment: how it recruits, with the number of participants that it begins with.
+        pictures: folder of the pictures shown; None if it is not available.
+        recruitment: settings of recruitment, with the initial number of places.
     """
 
     study: Study

@@ -192,7 +192,8 @@ def describe_associations(results: Results, tables: Mapping[str, Table]) -> Iter
 
 @shelf.sentences("study", "association")
 def compare_with_observer(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield whether colours and edges alone, without any concept, give the correct responses."""
+    """Yield sentences on whether the machine observer, from colours and edges alone, responds
+    correctly more often than chance."""
     trials = results.observed_trials
     answers, any_above = results.responses.answers, False
     for task in results.choice_tasks:
@@ -230,7 +231,8 @@ def compare_with_observer(results: Results, tables: Mapping[str, Table]) -> Iter
 
 @shelf.sentences("study", "networks")
 def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield whether reverting evolutions changes predictions in the order of their importance."""
+    """Yield a sentence on whether reverting evolutions changes predictions in the order of their
+    importance."""
     table = results.held_out_changes
     if table is None:
         return

@@ -62,8 +62,10 @@ class Inputs:
     """The inputs of an analysis.
 
     Attributes:
-        study: folder of the frozen study. responses: CSV of answers, see `read_tables`.
-        run: folder of the run whose neurons the study shows. source: which answers to analyse.
+        study: folder of the frozen study.
+        responses: CSV file of responses, see `read_tables`.
+        run: folder of the run whose neurons the study shows; None: without network measures.
+        source: human, pilot or simulated; None: the only source in the table.
     """
 
     study: Path
@@ -76,7 +78,8 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     """Validate, anonymise, compute and write everything into `out`.
 
     Raises:
-        ResponseError: impossible rows, listed. ValueError: missing files, mixed sources.
+        ResponseError: rows contradict the study or one another; all are listed.
+        ValueError: files are missing, or there are several sources and none was chosen.
     """
     answers, people = read_tables(inputs.responses)
     frozen = read_study(inputs.study)

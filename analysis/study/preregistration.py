@@ -73,7 +73,8 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
     """Return the document in Markdown.
 
     Args:
-        picture: file name of the power curve, "" where there is none.
+        power: power of a test of the primary hypothesis; None: the document has no power curve.
+        picture: file name of the power curve; "" if there is none.
     """
     frozen, plan = results.responses.study, results.plan
     tests = planned_claims(results)

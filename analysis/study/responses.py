@@ -32,16 +32,16 @@ class ResponseError(TableError):
 
 @dataclass(frozen=True)
 class Responses:
-    """The responses of one source, and which of them exclusion rules leave to analyse.
+    """The responses of one source, and the exclusion rules that select those to analyse.
 
     Attributes:
-        study: the study.
-        source: human, pilot or simulated: one only.
+        study: the frozen study.
+        source: human, pilot or simulated.
         collected: rows of role "trial" of all participants, sorted by participant and trial, with
             `value`, the parsed answer.
         unanswered: rows of trials without an answer, with the reason in `missing`.
-        measures: of `participant_measures`.
-        identical: pairs of participants whose answers and times agree, see `identical_pairs`.
+        measures: the table of `participant_measures`.
+        identical: the table of `identical_pairs`.
         rules: exclusion rule -> threshold. With `dataclasses.replace` the same responses are
             selected by other rules.
     """
@@ -61,10 +61,10 @@ class Responses:
     @cached_property
     def everyone(self) -> pd.DataFrame:
         """Return the measures with `excluded`: why a participant is not analysed (no consent, not
-        finished, no answers, or the first rule that applied), "" for who is analysed.
+        finished, no answers, or the first rule that applied); "" for analysed participants.
 
         Raises:
-            ValueError: an unknown rule.
+            ValueError: a rule is unknown.
         """
         people = self.measures
         excluded = pd.Series("", index=people.index, dtype=object)
@@ -77,7 +77,7 @@ class Responses:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """Return the collected rows of those who are analysed."""
+        """Return the collected rows of the analysed participants."""
         included = self.everyone.loc[self.everyone["excluded"] == "", "participant"]
         is_included = self.collected["participant"].isin(included)
         return self.collected[is_included].reset_index(drop=True)
@@ -87,8 +87,8 @@ class Responses:
         """Return the CONSORT-like flow from arrival to analysis.
 
         Returns:
-            step, participants, answers, not applicable (to how many who finished the rule could
-            not be applied; missing where the step is no rule).
+            step, participants, answers, not applicable (number of participants who finished and
+            to whom the rule could not be applied; missing if the step is no rule).
         """
         everyone = self.everyone
         counts = self.collected["participant"].value_counts()
@@ -153,12 +153,13 @@ def prepare(
     """Validate responses and select those to analyse by the frozen exclusion rules.
 
     Args:
-        table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS, see `read_tables`.
-        source: which source to analyse; needed only where the tables hold several.
+        table, people: responses and participants, with the columns of
+            `tasks.responses.RESPONSES` and PARTICIPANTS; see `read_tables`.
+        source: the source to analyse; required if the tables hold several.
 
     Raises:
-        ResponseError: rows that contradict the study or one another; all are listed.
-        ValueError: no participants, several sources and none chosen.
+        ResponseError: rows contradict the study or one another; all are listed.
+        ValueError: there are no participants, or several sources and none was chosen.
     """
     if people.empty:
         raise ValueError("the tables hold no participants, so that there is nothing to analyse")
@@ -177,7 +178,8 @@ def select(
     """Select responses of one source by exclusion rules, without validating them.
 
     Args:
-        table, people, source: as in `prepare`. rules: exclusion rule -> threshold.
+        table, people, source: as in `prepare`.
+        rules: exclusion rule -> threshold.
     """
     people = people[people["source"] == source].sort_values("participant").reset_index(drop=True)
     table, unanswered = _split_answered(table[table["source"] == source])
@@ -192,7 +194,7 @@ def select(
 def _split_answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows with an answer, and those of trials without one.
 
-    Whoever lets the time of an attention trial pass did not attend: that row stays, as wrong.
+    An attention trial that was not answered in time counts as answered incorrectly.
     """
     if "missing" not in table:
         return table, table.iloc[:0].assign(missing=pd.NA)
@@ -202,7 +204,7 @@ def _split_answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table[answered], table[~answered & (table["role"] == "trial")]
 
 
-#: Why somebody is not analysed, before any rule; no rule has such a name.
+#: Reasons other than a rule why a participant is not analysed; no rule has such a name.
 NO_CONSENT, NOT_FINISHED, NO_ANSWERS = "no consent", "not finished", "no answers"
 
 
@@ -227,14 +229,14 @@ def participant_measures(
     """Return the measures that exclusion rules use, one row per participant.
 
     Args:
-        pairs: of participants whose answers and times agree, see `identical_pairs`.
+        pairs: the table of `identical_pairs`.
 
     Returns:
-        participant, status, consented, answers, attention (share right of the attention trials),
-        consented_at, finished_at, total_seconds, instruction_seconds, practice_attempts, one_sided
-        (share of choices at the place on screen chosen most often), choices (number of options of
-        each), identical (largest share of trials that agree with an earlier participant's, by
-        name); NaN where there is nothing to go by.
+        participant, status, consented, answers (their number), attention (share of attention
+        trials answered correctly), consented_at, finished_at, total_seconds, instruction_seconds,
+        practice_attempts, one_sided (share of choices at the screen position chosen most often),
+        choices (number of options of each choice), identical (largest share of trials that agree
+        with those of a participant who is earlier by name); NaN where there are no data.
     """
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(study.choice_tasks)]
@@ -273,11 +275,12 @@ class Rule:
     """An exclusion rule: called with measures and a threshold, it returns who is excluded.
 
     Attributes:
-        measure: the column of `participant_measures` by which it goes; where that is missing, the
-            rule cannot be applied and excludes nobody.
-        excludes: (the column, threshold) -> whom it would exclude.
-        words: what it says, with {percent} or {0:g} for its threshold; its name where empty.
-        enough: (measures, threshold) -> who gave enough answers for the rule; everybody by default.
+        measure: the column of `participant_measures` that is compared with the threshold. If its
+            value is missing, the rule cannot be applied and does not exclude the participant.
+        excludes: (column, threshold) -> whether each participant is excluded.
+        words: the rule in words, with {percent} or {0:g} for its threshold; by default its name.
+        enough: (measures, threshold) -> whether each participant gave enough responses for the
+            rule; by default all did.
     """
 
     measure: str

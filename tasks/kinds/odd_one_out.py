@@ -212,10 +212,10 @@ class OddOneOut(PickOne):
         return members, odd, {"concept": picked.concept}
 
     def _choose_obvious(self, evidence, rng):
-        """Draw one neuron five times (with different stimuli), and a neuron that looks and is
-        different.
+        """Draw one neuron five times (with different stimuli), and a neuron whose pictures differ
+        in colours and edges and are of other classes.
 
-        A different look is not enough: the intruder may look different and show flowers, too.
+        Different colours and edges alone are not enough: both neurons may show flowers.
         """
         rows, features = evidence.sampled_features
         target = int(rng.integers(len(rows)))
@@ -232,7 +232,10 @@ class OddOneOut(PickOne):
             if overlap <= SHARED_KINDS:
                 recipe = {"likeness": float(similarities[odd]), "shared_kinds": float(overlap)}
                 return [int(rows[target])] * (GROUPS - 1), int(rows[odd]), recipe
-        raise NoTrial("no neuron looks different enough and shows pictures of another kind")
+        raise NoTrial(
+            "no neuron's pictures differ enough in colours and edges and are of other classes, as "
+            "attention and practice trials need; set attention.trials = 0 and practice.trials = 0"
+        )
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """Choose the option least similar to the others; margin: its distance to the second."""
