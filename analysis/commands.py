@@ -242,11 +242,17 @@ def power(
     )  # fmt: skip
     if pilot is not None:
         answers = read_table(pilot, RESPONSES).query("role == 'trial'")
-        design = calibrate(design, answers)
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in design.accuracy.items())
+        assumed, design = design.accuracy, calibrate(design, answers)
+        texts = {name: f"{name} {share:.3f}" for name, share in design.accuracy.items()}
+        kept = [
+            texts.pop(name) for name, share in assumed.items() if design.accuracy[name] == share
+        ]
+        if kept:
+            console.print(f"Not estimable from the pilot, as given: {', '.join(kept)}")
         console.print(
-            f"From the pilot: {shares}; SD {design.sd_participant:.2f} (participants), "
-            f"{design.sd_condition:.2f} (participants in conditions), {design.sd_item:.2f} (trials)"
+            f"From the pilot: {', '.join(texts.values())}; SD {design.sd_participant:.2f} "
+            f"(participants), {design.sd_condition:.2f} (participants in conditions), "
+            f"{design.sd_item:.2f} (trials)"
         )
     table = power_curve(
         Plan(design, against_chance, reference, share=primary_share),
@@ -262,7 +268,7 @@ def power(
     tables, figure = power_tables(table, designs, wanted, primary_share)
     for one in tables:
         console.print(on_screen(one))
-    console.print(describe_smallest(designs, wanted))
+    console.print(describe_smallest(designs, wanted, table))
     if primary_share < 1:
         kind = "chance" if against_chance else "contrasts"
         console.print(

@@ -210,6 +210,11 @@ def test_smallest_design_must_hold_from_there_on():
     found = smallest_designs(pd.concat([table, both]))
     assert found.set_index("effect")["participants"].to_dict() == {"x": 150, TOGETHER: 200}
     assert "80 % power: 200 participants" in describe_smallest(found, 0.8)
+    table["size"] = 0.4
+    assert "80 % power: 200 participants" in describe_smallest(found, 0.8, table)
+    table["size"] = [0.0, 1e-4, -1e-4, np.nan]
+    said = describe_smallest(found, 0.8, table)
+    assert said == "The conditions are expected to be equal: power is the rate of false positives."
 
 
 def test_calibration_recovers_a_pilot():
@@ -225,6 +230,10 @@ def test_calibration_recovers_a_pilot():
     assert design.sd_item == pytest.approx(0.4, abs=0.12)
     with pytest.raises(ValueError, match="mixes responses of human, pilot; export one --source"):
         calibrate(design, pilot.assign(source=["human", *["pilot"] * (len(pilot) - 1)]))
+    two_tasks = pilot.assign(task=["odd", "even"] * (len(pilot) // 2))
+    with pytest.raises(ValueError, match=r"a condition in several tasks \(even, odd\): keep one"):
+        calibrate(design, two_tasks)
+    assert calibrate(design, two_tasks.assign(task=pilot["condition"])) == calibrate(design, pilot)
     with pytest.raises(ValueError, match="no usable responses in the conditions z"):
         calibrate(Design({"z": 0.5}), pilot)
 

@@ -477,10 +477,11 @@ def test_power_is_calibrated_by_a_pilot_from_its_file(tmp_path):
     )
     pilot = write(tmp_path / "pilot", *tables)
     printed = say(
-        "power", "--conditions=base=.2,other_series=.9", "--participants=40", "--studies=50",
-        f"--pilot={pilot}", f"--out={tmp_path}",
+        "power", "--conditions=base=.2,other_series=.9,mine=.3", "--participants=40",
+        "--studies=50", f"--pilot={pilot}", f"--out={tmp_path}",
     )  # fmt: skip
     found = re.search(r"From the pilot: base ([.\d]+), other_series ([.\d]+); SD ([.\d]+)", printed)
+    assert "Not estimable from the pilot, as given: mine 0.300" in printed
     shares = tables[0].query("role == 'trial'").groupby("condition")["correct"].mean()
     base, other, spread = map(float, found.groups())
     assert base == pytest.approx(shares["base"], abs=0.01)

@@ -201,9 +201,17 @@ def smallest_designs(table: pd.DataFrame, target: float = 0.8) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(integer_columns)
 
 
-def describe_smallest(designs: pd.DataFrame, target: float) -> str:
+def describe_smallest(
+    designs: pd.DataFrame, target: float, table: pd.DataFrame | None = None
+) -> str:
     """Describe the smallest design with the wanted power for all effects: that with the fewest
-    participants, then trials, then items."""
+    participants, then trials, then items.
+
+    Args:
+        table: of `power_curve`; if all its effects are 0, there is no power to describe.
+    """
+    if table is not None and not (table["size"].abs() >= NOTHING).any():
+        return "The conditions are expected to be equal: power is the rate of false positives."
     rows = designs[designs["effect"] == designs["effect"].iloc[-1]].dropna(subset="participants")
     if rows.empty:
         return f"No design tried finds every effect with {100 * target:g} % power."
@@ -227,11 +235,14 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
 
     Raises:
         ValueError: the pilot has none of the conditions, or no condition with both correct and
-            incorrect responses, or it mixes sources.
+            incorrect responses, or it mixes sources, or tasks that share the name of a condition.
     """
     if "source" in pilot and len(sources := sorted(set(pilot["source"]))) > 1:
         raise ValueError(f"the pilot mixes responses of {', '.join(sources)}; export one --source")
-    usable = pilot[pilot["condition"].isin(list(design.accuracy))]
+    usable = pilot[pilot["condition"].isin(list(design.accuracy)) & pilot["correct"].notna()]
+    if "task" in usable and (usable.groupby("condition")["task"].nunique() > 1).any():
+        tasks = ", ".join(sorted(set(usable["task"])))
+        raise ValueError(f"the pilot has a condition in several tasks ({tasks}): keep one task")
     model = fit_conditions(usable) if len(usable) else None
     if model is None:
         raise ValueError(
@@ -279,8 +290,8 @@ def power_tables(
         Table(
             "power_smallest",
             f"Fewest participants for {100 * target:g} % power",
-            f"{describe_smallest(designs, target)} {definitions} A dash: no number tried suffices; "
-            "more different items may.",
+            f"{describe_smallest(designs, target, table)} {definitions} A dash: no number tried "
+            "suffices; more different items may.",
             designs,
             formats,
             hidden=("design",),
