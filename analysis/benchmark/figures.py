@@ -25,7 +25,7 @@ def _table_frame(name: str, bench: Bench) -> pd.DataFrame:
 def _draw_interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> None:
     """Draw a value and its interval at height y, and the method's letters to the right."""
     axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
-    axis.plot(row[value], y, "o", color="black", **marker)
+    axis.plot(row[value], y, "o", color="black", clip_on=False, **marker)
     axis.text(1.02, y, row["group"], transform=axis.get_yaxis_transform(), va="center", fontsize=8)
 
 
@@ -146,7 +146,7 @@ def spaces(bench: Bench) -> Figure | None:
             _draw_interval(axis, y, frame.loc[method], "value", markersize=4)
         axis.set_title(task)
         axis.set_yticks(range(len(methods)), list(reversed(methods)))
-        axis.set_xlim(left=0)
+        axis.set(xlim=(0, None), ylim=(-0.5, len(methods) - 0.5))
     canvas.tight_layout()
     return Figure(
         "spaces",

@@ -60,6 +60,7 @@ def training(run: Run) -> Figure | None:
         studied = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
         axes.plot(studied["epoch"], studied["test_accuracy"], linestyle="none", **style)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     return Figure(
         "training",
@@ -311,7 +312,8 @@ def reversion_plot(run: Run) -> Figure | None:
             style = style_of(index)
             axes.plot(x[:-1], means["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
             _draw_means(axes, x, means, label=method, **bar_style, **style)
-        control_style = {"color": "#777777", "marker": "_", "label": "independent of the score"}
+        control_style = {"color": "#777777", "marker": "o", "markerfacecolor": "white"}
+        control_style["label"] = "independent of the score"
         means = _mean_changes(rows[rows["method"] == methods[0]], ["random", "all"])
         _draw_means(axes, np.arange(len(arms))[-2:], means, **bar_style, **control_style)
         axes.axhline(0, color="#444444", linewidth=0.8)
