@@ -60,7 +60,7 @@ def training(run: Run) -> Figure | None:
         studied = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
         axes.plot(studied["epoch"], studied["test_accuracy"], linestyle="none", **style)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.legend()
     return Figure(
         "training",

@@ -53,6 +53,8 @@ NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
 #: Counts of questionnaire answers of the analysed participants; single answers are not kept.
 DEMOGRAPHICS = "demographics.csv"
 DATA = (NETWORK, REVERSION, DEMOGRAPHICS)
+#: Columns of these files that hold text, whatever it looks like.
+NAMES = dict.fromkeys(["trial", "series", "layer", "split", "arm", "question", "answer"], str)
 RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
 BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
 
@@ -145,6 +147,11 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read what `_write_csv` wrote; NA, None and 007 are names where names stand."""
+    return pd.read_csv(path, dtype=NAMES, keep_default_na=False, na_values=[""])
+
+
 def read_results(folder: Path) -> Results:
     """Read the data of a results folder or of an unpacked release pack; nothing is computed yet."""
     frozen = read_study(folder / "study")
@@ -152,7 +159,7 @@ def read_results(folder: Path) -> Results:
     tables = read_tables(folder / "data" / "responses.csv")
     responses = prepare(frozen, *tables, config["source"])
     network, reversion, demographics = (
-        pd.read_csv(path) if (path := folder / "data" / name).is_file() else None for name in DATA
+        _read_csv(path) if (path := folder / "data" / name).is_file() else None for name in DATA
     )
     trials = None if network is None else association.join_measures(responses, network)
     names = (*RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN)
