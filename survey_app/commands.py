@@ -107,7 +107,7 @@ def _announcements(recruitment: Recruitment, counts: dict[str, int]) -> Iterator
 
 
 def _cautions(study: Path, places: Places, recruitment: Recruitment) -> Iterator[str]:
-    """Yield what would lock out participants who have begun."""
+    """Yield what would keep participants who have begun from continuing."""
     from sqlalchemy import inspect
 
     from survey_app.places import Places
@@ -117,6 +117,12 @@ def _cautions(study: Path, places: Places, recruitment: Recruitment) -> Iterator
             f"unfinished participants whose links {study / 'recruitment.toml'} now refuses: "
             f"{count} (platforms, studies, ids or signed was changed); they cannot continue. A "
             f"change of signed is reported only at this first start after it"
+        )
+    if not places.find_begun() and (count := places.count_elsewhere()):
+        yield (
+            f"this database holds {pluralise(count, 'unfinished participant')} of other studies. "
+            f"If this study replaces theirs, they begin anew here: serve theirs until they have "
+            f"finished, or bar them from this one (`conceptevo study places STUDY block`)"
         )
     own = study / OWN
     if not own.exists():

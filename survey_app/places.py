@@ -308,6 +308,16 @@ class Places:
             query = select(participants.c.participant).where(self._is_own(participants))
             return set(connection.scalars(query))
 
+    def count_elsewhere(self) -> int:
+        """Count unfinished participants of other studies in the database, of the same source."""
+        query = select(func.count()).where(
+            participants.c.study != self.study,
+            participants.c.source == self.source,
+            participants.c.status.in_(UNFINISHED),
+        )
+        with self.store.read() as connection:
+            return connection.scalar(query) or 0
+
     def count_locked_out(self, settings: Recruitment) -> int:
         """Count unfinished participants whose links new settings do not accept."""
         query = select(participants.c.platform, identities.c.platform_id, identities.c.details)

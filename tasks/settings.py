@@ -175,9 +175,16 @@ class StudySettings(Section):
     @field_validator("title")
     @classmethod
     def _check_title(cls, title: str) -> str:
-        if not title.strip():
-            raise ValueError("participants see the title on every page; give one")
+        if len(title.strip().splitlines()) != 1:
+            raise ValueError("participants see the title on every page; give one, in one line")
         return title
+
+    @field_validator("seconds_per_trial")
+    @classmethod
+    def _check_seconds(cls, seconds: float) -> float:
+        if 0 < seconds < 1:  # a page takes input after 0.3 s
+            raise ValueError("nobody can answer in time; give 1 second or more, or 0 for no limit")
+        return seconds
 
     @field_validator("trials")
     @classmethod

@@ -50,6 +50,8 @@ def settings(tmp_path: Path, text: str) -> StudySettings:
         ("[trials.odd_one_out]", "task 'odd_one_out' has no trials"),
         ("trials = 3", "trials = 3: Input should be a valid dictionary"),
         ("lease_minutes = inf", "lease_minutes = inf: Input should be a finite number"),
+        ("seconds_per_trial = 0.5", "seconds_per_trial = 0.5: nobody can answer in time"),
+        ('title = "a\\nb"', "in one line"),
         ("title = ' '", "participants see the title on every page"),
         ("participants = -3", "participants = -3: Input should be greater than or equal to 1"),
         ("[evidence.eps]\nbase = -1", "evidence.eps.base = -1: Input should be greater than 0"),

@@ -11,10 +11,11 @@ from conftest import Survey
 from people import arrive, fill, go, look, open_service
 from sqlalchemy import String, func, select, type_coerce
 
-from survey_app.commands import file_url
+from survey_app.commands import _cautions, file_url
 from survey_app.export import tables
 from survey_app.flow import Stage
 from survey_app.move import copy_tables
+from survey_app.places import Places
 from survey_app.platforms import Visitor
 from survey_app.schema import metadata
 from survey_app.service import Service
@@ -153,6 +154,13 @@ def test_another_database_for_a_study_that_has_begun_is_told(folder, service, fr
         told = served(folder, database)
         assert ("holds 3 participants of this study whom this database does not" in told) is warned
         assert ("`conceptevo responses move" in told) is warned
+
+
+def test_a_study_that_replaces_one_that_has_begun_is_told(folder, service):
+    new = Places(service.store, "0" * 16, "human")
+    for places, warned in ((new, True), (service.places, False)):
+        told = " ".join(_cautions(folder, places, load_recruitment(folder)))
+        assert ("holds 1 unfinished participant of other studies" in told) is warned
 
 
 def test_a_damaged_file_does_not_stop_a_survey_with_another_database(folder, tmp_path):
