@@ -88,4 +88,4 @@ def _flag(trial: Trial, margin: float, right: bool | None) -> str:
     is_clear = margin > getattr(all_tasks().get(trial.task), "clear", np.inf)
     if trial.role != "trial" or not is_clear or right is None:
         return ""
-    return "trivial for the machine" if right else "machine clearly elsewhere"
+    return "trivial for the machine" if right else "the machine clearly prefers another option"

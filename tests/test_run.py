@@ -32,9 +32,9 @@ VALUES = small(
     probe={"k": 8},
     space={"methods": ["sgns", "ppmi", "jaccard", "correlation", "profile", "random"],
            "epochs": 5},
-    evolve={"methods": ["sign_t", "mean_path", "random"], "images_per_class": 3,
-            "classes": ["clock", "zebra", "fish"]},
-    revert={"importance_images": 3, "heldout_images": 3},
+    evolve={"methods": ["sign_t", "mean_path", "random"], "images_per_class": 9,
+            "classes": ["clock", "zebra", "fish"]},  # a class has 6: 3 in each part
+    revert={"importance_images": 3, "heldout_images": 9},
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def test_it_leaves_a_report_with_every_table_and_figure(finished):
     page = (finished / "report" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 8
     assert "The gap, accuracy after reverting q4 minus accuracy after reverting q1, was " in page
+    assert "from 3 test images of the class" in page and "9 held-out images (3 per class)" in page
     assert "http://" not in page and "https://" not in page  # self-contained
     titles = ("Abstract", "Method", "Networks", "Concepts and their evolution", "Supplement")
     places = [page.index(f"<h2>{title}</h2>") for title in titles]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE
-from analysis.run.reversion import count_images, joint_records, reversion_records
+from analysis.run.reversion import count_images, describe_range, joint_records, reversion_records
 from analysis.run.tables import base_checkpoint
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Run
@@ -24,6 +24,9 @@ def method_of_run(run: Run) -> list[str]:
             "parts": name_parts(results.about["arms"]["bins"]),
             "draws": records.loc[records["arm"] == "random", "draw"].nunique(),
             "held_out": count_images(joint_records(run), "held-out "),
+            "importance_images": describe_range(
+                results.importance(method=results.methods[0])["images"]
+            ),
         }
     return paragraphs(
         "run_method.md",

@@ -102,9 +102,13 @@ def joint_records(run: Run, split: str = "heldout") -> pd.DataFrame:
 def count_images(records: pd.DataFrame, kind: str = "") -> str:
     """Return the number of images in words: "300 held-out images (25 per class)"."""
     per_class = records.groupby("class_id")["image_id"].nunique()
-    least, most = per_class.min(), per_class.max()
-    each = str(most) if least == most else f"{least} to {most}"
-    return f"{per_class.sum():,} {kind}images ({each} per class)"
+    return f"{per_class.sum():,} {kind}images ({describe_range(per_class)} per class)"
+
+
+def describe_range(counts: pd.Series) -> str:
+    """Return the range of counts in words: "25", or "20 to 25"."""
+    least, most = counts.min(), counts.max()
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def arm_names(columns: pd.Index) -> list[str]:

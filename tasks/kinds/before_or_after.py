@@ -125,7 +125,11 @@ class BeforeOrAfter(PickOne):
             old = [rank for rank in range(count, len(earlier)) if earlier[rank] not in later]
             if new and old:
                 return before, after, new, old
-        raise NoTrial(f"before_or_after {condition}: no neuron with new pictures at both epochs")
+        raise NoTrial(
+            f"before_or_after {condition}: none of {TRIES} neurons drawn has, at each of two "
+            f"epochs, a further stimulus that is none at the other; run with a larger probe.k, or "
+            f"leave the task out of [trials] in study.toml"
+        )
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """Choose the option that leans more to After than the other one."""

@@ -81,7 +81,10 @@ class ConceptAgreement:
             target = int(rng.choice(evidence.rows(base.series, base.epoch)))
             rows = [target, *nearest_neighbours(evidence, target, all_rows, GROUPS - 1)]
             if len(rows) < GROUPS:
-                raise NoTrial(f"concept_agreement: fewer than {GROUPS - 1} neighbours")
+                raise NoTrial(
+                    f"concept_agreement: fewer than {GROUPS - 1} neighbours with a vector; lower "
+                    f"evidence.min_depth in study.toml, or leave the task out of [trials]"
+                )
         else:
             raise unknown_condition(self, condition)
         neurons = [evidence.neurons[rows[i]] for i in rng.permutation(GROUPS)]

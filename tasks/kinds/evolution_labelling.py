@@ -109,7 +109,9 @@ class EvolutionLabelling:
         moves = evidence.displacement(series)
         if len(moves) < 4:
             raise NoTrial(
-                f"evolution_labelling: series {series} has too few channels at all stages"
+                f"evolution_labelling: fewer than four neurons of series {series} are usable at "
+                f"all three stages; lower evidence.min_depth in study.toml, or leave the task out "
+                f"of [trials]"
             )
         if condition == "evolution":
             moves = moves.head(max(2, int(len(moves) * MOVED)))
@@ -122,7 +124,11 @@ class EvolutionLabelling:
         elif condition == "false_evolution":
             others = moves[(moves["layer"] == layer) & (moves["channel"] != channel)]
             if others.empty:
-                raise NoTrial(f"evolution_labelling: layer {layer} has no second channel")
+                raise NoTrial(
+                    f"evolution_labelling: layer {layer} of series {series} has one usable neuron, "
+                    f"and false_evolution needs two; leave the condition out of [trials] in "
+                    f"study.toml"
+                )
             other_channel = int(others.iloc[rng.integers(len(others))]["channel"])
             neurons[1:] = [Neuron(series, epoch, layer, other_channel) for epoch in stages[1:]]
         elif condition != "evolution":

@@ -66,7 +66,10 @@ def draw_intruder(
         if channel_of(evidence.neurons[row]) not in channels
     ]
     if not candidates:
-        raise NoTrial(f"no intruder at the depth of {evidence.neurons[target]}")
+        raise NoTrial(
+            f"no intruder at the relative depth of {evidence.neurons[target]}; leave the condition "
+            f"out of [trials] in study.toml, or probe more layers"
+        )
     return int(rng.choice(candidates))
 
 
@@ -175,7 +178,10 @@ class OddOneOut(PickOne):
         target = int(rng.choice(pools["base"]))
         nearest = nearest_neighbours(evidence, target, pool, GROUPS - 2)
         if len(nearest) < GROUPS - 2:
-            raise NoTrial(f"fewer than {GROUPS - 2} neighbours")
+            raise NoTrial(
+                f"fewer than {GROUPS - 2} neighbours with a vector; lower evidence.min_depth in "
+                f"study.toml, or leave the condition out of [trials]"
+            )
         odd = draw_intruder(evidence, target, nearest, pool, rng)
         return [target, *nearest], odd, {"target": str(evidence.neurons[target])}
 
