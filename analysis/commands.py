@@ -77,8 +77,10 @@ def explore(
 ) -> None:
     """Write an offline page to explore a run: neurons over epochs, importance, responses."""
     from analysis.explorer.page import write_explorer
-    from harness.artifacts import Run
+    from harness.artifacts import Run, describe_outdated
 
+    if note := describe_outdated(Run(run)):
+        console.print(note, style="yellow", markup=False)
     with console.status("explorer"):
         written = write_explorer(Run(run), out or run / "explore.html", study)
     console.print(f"wrote {written.page} ({written.size / 1e6:.1f} MB)")

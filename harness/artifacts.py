@@ -301,7 +301,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """Return what the run was made with: configuration, checkpoints (series -> epochs), base,
-        space_methods, versions."""
+        space_methods, versions, outdated (stages, see `describe_outdated`)."""
         path = self.root / "manifest.json"
         if not path.exists():
             raise ArtifactError(
@@ -315,6 +315,17 @@ class Run:
         if not isinstance(manifest, dict):
             raise ArtifactError(f"{path} is damaged; `conceptevo run` writes it again")
         return manifest
+
+
+def describe_outdated(run: Run) -> str:
+    """Return a sentence on results that may not belong to the run's configuration; "" for none."""
+    if not (stages := run.manifest().get("outdated")):
+        return ""
+    return (
+        f"{run.root}: results of {', '.join(stages)} may be from another configuration or from "
+        f"other checkpoints and images than the rest, because a command was stopped or did not "
+        f"make all of them again: use them only after `conceptevo run` on the configuration"
+    )
 
 
 class Finding(NamedTuple):

@@ -194,14 +194,15 @@ def content_hash(path: Path) -> str:
 
 
 @cache
-def _cached_hash(path: Path, size: int, modified: int) -> str:
+def _cached_hash(path: Path, *times_and_size: int) -> str:
     return content_hash(path)
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's content, cached by path, size and modification time."""
+    """Return the SHA-256 of a file's content, cached by path, size and times; that of the last
+    change of the file's entry cannot be set by programs that copy times."""
     stat = path.stat()
-    return _cached_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return _cached_hash(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 #: Beginnings of files, in lower case, and descriptions of their formats.

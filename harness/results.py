@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from operator import and_
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.dataset as ds
 
-from harness.artifacts import Artifact, Run
+from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import ArtifactError, write_text
 from harness.records import CONTROLS
 
@@ -135,8 +135,32 @@ def write_about(
 ) -> None:
     """Declare the results complete: record what was run and which artifacts they consist of."""
     parts = {kind: [list(a.parts) for a in artifacts] for kind, artifacts in contents.items()}
-    text = {"version": SCHEMA_VERSION, **about, "contents": parts}
+    state = _state(run, parts)
+    text = {"version": SCHEMA_VERSION, **about, "contents": parts, "fingerprint": state}
     write_text(run.root / study / "about.json", json.dumps(text, indent=1) + "\n")
+
+
+def _state(run: Run, contents: Mapping[str, Sequence[Sequence[Any]]]) -> str:
+    """Return a hash of what the artifacts of a study were made from."""
+    sidecars = (
+        run.sidecar(Artifact("importance" if entry == "sizes" else entry, tuple(parts)))
+        for entry, artifacts in sorted(contents.items())
+        for parts in artifacts
+    )
+    return fingerprint([sidecar and sidecar["fingerprint"] for sidecar in sidecars])
+
+
+def discard_mixed(run: Run) -> list[str]:
+    """Declare a study of a run incomplete if a command has since made some of its results from
+    another configuration or other inputs; return a message for each such study."""
+    messages = []
+    for study in filter(partial(has_results, run), (REVERSION, BENCH)):
+        try:
+            read_results(run.root, study)
+        except ArtifactError as error:
+            (run.root / study / "about.json").unlink()
+            messages.append(str(error))
+    return messages
 
 
 def has_results(run: Run, study: str) -> bool:
@@ -152,7 +176,8 @@ def read_results(folder: Path, study: str = BENCH) -> Results:
         study: REVERSION or BENCH.
 
     Raises:
-        ArtifactError: there are none, or they are of another schema version.
+        ArtifactError: there are none, they are of another schema version, or some of them were made
+            again since from another configuration or other inputs.
     """
     root = folder.parent if (folder / "about.json").exists() else folder
     path = root / study / "about.json"
@@ -167,5 +192,12 @@ def read_results(folder: Path, study: str = BENCH) -> Results:
         raise ArtifactError(
             f"{path} has schema version {about.get('version')}, this program reads "
             f"{SCHEMA_VERSION}; make it again with this version: `{_remedy(study, root)}`"
+        )
+    # results of earlier versions have no fingerprint
+    if about.get("fingerprint", state := _state(Run(root), about["contents"])) != state:
+        raise ArtifactError(
+            f"{root / study}: some of its results are missing, or were made again from another "
+            f"configuration or other inputs, so that they cannot be used with the rest: run "
+            f"`{_remedy(study, root)}`"
         )
     return Results(Run(root), study, about)

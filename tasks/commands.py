@@ -22,12 +22,14 @@ def build(
     ] = None,
 ) -> None:
     """Draw trials and controls from a run, and freeze them as a study with a hash."""
-    from harness.artifacts import Run
+    from harness.artifacts import Run, describe_outdated
     from tasks.build import build as build_study
     from tasks.false_exclusion import one_sided_rate
     from tasks.settings import load_settings
 
     study_settings = load_settings(settings)
+    if note := describe_outdated(Run(run)):
+        console.print(note, style="yellow", markup=False)
     with console.status("drawing trials") as status:
         study = build_study(Run(run), study_settings, out, status.update, console.print)
     console.print(

@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import time
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness import artifacts, files
 from harness.artifacts import Artifact, Run, fingerprint
-from harness.files import ArtifactError, lock, whole_file, write_text
+from harness.files import ArtifactError, file_hash, lock, whole_file, write_text
 
 TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 STIMULI = Artifact("stimuli", ("vgg", 3))
@@ -79,6 +80,16 @@ def test_what_a_killed_command_left_half_written_is_no_artifact_and_goes(tmp_pat
     assert list(run.files()) == [] and not run.holds("responses_part")
     with lock(tmp_path):
         assert not left.exists()
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_has_another_hash(tmp_path):
+    path, hashes = tmp_path / "file", set()
+    for content in ("one", "two"):
+        path.write_text(content)
+        os.utime(path, (0, 0))
+        hashes.add(file_hash(path))
+        time.sleep(0.02)  # the clock of the file system is coarse
+    assert len(hashes) == 2
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path):

@@ -8,17 +8,31 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from command_line import say
+from PIL import Image
 from rich.console import Console
 from small_runs import small
 from typer.testing import CliRunner
 
+from analysis.run.tables import training_log, true_concepts
 from conceptevo import cli
-from harness.artifacts import Artifact, Run, verify
+from harness.artifacts import Artifact, Run, describe_outdated, verify
 from harness.config import parse_config
 from harness.files import ArtifactError, lock, lock_time
-from harness.stages.run import run_until
+from harness.results import (
+    BENCH,
+    REVERSION,
+    discard_mixed,
+    has_results,
+    read_results,
+    write_about,
+)
+from harness.stages import images as images_stage
+from harness.stages.naming import naming_steps
+from harness.stages.run import STAGES, run_until, write_manifest
+from harness.stages.stage import Plan
 from harness.stages.status import status
 
 CONFIG = parse_config(small(probe={"k": 4, "activations": False, "range_images": 16}))
@@ -46,6 +60,89 @@ def test_of_a_finished_run_everything_is_there(finished):
     assert found.sentence(datetime.now()) == "All work is done."
     assert counts(finished)["ablation"] == (4, 0, 0, 0)  # controls and a method, two splits
     assert counts(finished)["stimuli"] == (2, 0, 0, 0)
+
+
+def test_results_of_two_configurations_are_named(run, monkeypatch):
+    assert describe_outdated(run) == ""
+    other = CONFIG.model_copy(update={"probe": CONFIG.probe.model_copy(update={"k": 3})})
+
+    def stop(plan):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(STAGES, "probe", stop)
+        run_until("revert", other, run.root, QUIET)
+    assert run.manifest()["outdated"] == list(STAGES)
+    run_until("probe", other, run.root, QUIET)
+    assert run.manifest()["outdated"] == ["space", "evolve"]  # with the map
+    assert "results of space, evolve may be from another configuration" in say("explore", run.root)
+    run_until("space", other, run.root, QUIET)
+    assert describe_outdated(run) == ""
+
+
+def test_a_checkpoint_that_changes_while_a_command_works_is_noticed(run, tmp_path, monkeypatch,
+                                                                   caplog):  # fmt: skip
+    weights = tmp_path / "weights"
+    shutil.copytree(run.root / "training" / "vgg", weights)
+    series = {"name": "vgg", "source": "folder", "architecture": "small_vgg",
+              "folder": str(weights), "pattern": "epoch-{epoch}.pt"}  # fmt: skip
+    other, audit = parse_config(small(series=[series])), STAGES["audit"]
+
+    def steps(plan):
+        yield from audit(plan)
+        shutil.copy(weights / "epoch-0002.pt", weights / "epoch-0001.pt")
+
+    monkeypatch.setitem(STAGES, "audit", steps)
+    run_until("audit", other, run.root, QUIET)
+    assert "have changed since the command began" in caplog.text
+    assert "audit" in run.manifest()["outdated"]
+    monkeypatch.undo()
+    caplog.clear()
+    run_until("audit", other, run.root, QUIET)
+    assert "have changed" not in caplog.text and "audit" not in run.manifest()["outdated"]
+
+
+def test_a_study_some_results_of_which_were_made_again_is_refused(tmp_path):
+    run, table = Run(tmp_path), pd.DataFrame({"score": [1.0]})
+    scores = [Artifact("importance", ("vgg", 1, 2, "sign_t", name)) for name in ("a", "b")]
+    for artifact in scores:
+        run.save(artifact, table, "before")
+    for study in (REVERSION, BENCH):
+        write_about(run, study, {"methods": {}}, {"sizes": scores[:1], "importance": scores[1:]})
+    assert len(read_results(tmp_path, BENCH).sizes) == 1 and discard_mixed(run) == []
+    run.save(scores[0], table, "now")
+    with pytest.raises(ArtifactError, match="missing, or were made again .*: run `conceptevo ben"):
+        read_results(tmp_path, BENCH)
+    write_about(run, REVERSION, {"methods": {}}, {"sizes": scores[:1]})
+    (message,) = discard_mixed(run)
+    assert "bench: some of its results" in message
+    assert has_results(run, REVERSION) and not has_results(run, BENCH)
+
+
+def test_what_another_configuration_does_not_make_is_not_taken_for_its_results(run, tmp_path):
+    """Own images have no masks and here no training images; checkpoint files have no log."""
+    for name in CONFIG.evolve.classes:
+        (tmp_path / "png" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "png" / name / "1.png")
+    shutil.copytree(run.root / "training" / "vgg", tmp_path / "weights")
+    series = {"name": "vgg", "source": "folder", "architecture": "small_vgg",
+              "folder": str(tmp_path / "weights"), "pattern": "epoch-{epoch}.pt"}  # fmt: skip
+    folder = str(tmp_path / "png")
+    images = {"source": "folder", "probe": folder, "test": folder}
+    other = parse_config({**small(), "images": images, "series": [series]})
+    before = run.files()
+    for dry_run in (True, False):
+        assert run.files() == before
+        assert set(training_log(run)["series"]) == {"vgg"} and true_concepts(run) is not None
+        plan = Plan(other, run, dry_run=dry_run)
+        next(images_stage.steps(plan))
+        assert list(naming_steps(plan)) == []
+    gone = {path.relative_to(run.root).as_posix() for path in set(before) - set(run.files())}
+    concepts = {f"probe/vgg/concepts-000{epoch}.parquet" for epoch in (1, 2)}
+    train = {"images/train.npz", "images/train.parquet"}
+    assert gone == concepts | train | {f"images/{split}.npz" for split in ("probe", "test")}
+    write_manifest(other, run)
+    assert training_log(run) is None and true_concepts(run) is None
 
 
 def test_what_is_missing_stale_or_running_is_counted(run):

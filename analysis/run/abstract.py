@@ -9,7 +9,13 @@ import pandas as pd
 from analysis.exhibits.phrases import cis_over_classes, join, name_parts, percent, points_text
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint_records, main_method
-from analysis.run.tables import base_checkpoint, named_concepts, series_of, table_of_split
+from analysis.run.tables import (
+    base_checkpoint,
+    named_concepts,
+    series_of,
+    table_of_split,
+    true_concepts,
+)
 from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.classes import class_changes, class_intervals, find_bins
@@ -157,7 +163,7 @@ def _limits(run: Run) -> str:
     ]
     if is_synthetic(run):
         sentences.append("The images are synthetic.")
-    if run.holds("concepts"):
+    if true_concepts(run) is not None:
         sentences.append(
             "Shares of neurons and of neighbours depend on the minimum overlap required for a true "
             f"concept ({NAMED_OVERLAP}), which is low."

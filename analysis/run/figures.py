@@ -32,6 +32,7 @@ from analysis.run.tables import (
     series_of,
     sort_by_series,
     spaces,
+    training_log,
 )
 from analysis.statistics import classes
 from harness.artifacts import Artifact, Run
@@ -47,9 +48,8 @@ LEAST_DEPTH = 0.35
 
 @shelf.figure("run", "networks")
 def training(run: Run) -> Figure | None:
-    if not run.holds("training_log"):
+    if (log := training_log(run)) is None:
         return None
-    log = run.tables("training_log")
     canvas, axes = plt.subplots(figsize=(4.6, 2.8))
     probed = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
     for index, (series, rows) in enumerate(sort_by_series(run, log).groupby("series", sort=False)):

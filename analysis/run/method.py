@@ -6,7 +6,7 @@ from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE
 from analysis.run.reversion import count_images, describe_range, joint_records, reversion_records
-from analysis.run.tables import base_checkpoint
+from analysis.run.tables import base_checkpoint, true_concepts
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Run
 from harness.results import REVERSION, has_results, read_results
@@ -36,7 +36,7 @@ def method_of_run(run: Run) -> list[str]:
         others=others,
         paper_space=SPACE,
         paper_score=SCORE,
-        has_concepts=run.holds("concepts"),
+        has_concepts=true_concepts(run) is not None,
         named_overlap=NAMED_OVERLAP,
         **reversion,
     )

@@ -174,7 +174,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
         else f"Of {by_series.sum():,} neurons ({series_counts}), {dead:,} cases of a neuron at a "
         f"checkpoint ({percent(dead / frame['neurons'].sum())}) are dead and excluded."
     ]
-    if has_results(run, REVERSION) and run.holds("training_log"):
+    if has_results(run, REVERSION) and run_tables.training_log(run) is not None:
         findings.append(
             f"[figure:training] shows accuracy on all {run_tables.count_test_images(run):,} test "
             "images. In the section on importance, accuracy before reversion is on the "

@@ -48,7 +48,22 @@ def base_checkpoint(run: Run) -> Checkpoint:
 
 def true_concepts(run: Run) -> pd.DataFrame | None:
     """Return the true concepts of all neurons; None for images without masks or attributes."""
-    return run.tables("concepts") if run.holds("concepts") else None
+    return _rows(run.tables("concepts")) if run.holds("concepts") else None
+
+
+def training_log(run: Run) -> pd.DataFrame | None:
+    """Return one row per epoch of each series that the run trained; None if it trained none."""
+    if not run.holds("training_log"):
+        return None
+    series = run.manifest()["configuration"]["series"]
+    trained = [section["name"] for section in series if section["source"] == "train"]
+    log = run.tables("training_log")
+    return _rows(log[log["series"].isin(trained)])
+
+
+def _rows(table: pd.DataFrame) -> pd.DataFrame | None:
+    """Return a table; None if it has no rows, as those of earlier configurations are left out."""
+    return None if table.empty else table
 
 
 def named_concepts(run: Run) -> pd.DataFrame | None:
@@ -84,10 +99,10 @@ def neurons(run: Run) -> Table:
     )
     accuracy = ["train_accuracy", "test_accuracy"]
     title = "Checkpoints: neurons"
-    if run.holds("training_log"):
+    if (log := training_log(run)) is not None:
         title += " and accuracy"
-        log = run.tables("training_log")[["series", "epoch", *accuracy]]
-        table = table.merge(log, on=["series", "epoch"], how="left")
+        rows = log[["series", "epoch", *accuracy]]
+        table = table.merge(rows, on=["series", "epoch"], how="left")
         caption += (
             " Accuracy: on training images (augmented, averaged over the epoch) and on all "
             f"{count_test_images(run):,} test images, which are not used for training."

@@ -164,6 +164,9 @@ def image_works(config: Config) -> list[Work]:
 def steps(plan: Plan) -> Iterator[Step]:
     """Draw, list or keep the images of every split."""
     works = image_works(plan.config)
+    kinds = ("images", "image_index", "left_out")
+    made = {artifact for work in works for artifact in work.makes}
+    plan.discard({Artifact(kind, (split,)) for split in STREAMS for kind in kinds} - made)
     yield "images", works
     folders = {} if plan.dry_run else _folders(plan.config)
     for splits in folders.values():

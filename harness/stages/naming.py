@@ -27,7 +27,7 @@ from harness.networks.budget import pass_memory
 from harness.networks.layer import Layer
 from harness.records import NEURON
 from harness.stages.checkpoints import LayersWork, loadable_checkpoints
-from harness.stages.stage import Advance, Plan, Step, Value
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 MASKED_IMAGES = 600  # maximum number of test images by which neurons are named
 
@@ -139,15 +139,18 @@ def layer_groups(layers: Sequence[Layer], sizes: Sequence[int], limit: int) -> l
 def naming_steps(plan: Plan) -> Iterator[Step]:
     """Name neurons by the masks of synthetic images or the user's attributes, if any."""
     config, checkpoints = plan.config, loadable_checkpoints(plan.config)
+    works: list[Work] = []
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)
-        yield "naming concepts", [NameByMasks(*checkpoint, count) for checkpoint in checkpoints]
+        works = [NameByMasks(*checkpoint, count) for checkpoint in checkpoints]
     elif isinstance(config.images, FolderImagesSection) and config.images.attributes is not None:
         path = config.images.attributes
         assert isinstance(plan.test_images, FileImages)
         values, names = read_attributes(path, plan.test_images)
         attributes = (tuple(names), tuple(map(tuple, values.astype(int).tolist())))
-        yield (
-            "naming concepts",
-            [NameByAttributes(*checkpoint, path, attributes) for checkpoint in checkpoints],
-        )
+        works = [NameByAttributes(*checkpoint, path, attributes) for checkpoint in checkpoints]
+    made = {artifact for work in works for artifact in work.makes}
+    keys = ((checkpoint.series, checkpoint.epoch) for checkpoint in config.checkpoints())
+    plan.discard({Artifact("concepts", key) for key in keys} - made)
+    if works:
+        yield "naming concepts", works

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,10 +13,11 @@ import pandas as pd
 from rich.console import Console
 
 from harness.artifacts import Run
-from harness.config import Config, refuse
-from harness.files import cache_listings
+from harness.config import Config, parse_config, refuse
+from harness.files import ArtifactError, cache_listings
 from harness.networks.budget import cores, use_resources
 from harness.networks.devices import Device, devices
+from harness.results import discard_mixed
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.benchmark import Coverage, bench_config, bench_steps, bench_study
 from harness.stages.engine import Engine, WorkError
@@ -24,6 +26,8 @@ from harness.stages.faults import faults, file_faults
 from harness.stages.stage import Plan, Stage
 from harness.store import open_run
 from harness.text import pluralise
+
+logger = logging.getLogger(__name__)
 
 #: The stages in order, by their commands' names. A new stage needs one file and one line here.
 STAGES: dict[str, Stage] = {
@@ -44,14 +48,16 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in packages}
 
 
-def write_manifest(config: Config, run: Run) -> None:
-    """Record with what the run was made: configuration and versions."""
+def write_manifest(config: Config, run: Run, outdated: Sequence[str] = ()) -> None:
+    """Record with what the run was made: configuration and versions; and the stages whose results
+    may be from another configuration or other inputs."""
     machine = {"workers", "memory", "device", "readers"}
     run.write_manifest(
         {
             "checkpoints": {source.name: source.series().epochs for source in config.series},
             "base": vars(config.base_checkpoint()),
             "space_methods": config.space.methods,
+            "outdated": outdated,
             "importance_methods": config.evolve.methods,
             "configuration": config.model_dump(
                 mode="json",
@@ -92,7 +98,7 @@ def run_until(
     plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
     refuse_all(config)
     with run.locked(), Engine(plan, workers, console, cluster) as engine:
-        write_manifest(config, run)
+        write_manifest(config, run, list(STAGES))  # until it is known, also if this is stopped
         for name, stage in STAGES.items():
             try:
                 engine.run(stage(plan))
@@ -104,7 +110,38 @@ def run_until(
                 break
         if last == "space":  # otherwise the stage `evolve` makes the map
             engine.step("map", [space.map_work(plan)])
+        _leave_consistent(run, last)
     return run
+
+
+def _leave_consistent(run: Run, last: str) -> None:
+    """Record which stages are outdated after all up to `last` have been run; say whether these are,
+    too, and which studies can no longer be used."""
+    run.write_manifest({**run.manifest(), "outdated": (outdated := _outdated(run))})
+    if set(outdated).intersection(list(STAGES)[: list(STAGES).index(last) + 1]):
+        logger.warning(
+            "Checkpoints or images have changed since the command began, so that its results may "
+            "not belong together (stages %s): run it again",
+            ", ".join(outdated),
+        )
+    for message in discard_mixed(run):
+        logger.warning("%s", message)
+
+
+def _outdated(run: Run) -> list[str]:
+    """Return the stages with results from another configuration or other inputs, or which may have
+    such results, because what they would read is yet to be made."""
+    config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
+    plan, names = Plan(config, run, dry_run=True), []
+    for name, stage in STAGES.items():
+        try:
+            rest = [work for _, works in stage(plan) for work in plan.remaining(works)]
+        except (ArtifactError, KeyError):  # a table or an input is yet to be made
+            names.append(name)
+            continue
+        if any(run.sidecar(artifact) for work in rest for artifact in work.makes):
+            names.append(name)
+    return names
 
 
 @cache_listings()
@@ -140,14 +177,17 @@ def bench(
     plan = Plan(config, run)
     plan.workers = count = worker_count(config, plan.device)
     with run.locked(), Engine(plan, count, console, cluster) as engine:
+        run.write_manifest({**run.manifest(), "outdated": list(STAGES)})
         for name in takewhile(lambda name: name != "evolve", STAGES):
             engine.run(STAGES[name](plan))
+        run.write_manifest({**run.manifest(), "outdated": _outdated(run)})
         study = bench_study(plan, coverage)
         with use_resources(plan.resources):
             table = estimate_study(study, plan)
         _show(table, plan, console)
         if not only_plan:
             engine.run(bench_steps(study, plan))
+            _leave_consistent(run, "space")
     return run
 
 

@@ -124,6 +124,13 @@ class Plan:
         sidecar = self.run.sidecar(artifact)
         return sidecar is not None and sidecar["fingerprint"] == self.fingerprint(artifact)
 
+    def discard(self, artifacts: Iterable[Artifact]) -> None:
+        """Remove artifacts that only an earlier configuration made, and that would be taken for
+        results of this one."""
+        for artifact in artifacts:
+            if not self.dry_run and self.run.path(artifact).exists():
+                self.run.remove(artifact)
+
     @cached_property
     def device(self) -> Device:
         """The device on which networks are run. Raises ValueError if it does not exist."""
