@@ -16,6 +16,7 @@ from analysis.exhibits.figures import (
     STYLE,
     Cell,
     Figure,
+    draw_legend,
     draw_sheet,
     legend_columns,
     offset,
@@ -313,6 +314,18 @@ def test_arabic_letters_are_joined_and_run_from_right_to_left():
     assert draw(hebrew) == draw(left_to_right.format(hebrew[::-1]))
     assert draw(hebrew) != draw(left_to_right.format(hebrew))
     plt.close("all")
+
+
+def test_long_names_in_a_legend_cover_no_data():
+    with styled():
+        canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
+        axis.plot([0, 1], label="Which of these pictures does not belong with the five others?")
+        draw_legend(canvas, axis)
+        canvas.canvas.draw()
+    (legend,) = canvas.legends
+    extent = legend.get_window_extent()
+    assert not extent.overlaps(axis.get_window_extent()) and extent.x1 <= canvas.bbox.x1
+    plt.close(canvas)
 
 
 def test_figures_are_written_for_print(monkeypatch, tmp_path):

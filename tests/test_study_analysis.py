@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,8 +26,10 @@ from analysis.exhibits.tables import Table
 from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.statistic import STATISTICS
 from analysis.study.abstract import abstract_of_study
+from analysis.study.agreement import annotators
 from analysis.study.anonymise import anonymise
 from analysis.study.figures import accuracy as draw_accuracy
+from analysis.study.figures import contrasts as draw_contrasts
 from analysis.study.figures import flow as draw_flow
 from analysis.study.figures import learning, trials
 from analysis.study.pipeline import read_results
@@ -181,6 +184,30 @@ def test_figures_of_extreme_responses_are_whole_and_never_empty(made):
     assert learning(with_responses(results, answers=single)) is None
     assert learning(results) is not None
     plt.close("all")
+
+
+def test_names_beside_forests_are_as_long_as_they_are(made, monkeypatch):
+    """Long titles of tasks take several lines, and the rows stand further apart."""
+    results = read_results(made[-1])
+    short = [draw(results).canvas.get_figheight() for draw in (draw_contrasts, trials)]
+    long_name = "Which of these pictures does not belong with the five others that you see"
+    monkeypatch.setattr(type(results.responses.study), "name", lambda study, task: long_name + task)
+    results = read_results(made[-1])
+    for draw, height in zip((draw_contrasts, trials), short, strict=True):
+        canvas = draw(results).canvas
+        canvas.canvas.draw()
+        assert canvas.get_figheight() > height and canvas.axes[0].get_window_extent().width > 100
+        boxes = [t.get_window_extent() for t in canvas.axes[0].get_yticklabels()]
+        boxes = sorted(boxes, key=lambda box: box.y0)
+        assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
+    plt.close("all")
+
+
+def test_consistency_is_not_told_of_single_responses(made):
+    results = read_results(made[-1])
+    single = results.responses.answers.drop_duplicates("trial")
+    assert annotators(results) is not None
+    assert annotators(with_responses(results, answers=single)) is None
 
 
 def test_dots_do_not_depend_on_participants_pseudonyms(made):

@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
@@ -57,9 +58,20 @@ def legend_columns(names: Sequence[str], inches: float, size: float = 8) -> int:
     return max(1, int(inches / max(widths)))
 
 
+#: Width in inches of the names in a legend beside a figure.
+LEGEND = 1.7
+
+
 def wrap(text: str, inches: float, size: float = 8) -> str:
     """Return a text in lines no wider than `inches` in letters of `size` points."""
     return textwrap.fill(text, max(8, int(inches * 72 / (0.62 * size))), break_on_hyphens=False)
+
+
+def draw_legend(canvas: Canvas, axes: Axes, title: str = "") -> None:
+    """Draw the legend of axes to the right of a canvas, with long names in several lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    lines = [wrap(label, LEGEND) for label in labels]
+    canvas.legend(handles, lines, title=title, loc="outside right center")
 
 
 def error_bars(table: pd.DataFrame, value: str = "value") -> np.ndarray:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.exhibits.figures import COLOURS, Figure, style_of, styled
+from analysis.exhibits.figures import COLOURS, Figure, draw_legend, style_of, styled
 from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
@@ -326,5 +326,5 @@ def draw_curves(
     axis.axhline(target, color="#777777", linestyle="--", zorder=0)
     axis.set(xlabel="participants", ylabel=label, ylim=(0, 1.02))
     axis.locator_params(axis="x", integer=True)
-    canvas.legend(title=legend, loc="outside right center")
+    draw_legend(canvas, axis, legend)
     return canvas, axis

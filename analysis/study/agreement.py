@@ -60,7 +60,8 @@ def annotators(results: Results) -> Table | None:
     for task in results.tasks:
         answers = results.answers_of(task)
         for question in ("changed", "rating"):
-            if answers[question].isna().all():
+            given = answers.dropna(subset=[question])
+            if not given.duplicated("trial").any():  # a single response always agrees with itself
                 continue
             fit = dawid_skene(answers, value=question)
             table, quality = fit.answers(), fit.quality()["accuracy"]

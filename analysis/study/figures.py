@@ -13,10 +13,18 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, Figure, error_bars, offset, style_of, styled
+from analysis.exhibits.figures import (
+    COLOURS,
+    Figure,
+    draw_legend,
+    error_bars,
+    offset,
+    style_of,
+    styled,
+    wrap,
+)
 from analysis.exhibits.phrases import as_words, rows_of
 from analysis.run.published import BINS, PUBLISHED, published_changes
-from analysis.study.association import EVIDENCE
 from analysis.study.responses import rules_in_words
 from analysis.study.results import Results
 from analysis.study.tables import ESTIMATE, FROM_NETWORKS, describe_scales, source_note
@@ -48,7 +56,9 @@ def _draw_forest(
     table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
 ) -> tuple[Canvas, Axes]:
     """Draw `_draw_rows` as a separate figure."""
-    canvas, axes = plt.subplots(figsize=(5.6, 0.36 * len(table) + 1.0), layout="constrained")
+    labels = [wrap(label, 4, 9) for label in labels]
+    height = 0.36 + 0.15 * max(label.count("\n") for label in labels)
+    canvas, axes = plt.subplots(figsize=(5.6, height * len(table) + 1.0), layout="constrained")
     _draw_rows(axes, table, labels, filled)
     return canvas, axes
 
@@ -172,9 +182,10 @@ def trials(results: Results) -> Figure | None:
     answers = pd.concat([results.answers_of(task) for task in results.choice_tasks])
     keys = ["task", "condition"]
     groups = list(answers[keys].drop_duplicates().sort_values(keys).itertuples(index=False))[::-1]
-    canvas, axes = plt.subplots(
-        1, 2, figsize=(7.2, 0.4 * len(groups) + 1.2), sharey=True, layout="constrained"
-    )
+    has_tasks = len({task for task, _ in groups}) > 1
+    names = [wrap(f"{results.name(t)}: " * has_tasks + as_words(c), 4, 9) for t, c in groups]
+    height = (0.4 + 0.15 * max(name.count("\n") for name in names)) * len(groups) + 1.2
+    canvas, axes = plt.subplots(1, 2, figsize=(7.2, height), sharey=True, layout="constrained")
     rng = np.random.default_rng(0)
     for axis, unit in zip(axes, ("trial", "participant"), strict=True):
         rates = answers.groupby([*keys, unit])["correct"].mean().astype(float)
@@ -185,8 +196,6 @@ def trials(results: Results) -> Figure | None:
             axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)
         axis.set(xlabel=f"accuracy, one dot per {unit}", xlim=SHARES)
         axis.grid(axis="y", visible=False)
-    has_tasks = len({task for task, _ in groups}) > 1
-    names = [f"{results.name(t)}: " * has_tasks + as_words(c) for t, c in groups]
     axes[0].set_yticks(range(len(groups)), names)
     return Figure(
         "study_trials",
@@ -226,7 +235,7 @@ def learning(results: Results) -> Figure | None:
     axis.axhline(0, **ZERO)
     ylabel = "accuracy minus participant's\nmean (percentage points)"
     axis.set(xlabel="position of the trial in the session", ylabel=ylabel)
-    canvas.legend(loc="outside right center")
+    draw_legend(canvas, axis)
     return Figure(
         "study_learning",
         "Accuracy over the session",
@@ -252,7 +261,7 @@ def calibration(results: Results) -> Figure | None:
         xticks=sorted(set(table["confidence"].astype(float))), ylim=(-0.04, 1.04),
         xlabel="confidence (1: guessed, 4: very sure)", ylabel="accuracy (share correct)",
     )  # fmt: skip
-    canvas.legend(loc="outside right center")
+    draw_legend(canvas, axis)
     return Figure(
         "study_calibration",
         "Accuracy by confidence",
@@ -353,48 +362,5 @@ def reversion(results: Results) -> Figure | None:
         "most important), a random set, or a set whose activations changed as much as those of q1 "
         f"(matched). {'Left: this' if is_compared else 'This'} run, held-out images, unadjusted "
         f"{results.level} CIs over classes.{comparison * is_compared}",
-        canvas,
-    )
-
-
-#: Axes of the network measures, with their units.
-AXES = {
-    "importance": "importance\n(sign_t, share of images)",
-    "drop": "change in accuracy when\nreverted (percentage points)",
-    "displacement": "displacement\n(1 − cosine similarity)",
-    "observer_clarity": "margin of the observer\n(similarity, no unit)",
-}
-
-
-@shelf.figure("study", "association")
-def associations(results: Results) -> Figure | None:
-    if (table := results.joined_trials) is None:
-        return None
-    table = table[table["task"] == "odd_one_out"]
-    table = table[~table["condition"].isin(results.controls("odd_one_out"))]
-    evidence = [name for name in EVIDENCE if table[name].notna().any()]
-    if not evidence:
-        return None
-    trials_shown = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
-    canvas, axes = plt.subplots(
-        1, len(evidence), figsize=(2.3 * len(evidence) + 0.4, 2.6), sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for axis, name in zip(axes[0], evidence, strict=True):
-        for k, (condition, condition_rows) in enumerate(trials_shown.groupby("condition")):
-            x = condition_rows[name] * (100 if name == "drop" else 1)
-            axis.plot(x, condition_rows["rate"], markersize=3.5, alpha=0.7, linestyle="none",
-                      label=as_words(str(condition)), **style_of(k))  # fmt: skip
-        axis.set_xlabel(AXES[name])
-    axes[0, 0].set_ylabel("accuracy of participants")
-    canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
-    return Figure(
-        "study_associations",
-        "Accuracy of participants and network measures by trial",
-        "Odd one out; each mark is a trial. Accuracy of participants against network measures: "
-        f"importance, change in the network's accuracy when the {results.part} that "
-        "contains the neuron is "
-        "reverted, displacement (each averaged over the neurons of the trial), and the margin of "
-        "the machine observer. Control conditions excluded.",
         canvas,
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from scipy import stats
 
 from analysis.exhibits import shelf
+from analysis.exhibits.figures import Figure, draw_legend, style_of
 from analysis.exhibits.phrases import as_words, join, p_text, percent, rows_of, with_sign
 from analysis.exhibits.tables import Table
 from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
-from analysis.study.association import MEASURES
+from analysis.study.association import EVIDENCE, MEASURES
 from analysis.study.results import Results
 from analysis.study.sentences import effect_text
 from analysis.study.tables import CORRECTED, ESTIMATE, FORMATS, NAMES, POINTS, SHARE, SIGNED
@@ -152,6 +154,49 @@ def reversion_published(results: Results) -> Table | None:
         f"report says how many. {comparison}",
         table,
         dict.fromkeys(columns[3:-2], POINTS) | {"before": SHARE},
+    )
+
+
+#: Axes of the network measures, with their units.
+AXES = {
+    "importance": "importance\n(sign_t, share of images)",
+    "drop": "change in accuracy when\nreverted (percentage points)",
+    "displacement": "displacement\n(1 − cosine similarity)",
+    "observer_clarity": "margin of the observer\n(similarity, no unit)",
+}
+
+
+@shelf.figure("study", "association", "associations")
+def associations_plot(results: Results) -> Figure | None:
+    if (table := results.joined_trials) is None:
+        return None
+    table = table[table["task"] == "odd_one_out"]
+    table = table[~table["condition"].isin(results.controls("odd_one_out"))]
+    evidence = [name for name in EVIDENCE if table[name].notna().any()]
+    if not evidence:
+        return None
+    trials_shown = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
+    canvas, axes = plt.subplots(
+        1, len(evidence), figsize=(2.3 * len(evidence) + 0.4, 2.6), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, name in zip(axes[0], evidence, strict=True):
+        for k, (condition, condition_rows) in enumerate(trials_shown.groupby("condition")):
+            x = condition_rows[name] * (100 if name == "drop" else 1)
+            axis.plot(x, condition_rows["rate"], markersize=3.5, alpha=0.7, linestyle="none",
+                      label=as_words(str(condition)), **style_of(k))  # fmt: skip
+        axis.set_xlabel(AXES[name])
+    axes[0, 0].set_ylabel("accuracy of participants")
+    draw_legend(canvas, axes[0, 0])
+    return Figure(
+        "study_associations",
+        "Accuracy of participants and network measures by trial",
+        "Odd one out; each mark is a trial. Accuracy of participants against network measures: "
+        f"importance, change in the network's accuracy when the {results.part} that "
+        "contains the neuron is "
+        "reverted, displacement (each averaged over the neurons of the trial), and the margin of "
+        "the machine observer. Control conditions excluded.",
+        canvas,
     )
 
 
