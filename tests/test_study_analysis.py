@@ -251,7 +251,7 @@ def test_nobody_left_to_analyse_is_said(tmp_path, made):
     answers, people = make_responses(folder, study, people=0, careless=3)
     people["status"] = "consented"
     people["finished_at"] = pd.NaT
-    with pytest.raises(ValueError, match=r"no answers are left to analyse \(arrived: 3; .*ed: 0"):
+    with pytest.raises(ValueError, match=r"no responses are left to analyse \(arrived: 3; .*ed: 0"):
         analyse(tmp_path, folder, (answers, people))
 
 

@@ -225,7 +225,7 @@ def dawid_skene(
     """
     answered = frame.dropna(subset=[value])
     if answered.empty:
-        raise ValueError("Dawid-Skene needs at least one answer; the table has none")
+        raise ValueError("Dawid-Skene needs at least one response; the table has none")
     items, units = pd.factorize(answered[unit], sort=True)
     people, participants = pd.factorize(answered["participant"], sort=True)
     answers, classes = pd.factorize(answered[value], sort=True)

@@ -104,7 +104,7 @@ def code_responses(
         ValueError: the table is empty, or a value is missing; see also `check_responses`.
     """
     if frame.empty:
-        raise ValueError("no answers to analyse: the table is empty")
+        raise ValueError("no responses to analyse: the table is empty")
     check_responses(frame, value, group, participant, item)
     values = frame[value].to_numpy(dtype=float, na_value=np.nan)
     if np.isnan(values).any():

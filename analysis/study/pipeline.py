@@ -88,7 +88,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     chosen = prepare(frozen, answers, people, inputs.source)  # names the user's own rows
     if chosen.answers.empty:
         steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
-        raise ValueError(f"no answers are left to analyse ({steps})")
+        raise ValueError(f"no responses are left to analyse ({steps})")
     for table in (answers, people):
         if ignored := table.attrs["ignored"]:
             log.warning(

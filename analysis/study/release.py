@@ -33,7 +33,7 @@ PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "matplotlib", "conceptevo
 
 README = """# {title}{note}
 
-Data and tables of study {hash} ({participants} participants analysed, {answers} answers).
+Data and tables of study {hash} ({participants} participants analysed, {answers} responses).
 
 - `data/responses.csv`, `data/responses-participants.csv`: all responses and participants,
   anonymised; `codebook.md` explains the columns

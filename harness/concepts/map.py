@@ -24,6 +24,11 @@ def project(
 ) -> pd.DataFrame:
     """Fit UMAP (McInnes et al., 2018) to the base neurons and map all other neurons with it.
 
+    Args:
+        base: the checkpoint to whose neurons UMAP is fitted.
+        seed: seed of UMAP.
+        neighbours: UMAP's n_neighbors; at most the number of base neurons less one is used.
+
     Returns:
         One row per neuron that has a vector: series, epoch, layer, channel, x, y.
 

@@ -151,11 +151,14 @@ def ascend(
 
 def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
     """Factorise the positive pointwise mutual information of co-activation (Levy and Goldberg,
-    2014) and return the rows of U_d sqrt(S_d) of its singular value decomposition.
+    2014).
 
     Args:
-        incidence: 0/1 [neurons, images].
+        incidence: 0/1 [neurons, images]; 1 if the image is a stimulus of the neuron.
         dimension: d; if there are fewer neurons, the remaining columns are 0.
+
+    Returns:
+        U_d sqrt(S_d) of the singular value decomposition: float64 [neurons, dimension].
     """
     neurons = incidence.shape[0]
     if neurons > max(DENSE_NEURONS, dimension):

@@ -247,6 +247,9 @@ def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndar
         activations: [neurons, images].
         head: share of the images over which the weight of the head falls to 1/e.
         order: weight of the normal scores; 1 - order is that of the head.
+
+    Returns:
+        float [neurons, images].
     """
     ranks = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), highest last
     head_weights, scores = unit_rows(np.exp((ranks - 1) / head)), unit_rows(ndtri(ranks))
@@ -272,9 +275,14 @@ def carry_over(
 ) -> SemanticSpace:
     """Compute vectors of images from those of base neurons, and of other neurons from images.
 
-    Images that are stimuli of no base neuron get vectors by `indirect_vectors` (`full`: see
-    `SkipGram`). The vector of any other neuron is the mean of those of its stimuli (Park et al.,
-    2023); coverage is the share of its stimuli that are also stimuli of a base neuron.
+    Images that are stimuli of no base neuron get vectors by `indirect_vectors`. The vector of any
+    other neuron is the mean of those of its stimuli (Park et al., 2023); coverage is the share of
+    its stimuli that are also stimuli of a base neuron.
+
+    Args:
+        base_vectors: float [base neurons, dimension], rows as the base's rows in `neurons`.
+        name: name of the space method.
+        full: see `SkipGram`.
     """
     base_incidence = evidence.incidence[evidence.base_rows]
     is_direct = np.diff(sparse.csc_array(base_incidence).indptr) > 0
@@ -301,10 +309,18 @@ def indirect_vectors(
     rng: np.random.Generator,
     full: bool = True,
 ) -> np.ndarray:
-    """Compute vectors for images (rows of NaN) that are stimuli of no base neuron.
+    """Compute vectors of images that are stimuli of no base neuron, by `skip_gram`.
 
-    Images that activate the same responsive base neuron are drawn together by the objective of
-    `skip_gram`; the known vectors stay fixed. Images that share no such neuron keep NaN.
+    A group is the set of images among whose responsive neurons a base neuron is. The known vectors
+    stay fixed.
+
+    Args:
+        responsive: 0/1 [base neurons, images], see `Evidence`.
+        images: float [images, dimension]; NaN for the images without a vector.
+        full: see `SkipGram`.
+
+    Returns:
+        float64 [images, dimension]; NaN for images that are in no group with another image.
     """
     has_vector = np.asarray(np.isfinite(images).all(axis=1))
     start = rng.uniform(-0.5, 0.5, images.shape)

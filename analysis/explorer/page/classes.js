@@ -1,4 +1,4 @@
-// A class and a pair of epochs: evolutions by importance, and what undoing them does.
+// A class and a pair of epochs: evolutions by importance, and what reverting them does.
 
 const SHOWN = 8;
 
@@ -45,7 +45,7 @@ function sentenceOf(series, found, lists) {
     : unseen(row, to);
   return `${D.series[series]}: ${unitName(best.unit)} ${equal > 1 ? `is one of ${equal} that matter most` : "matters most"} (${withError(best.score, best.error)}${
     conceptOf(row) ? `, ${conceptOf(row)} at epoch ${to}` : ""}); ${tied
-    ? `${tied} more ${tied === 1 ? "is" : "are"} within one standard error of it, so its first place is not certain (another score, chosen above the map, may part them)` : "no other is within one standard error"}.${others}${seen}`;
+    ? `${tied} more ${tied === 1 ? "is" : "are"} within one standard error of it, so its first place is not certain (another score, chosen above the map, may separate them)` : "no other is within one standard error"}.${others}${seen}`;
 }
 function unseen(row, epoch) {
   const concept = row < 0 ? "" : conceptOf(row), alike = concept ? peopleOfConcept(concept) : null;

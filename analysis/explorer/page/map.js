@@ -25,7 +25,7 @@ const COLOURINGS = {
     value: (row) => importanceOf(N.unit[row], STATE.span, STATE.method, STATE.klass)?.score ?? NaN },
   undone: { text: `change in accuracy when its ${D.part} of the layer is reverted`, diverging: true,
     value: (row) => outcomeOfBin(N.unit[row], STATE.span, STATE.method, STATE.klass)?.change ?? NaN },
-  people: { text: "share of people who were right",
+  people: { text: "accuracy of participants",
     value: (row) => peopleOf(N.unit[row], N.epoch[row])?.share ?? NaN },
 };
 function outcomeOfBin(unit, span, method, klass) {
@@ -201,7 +201,7 @@ function drawLegend(rows) {
     const symbols = D.series.length > 1
       ? "; " + D.series.map((s, i) => `${s}: ${SYMBOLS[i % SYMBOLS.length].replace("-up", "")}`).join(", ") : "";
     return $("legend").replaceChildren(soft(`Colour: ${colouring.text}${
-      STATE.colour === "people" ? " (controls left aside; tasks differ in their chance level, see a neuron's trials)" : ["importance", "undone"].includes(STATE.colour) ? `: ${D.classes[STATE.klass]}, epochs ${spanText(STATE.span)}, by ${D.methods[STATE.method]}` : ""
+      STATE.colour === "people" ? " (without controls; tasks differ in their chance level, see a neuron's trials)" : ["importance", "undone"].includes(STATE.colour) ? `: ${D.classes[STATE.klass]}, epochs ${spanText(STATE.span)}, by ${D.methods[STATE.method]}` : ""
     }; known of ${known} of ${rows.length} neurons${symbols}.`));
   }
   const values = rows.map(colouring.value);
@@ -235,7 +235,7 @@ function drawHonest(rows) {
   }).filter(Boolean).join("; ");
   const near = D.alignment.filter((a) => a.group === "other series" || a.group === "base").map((a) =>
     `${number(a.share)} [${number(a.low)}, ${number(a.high)}] for ${a.group === "base" ? "the base network" : "other networks"} (chance ${number(a.chance)})`).join(", ");
-  $("honest").textContent = `${rows.length} neurons shown. ${dead}. Space: ${D.space}; the picture is its UMAP layout, in which only what is close is told, so read similarities from the lists. ` +
+  $("honest").textContent = `${rows.length} neurons shown. ${dead}. Space: ${D.space}; the map is its UMAP layout, in which distances between clusters have no meaning: read similarities from the lists. ` +
     (near ? `Of a neuron's five nearest base neurons these shares have its true concept: ${near}.` : "No true concepts are known, so the space could not be checked.");
 }
 function drawList(rows) {

@@ -41,7 +41,7 @@ function epochCell(unit, epoch, now) {
 }
 
 function neighbours(row) {
-  if (row < 0) return soft("A dead neuron has no place in the space.");
+  if (row < 0) return soft("A dead neuron has no position in the space.");
   return h("div", {}, D.neighbours.map((block) => {
     const each = block.row.length / N.unit.length;
     const cells = [];
@@ -90,13 +90,13 @@ function outcomeTable(unit) {
   }).filter(Boolean);
   if (!lines.length) return soft("No set with this neuron was reverted for the chosen class and method.");
   return h("div", {},
-    soft(`For ${D.classes[STATE.klass]}, by ${D.methods[STATE.method]}: the neuron was reverted together with its whole ${D.part} by importance (q1 the most important). Change of accuracy ± standard error over held-out images; beside it random sets of the same size.`),
+    soft(`For ${D.classes[STATE.klass]}, by ${D.methods[STATE.method]}: the neuron was reverted together with its whole ${D.part} by importance (q1 the most important). Change in accuracy ± standard error over held-out images; beside it random sets of the same size.`),
     table("outcomes of its sets", [["epochs", 1], ["its set", 1], ["its layer"], ["random"], ["all layers"], ["random"]], lines));
 }
 
 function peopleTable(unit) {
   if (!D.people) return soft("No study was given. With one: conceptevo explore RUN --study RESULTS");
-  const simulated = D.people.source === "simulated" ? " These are simulated answers, not people's." : "";
+  const simulated = D.people.source === "simulated" ? " These are simulated responses, not people's." : "";
   const trials = trialsOf(unit);
   if (!trials.length) {
     const row = rowAt(unit, checkpointAt(seriesOf(unit), STATE.epoch) ?? -1);
@@ -106,7 +106,7 @@ function peopleTable(unit) {
   }
   const all = shareRight(trials);
   return h("div", {},
-    soft(`${all ? `${percent(all.share)} of ${all.answers} answers were right (chance ${percent(all.chance)}) in ${all.trials} trial${all.trials > 1 ? "s" : ""} with a right answer, controls left aside; the table says at which epochs they showed it.` : "None of its trials has a right answer, controls left aside."}${simulated}`),
+    soft(`${all ? `${percent(all.share)} of ${all.answers} answers were right (chance ${percent(all.chance)}) in ${all.trials} trial${all.trials > 1 ? "s" : ""} with a correct response, without controls; the table says at which epochs they showed it.` : "None of its trials has a correct response, controls excluded."}${simulated}`),
     table("trials with this neuron", [["trial", 1], ["task", 1], ["condition", 1], ["epochs", 1], ["answers"], ["result"], ["chance"], ["most frequent answers", 1]],
       trials.map((t) => [t.id, D.people.tasks[t.task] || t.task, t.condition.replace(/_/g, " ") + (t.control ? " (control)" : ""),
         t.neurons.filter((r) => N.unit[r] === unit).map((r) => N.epoch[r]).join(", "),

@@ -29,7 +29,7 @@ function drawControls() {
     (!["importance", "undone"].includes(name) || D.pairs.length));
   fill("colour", usable.map(([name, c]) => option(name, c.text, name === STATE.colour)));
   $("layout").value = STATE.layout;
-  fill("trails", [0, 5, 10, 25, 50].map((n) => option(n, n ? `the ${n} most moved` : "of selected neurons", n === STATE.trails)));
+  fill("trails", [0, 5, 10, 25, 50].map((n) => option(n, n ? `the ${n} with the largest displacement` : "of selected neurons", n === STATE.trails)));
   fill("layer", [option("", "all layers"), ...D.layers.map((l) => `${D.series[l.series]} ${l.name}`).map((n) => option(n, n, n === STATE.layer))]);
   fill("concept", [option("", "all"), ...D.concepts.map((c) => option(c, c, c === STATE.concept))]);
   $("least").value = STATE.least;

@@ -17,7 +17,7 @@ function validityPanel() {
     h("h3", {}, "Neurons of the checkpoints"),
     table("checkpoints", [["series", 1], ["epoch"], ["neurons"], ["alive"], ["dead"], ["coverage"], ["test accuracy"]],
       D.checkpoints.map((r) => [r.series, String(r.epoch), String(r.neurons), String(r.alive), String(r.dead), number(r.coverage), number(r.test_accuracy ?? null)])),
-    soft("A dead neuron is active on no probe image and is excluded. Coverage: mean share of a neuron's stimuli that the space uses."),
+    soft("A dead neuron's activation is positive on no probe image, or constant; it is excluded. Coverage: mean share of a neuron's stimuli that the space uses."),
     h("h3", {}, "Importance and reversion"),
     soft(`A score is shown with its standard error over images of the class; ranks of neurons whose scores differ by less are uncertain. A reversion concerns a whole ${D.part} of a layer, never one neuron. Outcomes are those of held-out images, with standard errors over images; they say nothing about other training runs.`),
     h("h3", {}, "People"),
