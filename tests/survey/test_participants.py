@@ -44,7 +44,7 @@ choices = ["mouse", "keys", "Donaudampfschifffahrtsgesellschaftskapitän"]
 name = "hard"
 kind = "scale"
 label = "How hard was it?"
-points = 7
+points = 11
 low = "easy"
 high = "hard"
 [[question]]
@@ -314,6 +314,8 @@ def test_pictures_are_enlarged_by_click_and_by_key(browser, own, known):
 def test_long_words_and_addresses_stay_in_a_small_window(browser, own, known, stage):
     visitor = Visitor(browser, on_the_way(own, known, f"long-{stage}", stage), SMALL)
     assert wide(visitor) == []
+    numbers = "[...root.querySelectorAll('.asks-scale:not(.verbal) .choice span:not(.key)')]"
+    assert sight(visitor, f"{numbers}.filter(e => e.offsetHeight > 30).length") == 0, "broken"
     spilt = "[...root.querySelectorAll('.choice span')].filter(e => e.offsetWidth > e.parentElement"
     assert sight(visitor, f"{spilt}.clientWidth).map(e => e.textContent)") == []
 
