@@ -178,8 +178,12 @@ def test_a_run_with_fifths_shows_all_of_them_and_no_published_quarters(results):
     assert ours == published == ["q1", "q2", "q3", "q4", "random"]
     plt.close(figure.canvas)
     (sentence,) = describe_reversion(other, {})
-    assert sentence.startswith("In 1 of 1 pairs of epochs here, the order was as expected")
+    assert sentence.startswith("In 1 of 1 pair of epochs here, the order was as expected")
     assert sentence.endswith("for the least important fifth.")
+    (sentence,) = describe_reversion(
+        replace(other, reversion=other.reversion.assign(change=0.0)), {}
+    )
+    assert sentence.startswith("In 0 of 1 pair of epochs here, ")  # equal changes have no order
 
 
 def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):

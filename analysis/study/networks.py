@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -21,6 +22,7 @@ from analysis.study.results import Results
 from analysis.study.sentences import effect_text
 from analysis.study.tables import CORRECTED, ESTIMATE, FORMATS, NAMES, POINTS, SHARE, SIGNED
 from harness.records import PAIR
+from harness.text import pluralise
 
 
 @shelf.table("study", "association")
@@ -217,10 +219,10 @@ def describe_associations(results: Results, tables: Mapping[str, Table]) -> Iter
     others = tests[~tests["claimed"]]
     if len(others):
         subject = (
-            f"of the {len(tests)} partial Spearman correlations between participants' responses "
-            "and network measures"
+            f"of the {pluralise(len(tests), 'partial Spearman correlation')} between participants' "
+            "responses and network measures"
         )
-        is_none = len(others) == len(tests)
+        is_none, verb = len(others) == len(tests), "was" if len(others) == 1 else "were"
         least, most = (with_sign(others["value"].agg(end), ".2f") for end in ("min", "max"))
         texts = [
             f"from {with_sign(rows['low'].min(), '.2f')} to {with_sign(rows['high'].max(), '.2f')} "
@@ -229,7 +231,7 @@ def describe_associations(results: Results, tables: Mapping[str, Table]) -> Iter
         ]
         note = f" Their unadjusted {results.level} CIs extend {join(texts)}." if texts else ""
         yield (
-            (f"None {subject} was" if is_none else f"The other {len(others)} {subject} were not")
+            (f"None {subject} was" if is_none else f"The other {len(others)} {subject} {verb} not")
             + f" significant after adjustment (ρ from {least} to {most}; smallest adjusted "
             f"{p_text(others['p'].min())}; [table:associations]).{note}"
         )
@@ -291,8 +293,8 @@ def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterato
         pairs.append((published_changes(), PUBLISHED))
         note = "; the values of one published pair are suspect, see [table:reversion_published]"
     counts = [
-        f"{sum(row[order].is_monotonic_increasing for _, row in rows.iterrows())} of {len(rows)} "
-        f"pairs of {source}"
+        f"{(np.diff(rows[order].astype(float)) > 0).all(axis=1).sum()} of "
+        f"{pluralise(len(rows), 'pair')} of {source}"
         for rows, source in pairs
     ]
     yield (
