@@ -10,25 +10,35 @@ what was run and which artifacts hold the results: `records` (one row per image 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
-from operator import and_
+from itertools import groupby
+from operator import and_, itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import ArtifactError, write_text
-from harness.records import CONTROLS
+from harness.records import ARM, CONTROLS, PAIR
 
 #: Version of the records' schema; results of other versions are refused. Version 2: reversion study
 #: and benchmark write the same records, and each set is seeded by all that it is drawn for.
 SCHEMA_VERSION = 2
 
 REVERSION, BENCH = "reversion", "bench"
+
+#: Number of records that are averaged at once.
+ROWS_AT_ONCE = 1_000_000
+
+#: The columns that identify the outcomes of one arm on the images of one class.
+ARM_ON_CLASS = [*PAIR, "ablation", *ARM, "class_id", "split"]
 
 
 @dataclass(frozen=True)
@@ -47,17 +57,45 @@ class Results:
     study: str
     about: dict[str, Any]
 
-    def records(self, with_controls: bool = False, **criteria: str) -> pd.DataFrame:
+    def records(
+        self, with_controls: bool = False, columns: Sequence[str] | None = None, **criteria: str
+    ) -> pd.DataFrame:
         """Read rows per image and arm whose columns equal `criteria`; other rows are not read.
+
+        Of many classes, there are more rows than fit into the memory: see `class_means`.
 
         Args:
             with_controls: repeat the controls (`none`, `all`, `random`) under every method, so that
                 a method's rows are complete by themselves.
+            columns: the columns to read; all by default.
             criteria: column -> value, e.g. split="heldout".
         """
-        rows = self._table("records", criteria)
-        if not with_controls:
-            return rows
+        rows = self._table("records", criteria, columns=columns)
+        return self._repeat_controls(rows) if with_controls else rows
+
+    def class_means(
+        self, outcome: str, with_controls: bool = False, **criteria: str
+    ) -> pd.DataFrame:
+        """Return `mean_by_class` of the records that `records` would read, at most some
+        ROWS_AT_ONCE of them at once.
+
+        Args:
+            outcome: correct, top5, probability or objective.
+            with_controls, criteria: as for `records`.
+
+        Returns:
+            see `mean_by_class`; no rows if the records lack the outcome.
+        """
+        columns = [*ARM_ON_CLASS, *(f"{outcome}_{end}" for end in ("before", "after"))]
+        tables = [
+            _with_texts(mean_by_class(self._read("records", paths, criteria, columns), outcome))
+            for paths in self._blocks("records")
+        ]
+        tables = [table for table in tables if len(table)] or tables[:1]
+        rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        return self._repeat_controls(rows) if with_controls else rows
+
+    def _repeat_controls(self, rows: pd.DataFrame) -> pd.DataFrame:
         control_rows = rows[rows["method"] == CONTROLS]
         parts = [
             part
@@ -107,23 +145,80 @@ class Results:
             for objective, names in series_of.items()
         ]
 
-    def _table(self, kind: str, criteria: Mapping[str, str], entry: str = "") -> pd.DataFrame:
+    def _table(
+        self,
+        kind: str,
+        criteria: Mapping[str, str],
+        entry: str = "",
+        columns: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        paths = self._paths(kind, entry)
+        return _with_texts(self._read(kind, paths, criteria, columns)) if paths else pd.DataFrame()
+
+    def _paths(self, kind: str, entry: str = "") -> list[str]:
         contents = self.about["contents"].get(entry or kind, [])
-        paths = [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in contents]
-        if not paths:
-            return pd.DataFrame()
+        return [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in contents]
+
+    def _blocks(self, kind: str) -> Iterator[list[str]]:
+        """Yield the files of a kind in blocks of about ROWS_AT_ONCE rows."""
+        paths = self._paths(kind)
+        with self._explain_errors(kind):
+            ends = np.cumsum([pq.read_metadata(path).num_rows for path in paths])
+        for _, block in groupby(zip(ends // ROWS_AT_ONCE, paths, strict=True), itemgetter(0)):
+            yield [path for _, path in block]
+
+    def _read(
+        self,
+        kind: str,
+        paths: Sequence[str],
+        criteria: Mapping[str, str],
+        columns: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Read rows of several files, with labels as categories; none if they lack a column."""
         # labels in records are dictionary-encoded and must be compared as text
         tests = [ds.field(name).cast("string") == str(value) for name, value in criteria.items()]
         condition = reduce(and_, tests) if tests else None
+        with self._explain_errors(kind):
+            dataset = ds.dataset(paths, format="parquet")
+            if columns and not set(columns) <= set(dataset.schema.names):
+                return pd.DataFrame(columns=columns)  # runs of older versions have no objectives
+            return dataset.to_table(columns=columns, filter=condition).to_pandas()
+
+    @contextmanager
+    def _explain_errors(self, kind: str) -> Iterator[None]:
         try:
-            table = ds.dataset(paths, format="parquet").to_table(filter=condition).to_pandas()
+            yield
         except (OSError, ValueError) as error:  # pyarrow raises both
             raise ArtifactError(
                 f"{kind} of {self.folder} are missing or damaged ({error}); make them again: "
                 f"`{_remedy(self.study, self.run.root)}`"
             ) from error
-        labels = {name: str for name in table.select_dtypes("category")}
-        return table.astype(labels)
+
+
+def _with_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its categories as texts, so that tables of other categories combine."""
+    return table.astype({name: str for name in table.select_dtypes("category")})
+
+
+def mean_by_class(records: pd.DataFrame, outcome: str) -> pd.DataFrame:
+    """Average an outcome over the images of each class, for every arm.
+
+    Args:
+        records: one row per image and arm.
+        outcome: correct, top5, probability or objective.
+
+    Returns:
+        ARM_ON_CLASS, images (their number), before and after (the outcome's means), change (mean of
+        after minus before) and change_error (its standard error over images; NaN for one image).
+    """
+    before, after = (records[f"{outcome}_{end}"].astype(float) for end in ("before", "after"))
+    rows = records[ARM_ON_CLASS].assign(before=before, after=after, change=after - before)
+    groups = rows.groupby(ARM_ON_CLASS, observed=True, sort=False)
+    means = groups.agg(
+        images=("before", "size"), before=("before", "mean"), after=("after", "mean"),
+        change=("change", "mean"), change_error=("change", "sem"),
+    )  # fmt: skip
+    return means.reset_index()
 
 
 def _remedy(study: str, root: Path) -> str:

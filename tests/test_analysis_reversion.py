@@ -36,6 +36,7 @@ from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
 from harness.records import PAIR, Checkpoint
+from harness.results import mean_by_class
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -88,14 +89,23 @@ def records_of(effects, images=8, classes=6, seed=0):
                 for draw in range(3 if arm == "random" else 1):
                     after = before and rng.random() > drop
                     rows.append(
-                        ("s", 1, 4, "all", "sign_t", arm, draw, class_id, 100 * class_id + image,
-                         "heldout", before, after, True, True, 0.8, 0.8 * (1 - drop))
+                        ("s", 1, 4, "revert", "all", "sign_t", arm, draw, class_id,
+                         100 * class_id + image, "heldout", before, after, True, True, 0.8,
+                         0.8 * (1 - drop))
                     )  # fmt: skip
     return pd.DataFrame(
         rows,
         columns=[
-            *("series", "epoch_from", "epoch_to", "layer", "method", "arm", "draw", "class_id"),
-            *("image_id", "split", "correct_before", "correct_after", "top5_before", "top5_after"),
+            *("series", "epoch_from", "epoch_to", "ablation", "layer", "method", "arm", "draw"),
+            *(
+                "class_id",
+                "image_id",
+                "split",
+                "correct_before",
+                "correct_after",
+                "top5_before",
+                "top5_after",
+            ),
             *("probability_before", "probability_after"),
         ],
     )
@@ -109,26 +119,26 @@ EFFECTS = {
 def test_the_summary_is_the_mean_over_classes_whatever_their_sizes():
     records = records_of(EFFECTS)
     records = records[~((records["class_id"] == 0) & (records["image_id"] > 1))]
-    row = summary(records).iloc[0]
+    row = summary(mean_by_class(records, "correct")).iloc[0]
     for arm in ("q1", "random"):
         own = records[records["arm"] == arm]
         change = own["correct_after"].astype(int) - own["correct_before"].astype(int)
         assert row[arm] == pytest.approx(change.groupby(own["class_id"]).mean().mean())
     assert row["q1"] < row["random"] < row["q4"]
     assert row["page"] < 0.01 and row["wilcoxon"] <= 0.05
-    probability = summary(records, "probability").iloc[0]
+    probability = summary(mean_by_class(records, "probability")).iloc[0]
     assert probability["q1"] == pytest.approx(-0.64)
 
 
 def test_a_layer_with_fewer_neurons_than_bins_has_no_tests_of_the_first_bin():
-    records = records_of(EFFECTS)
-    row = summary(records[~records["arm"].isin(["q1", "q4", "random", "matched"])]).iloc[0]
+    means = mean_by_class(records_of(EFFECTS), "correct")
+    row = summary(means[~means["arm"].isin(["q1", "q4", "random", "matched"])]).iloc[0]
     assert row[["page", "wilcoxon", "matched_test"]].isna().all() and "q1" not in row
-    assert row["q2"] == summary(records)["q2"][0]
+    assert row["q2"] == summary(means)["q2"][0]
 
 
 def test_draws_of_a_random_arm_count_once():
-    classes = class_changes(records_of(EFFECTS))
+    classes = class_changes(mean_by_class(records_of(EFFECTS), "correct"))
     assert len(classes) == 6 * len(EFFECTS)
     assert set(pivot_arms(classes).columns) == set(EFFECTS)
 
@@ -136,8 +146,11 @@ def test_draws_of_a_random_arm_count_once():
 def test_over_layers_is_a_t_interval_over_classes():
     records = records_of(EFFECTS)
     other = records.assign(layer="another", correct_after=records["correct_before"])
-    table = mean_over_layers(class_changes(pd.concat([records, other]))).set_index("arm")
-    classes = pivot_arms(class_changes(records))["q1"] / 2  # nothing changes in the other layer
+    both = mean_by_class(pd.concat([records, other]), "correct")
+    table = mean_over_layers(class_changes(both)).set_index("arm")
+    classes = (
+        pivot_arms(class_changes(mean_by_class(records, "correct")))["q1"] / 2
+    )  # nothing changes in the other layer
     row = table.loc["q1"]
     assert row["change"] == pytest.approx(classes.mean()) and row["classes"] == len(classes)
     low, high = stats.t.interval(0.95, len(classes) - 1, classes.mean(), stats.sem(classes))
@@ -149,7 +162,7 @@ def test_bins_are_ordered_by_number():
 
 
 def test_class_interval_is_scipys():
-    changes = pivot_arms(class_changes(records_of(EFFECTS)))
+    changes = pivot_arms(class_changes(mean_by_class(records_of(EFFECTS), "correct")))
     found = class_intervals(changes)
     for arm in changes:
         error, mean = stats.sem(changes[arm]), changes[arm].mean()
@@ -291,7 +304,7 @@ def test_closeness_of_matched_sets_is_the_ratio_of_mean_sizes():
 def test_changes_of_an_objective_have_no_largest_value():
     records = records_of(EFFECTS)
     records["objective_before"], records["objective_after"] = 9.0, records["class_id"] * 2.0
-    row = summary(records, "objective").iloc[0]
+    row = summary(mean_by_class(records, "objective"), largest=np.inf).iloc[0]
     assert row["q1 low"] < row["q1"] < row["q1 high"] and row["q1"] < -1
     changes = pd.DataFrame({"q1": [-0.9, 0.8]})
     assert class_intervals(changes).loc["q1", ["low", "high"]].tolist() == [-1, 1]
@@ -301,12 +314,12 @@ def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_
     rows = [("net", 1, 4, "none"), ("net", 4, 9, "none"), ("net", 4, 9, "q1")]
     every = pd.DataFrame(rows, columns=[*PAIR, "arm"])
     about = {"pairs": [dict(zip(PAIR, row[:3], strict=True)) for row in rows]}
-    results = SimpleNamespace(records=lambda with_controls: every, about=about)
+    results = SimpleNamespace(class_means=lambda *_, **__: every, about=about)
     monkeypatch.setattr(reversion, "read_results", lambda *_: results)
     monkeypatch.setattr(reversion, "has_results", lambda *_: True)
-    assert reversion.reversion_records(Run(tmp_path))["epoch_from"].tolist() == [4, 4]
+    assert reversion.reversion_means(Run(tmp_path))["epoch_from"].tolist() == [4, 4]
     (sentence,) = reversion.unchanged_pairs(Run(tmp_path), {})
     assert sentence == "Left out, because no neuron changed: net 1 → 4."
     every = every[:2]
     with pytest.raises(ArtifactError, match="in no pair of epochs did a neuron change"):
-        reversion.reversion_records(Run(tmp_path))
+        reversion.reversion_means(Run(tmp_path))

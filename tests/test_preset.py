@@ -10,6 +10,7 @@ from analysis.run.published import join_published, read_published
 from harness.config import load_config
 from harness.presets import published_classes
 from harness.records import JOINT
+from harness.results import mean_by_class
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,13 @@ def test_ours_stand_beside_the_published_ones_of_the_same_pair():
                 rows.append(("convnext_0.004", 1, 3, layer, "sign_t", arm, "heldout", image, after))
     names = ["series", "epoch_from", "epoch_to", "layer", "method", "arm", "split", "image_id"]
     records = pd.DataFrame(rows, columns=[*names, "correct_after"])
-    records = records.assign(correct_before=True, top5_before=True, top5_after=True)
-    table = join_published(records)
+    records = records.assign(correct_before=True, top5_before=True, top5_after=True,
+                             ablation="revert", draw=0, class_id=0)  # fmt: skip
+    outcomes = {"top1": "correct", "top5": "top5"}
+    means = {name: mean_by_class(records, column) for name, column in outcomes.items()}
+    table = join_published(means)
     ours = table[(table["source"] == "ours") & (table["outcome"] == "top1")].iloc[0]
     assert (ours["q1"], ours["q4"], ours["before"], ours["images"]) == (-1.0, -0.5, 1.0, "test")
     assert set(table["source"]) == {"ours", "published"}
     assert set(table["series"]) == {"convnext_0.004"} and set(table["epoch_to"]) == {3}
-    assert join_published(records.assign(series="mine")).empty
+    assert join_published({n: table.assign(series="mine") for n, table in means.items()}).empty

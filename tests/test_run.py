@@ -13,11 +13,12 @@ import pytest
 from command_line import say
 from small_runs import small, write_toml
 
+from harness import results
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.files import content_hash
 from harness.records import JOINT
-from harness.results import REVERSION, read_results
+from harness.results import ARM_ON_CLASS, REVERSION, read_results
 
 ROOT = Path(__file__).parent.parent
 VGG = {"name": "vgg", "training": {"epochs": 3, "save": [0, 1, 3]}}
@@ -91,6 +92,35 @@ def test_records_have_the_named_columns_and_values(finished):
         for split in ("heldout", "importance")
     )
     assert not held & seen
+
+
+@pytest.mark.parametrize("outcome", ["correct", "probability"])
+@pytest.mark.parametrize("rows", [1, 3000, 10**6])
+def test_means_of_classes_do_not_depend_on_how_many_records_are_read_at_once(
+    finished, outcome, rows, monkeypatch
+):
+    monkeypatch.setattr(results, "ROWS_AT_ONCE", rows)
+    read = read_results(finished, REVERSION)
+    means = read.class_means(outcome, with_controls=True, layer=JOINT).set_index(ARM_ON_CLASS)
+    records = read.records(with_controls=True, layer=JOINT)
+    groups = records.groupby(ARM_ON_CLASS)
+    before, after = (groups[f"{outcome}_{end}"].mean() for end in ("before", "after"))
+    assert means.index.is_unique and len(means) == len(before)
+    assert means["images"].eq(groups.size()).all()
+    assert means["after"].to_numpy() == pytest.approx(after.loc[means.index].to_numpy())
+    change = (after - before).loc[means.index].to_numpy()
+    assert means["change"].to_numpy() == pytest.approx(change, abs=1e-7)
+    own = (
+        records.loc[records["arm"] == "q1"]
+        .groupby(ARM_ON_CLASS)
+        .get_group(means.index[means.index.get_level_values("arm") == "q1"][0])
+    )
+    spread = (own[f"{outcome}_after"].astype(float) - own[f"{outcome}_before"]).sem()
+    assert means["change_error"].loc[own.set_index(ARM_ON_CLASS).index[0]] == pytest.approx(spread)
+
+
+def test_a_run_without_an_outcome_has_no_means_of_it(finished):
+    assert read_results(finished, REVERSION).class_means("top50", with_controls=True).empty
 
 
 def test_the_page_of_records_names_every_column(finished):

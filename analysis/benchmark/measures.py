@@ -14,7 +14,8 @@ import pandas as pd
 from analysis.statistics.classes import OUTCOMES, find_bins
 from harness.records import CONTROLS, PAIR
 
-UNIT = [*PAIR, "class_id", "image_id"]
+#: The columns of the records that identify rows and columns of `pivot_outcomes`.
+UNIT, COLUMNS = [*PAIR, "class_id", "image_id"], ["method", "arm", "draw"]
 
 
 def pivot_outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
@@ -23,9 +24,13 @@ def pivot_outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataF
     Returns:
         floats; columns (method, arm, draw), and (CONTROLS, "before", 0) for the unchanged network.
     """
-    column = OUTCOMES[outcome]
-    by_arm = records.pivot(index=UNIT, columns=["method", "arm", "draw"], values=f"{column}_after")
+    by_arm = records.pivot(index=UNIT, columns=COLUMNS, values=value_column(outcome))
     return by_arm.astype(float).rename(columns={"none": "before"}, level="arm")
+
+
+def value_column(outcome: str) -> str:
+    """Return the column of the records that holds an outcome (a key of OUTCOMES)."""
+    return f"{OUTCOMES[outcome]}_after"
 
 
 def arms_of(outcomes: pd.DataFrame, method: str) -> pd.DataFrame:

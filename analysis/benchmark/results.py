@@ -83,8 +83,8 @@ class Bench:
     ) -> pd.DataFrame:
         """Return `measures.pivot_outcomes` of one ablation, layer and split."""
         conditions = {"ablation": ablation, "layer": layer, "split": split or self.split}
-        records = self.results.records(with_controls=False, **conditions)
-        return measures.pivot_outcomes(records, outcome)
+        columns = [*measures.UNIT, *measures.COLUMNS, measures.value_column(outcome)]
+        return measures.pivot_outcomes(self.results.records(False, columns, **conditions), outcome)
 
     @lru_cache(maxsize=64)  # noqa: B019
     def clustered_measure(

@@ -23,7 +23,7 @@ from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, PAIR
-from harness.results import BENCH, REVERSION, Results, has_results, read_results
+from harness.results import ARM_ON_CLASS, BENCH, REVERSION, Results, has_results, read_results
 
 PATCHES = 9
 NEIGHBOURS = 5
@@ -293,27 +293,18 @@ def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
         accuracy, after minus before), probability (change of the class's probability), change_error
         and probability_error (standard errors over images).
     """
-    keys = [*PAIR, "ablation", "layer", "method", "arm", "draw", "class_id"]
     parts = []
     for study in studies:
-        rows = study.records(split=SPLIT)
-        if rows.empty:
-            continue
-        before = rows["correct_before"].astype(float)
-        rows = rows[keys].assign(
-            before=before,
-            change=rows["correct_after"].astype(float) - before,
-            probability=rows["probability_after"].astype(float) - rows["probability_before"],
+        accuracy, probability = (
+            study.class_means(outcome, split=SPLIT).set_index(ARM_ON_CLASS)
+            for outcome in ("correct", "probability")
         )
-        groups = rows.groupby(keys, observed=True, sort=False)
-        table = groups.agg(
-            images=("before", "size"), before=("before", "mean"), change=("change", "mean"),
-            change_error=("change", "sem"), probability=("probability", "mean"),
-            probability_error=("probability", "sem"),
-        )  # fmt: skip
-        parts.append(table.reset_index())
-    table = pd.concat(parts, ignore_index=True)
-    return table.drop_duplicates(keys).reset_index(drop=True)
+        names = {"change": "probability", "change_error": "probability_error"}
+        changes = probability[list(names)].rename(columns=names)
+        parts.append(accuracy.join(changes).reset_index())
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table = table.drop(columns=["split", "after"])
+    return table.drop_duplicates(ARM_ON_CLASS[:-1]).reset_index(drop=True)
 
 
 def _outcome_columns(

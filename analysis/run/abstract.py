@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.exhibits.phrases import cis_over_classes, join, name_parts, percent, points_text
 from analysis.exhibits.tables import Table
-from analysis.run.reversion import joint_records, main_method
+from analysis.run.reversion import joint_means, main_method
 from analysis.run.tables import (
     base_checkpoint,
     named_concepts,
@@ -122,8 +122,8 @@ def _interval(row: pd.Series) -> str:
 def _importance(run: Run, reversion: pd.DataFrame) -> str:
     """Describe the mean changes in accuracy for the sets of the main score, over pairs."""
     method = main_method(run)
-    records = joint_records(run)
-    changes = class_changes(records[records["method"] == method])
+    means = joint_means(run)
+    changes = class_changes(means[means["method"] == method])
     means = changes.groupby(["class_id", "arm"], observed=True)["change"].mean().unstack("arm")
     bins = find_bins(list(means.columns))
     last_bin, (part, _) = bins[-1], name_parts(len(bins))

@@ -23,7 +23,7 @@ from analysis.exhibits.figures import (
 )
 from analysis.exhibits.phrases import cis_over_classes
 from analysis.run.album import Album
-from analysis.run.reversion import count_images, joint_records
+from analysis.run.reversion import count_images, joint_means
 from analysis.run.tables import (
     alignment,
     base_checkpoint,
@@ -298,11 +298,11 @@ def alignment_plot(run: Run) -> Figure | None:
 def reversion_plot(run: Run) -> Figure | None:
     if not has_results(run, REVERSION):
         return None
-    records = joint_records(run)
-    pairs = list(records.groupby(PAIR, observed=True, sort=False))
-    bins = classes.find_bins(list(records["arm"].unique()))
+    outcomes = joint_means(run)
+    pairs = list(outcomes.groupby(PAIR, observed=True, sort=False))
+    bins = classes.find_bins(list(outcomes["arm"].unique()))
     arms = [*bins, "matched", "random", "all"]
-    methods = list(dict.fromkeys(records["method"]))
+    methods = list(dict.fromkeys(outcomes["method"]))
     canvas, grid = panels(len(pairs), 2, (3.9, 2.5), sharey=True)
     bar_style: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.9}
     for axes, (key, rows) in zip(grid.flat, pairs, strict=False):
@@ -329,9 +329,9 @@ def reversion_plot(run: Run) -> Figure | None:
     return Figure(
         "reversion",
         "Change in accuracy when evolutions are reverted in all layers",
-        f"Change in top-1 accuracy on {count_images(records, 'held-out ')} when a set of neurons "
+        f"Change in top-1 accuracy on {count_images(outcomes, 'held-out ')} when a set of neurons "
         "is reverted in all layers at once, by importance score, with unadjusted "
-        f"{cis_over_classes(records['class_id'].nunique())}. Sets are defined under Method. "
+        f"{cis_over_classes(outcomes['class_id'].nunique())}. Sets are defined under Method. "
         "Below 0: predictions are worse without the changes of these neurons. Compare sets of the "
         "same size: reverting a part can do more harm than reverting all.",
         canvas,

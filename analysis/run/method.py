@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE
-from analysis.run.reversion import count_images, describe_range, joint_records, reversion_records
+from analysis.run.reversion import count_images, describe_range, joint_means
 from analysis.run.tables import base_checkpoint, true_concepts
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Run
@@ -17,15 +17,15 @@ def method_of_run(run: Run) -> list[str]:
     space, *others = manifest["space_methods"]
     reversion = {}
     if has_results(run, REVERSION):
-        results, records = read_results(run.root, REVERSION), reversion_records(run)
+        results, means = read_results(run.root, REVERSION), joint_means(run)
         reversion = {
             "results": results,
             "bins": results.about["arms"]["bins"],
             "parts": name_parts(results.about["arms"]["bins"]),
-            "draws": records.loc[records["arm"] == "random", "draw"].nunique(),
-            "held_out": count_images(joint_records(run), "held-out "),
+            "draws": means.loc[means["arm"] == "random", "draw"].nunique(),
+            "held_out": count_images(means, "held-out "),
             "importance_images": describe_range(
-                results.importance(method=results.methods[0])["images"]
+                results.importance(["images"], method=results.methods[0])["images"]
             ),
         }
     return paragraphs(

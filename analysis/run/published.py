@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 
+import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
+from analysis.run.reversion import reversion_means
 from harness.artifacts import Run
 from harness.records import JOINT, PAIR
-from harness.results import REVERSION, has_results, read_results
+from harness.results import REVERSION, has_results
 
 #: Names of the paper's space and importance score.
 SPACE, SCORE = "sgns", "sign_t"
@@ -36,28 +39,27 @@ def published_changes() -> pd.DataFrame:
     return rows.replace({"series": _NETWORKS}).reset_index(drop=True)
 
 
-def join_published(records: pd.DataFrame) -> pd.DataFrame:
+def join_published(means: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Combine the published values with those of a run, for the pairs that both have.
 
     Args:
-        records: the records of a reversion study, see `harness/results.py`.
+        means: outcome (top1, top5) -> `harness.results.mean_by_class` of a reversion study.
 
     Returns:
         the columns of `read_published` and source (published, ours); ours are means over layers,
         each the mean over images.
     """
     published = read_published()
-    single_layers = records[(records["layer"] != JOINT) & (records["method"] == SCORE)]
     rows = []
-    for key, group in single_layers.groupby([*PAIR, "split"], observed=True):
-        images = {"importance": "train", "heldout": "test"}[str(key[3])]
-        for outcome, column in (("top1", "correct"), ("top5", "top5")):
-            change = group[f"{column}_after"].astype(int) - group[f"{column}_before"].astype(int)
-            by_arm = change.groupby([group["arm"], group["layer"]], observed=True).mean()
-            means = by_arm.groupby(level=0, observed=True).mean()
+    for outcome, table in means.items():
+        single_layers = table[(table["layer"] != JOINT) & (table["method"] == SCORE)]
+        for key, group in single_layers.groupby([*PAIR, "split"], observed=True):
+            images = {"importance": "train", "heldout": "test"}[str(key[3])]
+            by_layer = group.groupby(["arm", "layer"], observed=True)[["change", "images"]]
+            changes = by_layer.apply(_mean_over_images, "change").groupby(level=0).mean()
             row = dict(zip(COLUMNS, (*key[:3], images, outcome), strict=True))
-            row |= {arm: means.get(arm) for arm in (*BINS, "random")}
-            rows.append(row | {"before": group[f"{column}_before"].mean(), "suspect": False})
+            row |= {arm: changes.get(arm) for arm in (*BINS, "random")}
+            rows.append(row | {"before": _mean_over_images(group, "before"), "suspect": False})
     own_results = pd.DataFrame(rows, columns=published.columns)
     published = published.merge(own_results[PAIR].drop_duplicates(), on=PAIR)
     own_results = own_results.merge(published[PAIR].drop_duplicates(), on=PAIR)
@@ -65,11 +67,18 @@ def join_published(records: pd.DataFrame) -> pd.DataFrame:
     return combined.sort_values([*COLUMNS, "source"], kind="stable").reset_index(drop=True)
 
 
+def _mean_over_images(means: pd.DataFrame, column: str) -> float:
+    return float(np.average(means[column], weights=means["images"]))
+
+
 @shelf.table("run", "reversion")
 def reversion_published(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
-    table = join_published(read_results(run.root, REVERSION).records(with_controls=True))
+    outcomes = {"top1": "accuracy", "top5": "top-5"}
+    table = join_published(
+        {name: reversion_means(run, outcome, layer=None) for name, outcome in outcomes.items()}
+    )
     if table.empty:
         return None
     table["suspect"] = table["suspect"].map({True: "suspect", False: ""})

@@ -178,7 +178,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
         findings.append(
             f"[figure:training] shows accuracy on all {run_tables.count_test_images(run):,} test "
             "images. In the section on importance, accuracy before reversion is on the "
-            f"{reversion.count_images(reversion.joint_records(run), 'held-out ')}, so the two can "
+            f"{reversion.count_images(reversion.joint_means(run), 'held-out ')}, so the two can "
             "differ by some percentage points."
         )
     return findings
@@ -329,7 +329,7 @@ def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     differ significantly."""
     if not has_results(run, REVERSION):
         return []
-    changes = classes.class_changes(reversion.joint_records(run))
+    changes = classes.class_changes(reversion.joint_means(run))
     keys = ["class_id", "method", "arm"]
     arms = changes.groupby(keys, observed=True)["change"].mean().unstack("arm")
     last_bin = classes.find_bins(list(arms.columns))[-1]

@@ -18,23 +18,32 @@ from harness.records import JOINT, PAIR
 from harness.results import REVERSION, Results, has_results, read_results
 
 
-@lru_cache(maxsize=1)
-def reversion_records(run: Run) -> pd.DataFrame:
-    """Return the reversion records of the pairs of epochs between which some neuron changed; they
-    are read once for all tables and figures.
+@lru_cache(maxsize=8)
+def reversion_means(run: Run, outcome: str = "accuracy", layer: str | None = JOINT) -> pd.DataFrame:
+    """Return the means over the images of each class (`harness.results.mean_by_class`), for the
+    pairs of epochs between which some neuron changed; no rows if the run lacks the outcome. They
+    are computed once for all tables and figures.
+
+    Args:
+        outcome: a key of `classes.OUTCOMES`.
+        layer: the layer, or JOINT for sets that are reverted in all layers at once; None for all.
 
     Raises:
         ArtifactError: there is no such pair.
     """
-    records = read_results(run.root, REVERSION).records(with_controls=True)
-    changed = records["arm"].eq("q1").groupby([records[name] for name in PAIR]).transform("any")
+    criteria = {} if layer is None else {"layer": layer}
+    results, column = read_results(run.root, REVERSION), classes.OUTCOMES[outcome]
+    means = results.class_means(column, with_controls=True, **criteria)
+    if means.empty:
+        return means
+    changed = means["arm"].eq("q1").groupby([means[name] for name in PAIR]).transform("any")
     if not changed.any():
         raise ArtifactError(
             f"{run.root}: in no pair of epochs did a neuron change, so that nothing could be "
             f"reverted; leave out checkpoints with the same weights (`skip`), which `conceptevo "
             f"audit` names"
         )
-    return records[changed]
+    return means[changed]
 
 
 @shelf.sentences("run", "reversion")
@@ -44,7 +53,7 @@ def unchanged_pairs(run: Run, tables: Mapping[str, Table]) -> list[str]:
         return []
     about = read_results(run.root, REVERSION).about["pairs"]
     pairs = {tuple(pair[name] for name in PAIR) for pair in about}
-    changed = reversion_records(run)[PAIR].drop_duplicates().itertuples(index=False, name=None)
+    changed = reversion_means(run)[PAIR].drop_duplicates().itertuples(index=False, name=None)
     unchanged = [f"{name} {start} → {end}" for name, start, end in sorted(pairs - set(changed))]
     return [f"Left out, because no neuron changed: {join(unchanged)}."] if unchanged else []
 
@@ -93,15 +102,16 @@ _TESTS = {
 }
 
 
-def joint_records(run: Run, split: str = "heldout") -> pd.DataFrame:
-    """Return the records of sets that are reverted in all layers at once, on one split's images."""
-    records = reversion_records(run)
-    return records[(records["layer"] == JOINT) & (records["split"] == split)]
+def joint_means(run: Run, split: str = "heldout", outcome: str = "accuracy") -> pd.DataFrame:
+    """Return `reversion_means` of sets that are reverted in all layers at once, on one split's
+    images."""
+    means = reversion_means(run, outcome)
+    return means[means["split"] == split]
 
 
-def count_images(records: pd.DataFrame, kind: str = "") -> str:
+def count_images(means: pd.DataFrame, kind: str = "") -> str:
     """Return the number of images in words: "300 held-out images (25 per class)"."""
-    per_class = records.groupby("class_id")["image_id"].nunique()
+    per_class = means.groupby("class_id")["images"].max()
     return f"{per_class.sum():,} {kind}images ({describe_range(per_class)} per class)"
 
 
@@ -121,16 +131,17 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
     tests; None if the run lacks them or the outcome is not informative."""
     if not has_results(run, REVERSION):
         return None
-    records = joint_records(run, split)
-    if f"{classes.OUTCOMES[outcome]}_before" not in records:
+    means = joint_means(run, split, outcome)
+    if means.empty:
         return None  # runs of older versions have no objectives
     if outcome == "top-5" and top5_chance(run) > MOST_CHANCE:
         return None
-    table = merge_epochs(classes.summary(records, outcome).drop(columns=["split"]))
+    largest = float("inf") if outcome == "objective" else 1.0
+    table = merge_epochs(classes.summary(means, largest).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
     title_name, measure, form = _MEASURES[outcome]
     uses_importance_images = split == "importance"
-    images_text = count_images(records, "" if uses_importance_images else "held-out ")
+    images_text = count_images(means, "" if uses_importance_images else "held-out ")
     images_text += " that were also used to compute importance" * uses_importance_images
     arms = arm_names(table.columns)
     return Table(
@@ -213,9 +224,9 @@ for _name, (_section, _split, _outcome) in ALL_SCORES.items():
 def reversion_layers(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
-    records = reversion_records(run)
+    means = reversion_means(run, layer=None)
     depth = run.tables("layers").set_index(["series", "layer"])["depth"]
-    held_out = records[(records["layer"] != JOINT) & (records["split"] == "heldout")]
+    held_out = means[(means["layer"] != JOINT) & (means["split"] == "heldout")]
     frames = [
         classes.summary(group).assign(layer=layer, depth=depth[series, layer])
         for (series, layer), group in held_out.groupby(["series", "layer"], observed=True)

@@ -25,23 +25,20 @@ OUTCOMES = {
 }
 
 
-def class_changes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+def class_changes(means: pd.DataFrame) -> pd.DataFrame:
     """Compute the mean change of an outcome (after minus before) of every class.
 
     Args:
-        records: one row per image and arm.
-        outcome: a key of OUTCOMES.
+        means: of one outcome, see `harness.results.mean_by_class`.
 
     Returns:
         series, epoch_from, epoch_to, layer, method, split, class_id, arm, before, after, change,
         averaged over the draws of a random arm.
     """
-    column = OUTCOMES[outcome]
     keys = [*PAIR, "layer", "method", "split", "class_id", "arm"]
-    groups = records.groupby(keys, observed=True, sort=False)
-    ends = {end: (f"{column}_{end}", "mean") for end in ("before", "after")}
-    means = groups.agg(**ends).reset_index()
-    return means.assign(change=means["after"] - means["before"])
+    groups = means.groupby(keys, observed=True, sort=False)
+    table = groups[["before", "after"]].mean().reset_index()
+    return table.assign(change=table["after"] - table["before"])
 
 
 def pivot_arms(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
@@ -152,11 +149,13 @@ def class_intervals(
     return pd.DataFrame({"mean": mean, **ends})
 
 
-def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+def summary(means: pd.DataFrame, largest: float = 1.0) -> pd.DataFrame:
     """Return the paper's table with controls: one row per pair, method and split.
 
     Args:
-        records: the rows of one layer ("all" for the joint reversion of all layers).
+        means: of one outcome (`harness.results.mean_by_class`) and one layer, or of the joint
+            reversion of all layers.
+        largest: the largest possible change of the outcome.
 
     Returns:
         series, epoch_from, epoch_to, method, split, classes, before, three columns per arm (mean
@@ -165,12 +164,12 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
         a split.
     """
     rows = []
-    classes = class_changes(records, outcome)
+    classes = class_changes(means)
     for key, group in classes.groupby([*PAIR, "method", "split"], observed=True, sort=False):
         changes = pivot_arms(group)
         arms = [*find_bins(list(changes.columns)), "random", "matched", "all"]
         p_page, count = page_trend(changes)
-        ends = class_intervals(changes, largest=np.inf if outcome == "objective" else 1.0)
+        ends = class_intervals(changes, largest=largest)
         # a layer with fewer neurons than bins has no first one
         first, random, matched = (
             changes.get(arm, pd.Series(dtype=float)) for arm in ("q1", "random", "matched")

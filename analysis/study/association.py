@@ -87,11 +87,10 @@ def change_by_neuron(run: Run) -> pd.DataFrame:
         series, epoch_from, epoch_to, layer, channel, drop (negative if accuracy decreases).
     """
     results = read_results(run.root, REVERSION)
-    records = results.records(method=SCORE, split="heldout")
-    records = records[(records["layer"] != JOINT) & records["arm"].str.fullmatch(r"q\d+")]
-    change = records["correct_after"].astype(float) - records["correct_before"].astype(float)
+    means = results.class_means("correct", method=SCORE, split="heldout")
+    means = means[(means["layer"] != JOINT) & means["arm"].str.fullmatch(r"q\d+")]
     keys = [*PAIR, "layer", "arm", "class_id"]
-    by_set = records.assign(drop=change).groupby(keys)["drop"].mean().reset_index()
+    by_set = means[[*keys, "change"]].rename(columns={"change": "drop"})
     members = results.sets(method=SCORE).merge(by_set, on=keys)
     return members.groupby(CHANNEL)["drop"].mean().reset_index()
 

@@ -131,9 +131,10 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
     table = association.network_measures(study, run, association.observe_trials(study, folder))
     _write_csv(out / "data" / NETWORK, table)
     if has_results(run, REVERSION_STUDY):
-        records = read_ablations(run.root, REVERSION_STUDY).records(with_controls=True)
-        records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
-        _write_csv(out / "data" / REVERSION, mean_over_layers(class_changes(records), level))
+        results = read_ablations(run.root, REVERSION_STUDY)
+        means = results.class_means("correct", with_controls=True)
+        means = means[(means["layer"] != JOINT) & (means["method"] == "sign_t")]
+        _write_csv(out / "data" / REVERSION, mean_over_layers(class_changes(means), level))
     tables = [shelf.get("run", "table", name)(run) for name in RUN_TABLES_SHOWN]
     if has_results(run, BENCH):
         bench = Bench(read_ablations(run.root))
