@@ -22,6 +22,7 @@ import torch
 import typer
 from scipy import sparse
 
+from analysis.statistics.classes import summary
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
@@ -36,7 +37,8 @@ from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.layer import ModelPair, Network
 from harness.networks.layers import find_layers
-from harness.records import JOINT, Checkpoint
+from harness.records import CONTROLS, JOINT, Checkpoint
+from harness.results import REVERSION, read_results, write_about
 from harness.stages.engine import one_thread
 
 SIDE = 32
@@ -164,6 +166,43 @@ def placing(method: str, images: int, neurons: int) -> Ready:
     return place
 
 
+#: Records of the reversion of a network of 13 layers, as in the published study.
+_LAYERS = [*(f"layer{number}" for number in range(13)), JOINT]
+_ARMS = {
+    CONTROLS: [("none", 0), ("all", 0), *(("random", draw) for draw in range(5))],
+    "sign_t": [("q1", 0), ("q2", 0), ("q3", 0), ("q4", 0), ("matched", 0)],
+}
+
+
+def averaging(classes: int) -> Ready:
+    """Average the records of 250 held-out images per class for the tables of reversion."""
+    folder = tempfile.TemporaryDirectory()
+    run, rng, artifacts = Run(folder.name), np.random.default_rng(0), []
+    labels = ["series", "ablation", "layer", "method", "arm", "split"]
+    for class_id in range(classes):
+        for method, arms in _ARMS.items():
+            keys = [(*arm, layer) for layer in _LAYERS for arm in arms]
+            table = pd.DataFrame(keys, columns=["arm", "draw", "layer"]).loc[
+                np.repeat(np.arange(len(keys)), 250)
+            ]
+            pair = {"series": "net", "epoch_from": 1, "epoch_to": 2, "ablation": "revert"}
+            table = table.assign(**pair, method=method, class_id=class_id, split="heldout")
+            table["image_id"] = np.tile(np.arange(250), len(keys))
+            for name in ("correct_before", "correct_after"):
+                table[name] = rng.random(len(table)) < 0.5
+            artifacts.append(Artifact("records", ("net", 1, 2, "revert", method, "reversion",
+                                                  "heldout", class_id)))  # fmt: skip
+            run.save(artifacts[-1], table.astype(dict.fromkeys(labels, "category")), "")
+    write_about(run, REVERSION, {"methods": {"sign_t": {}}}, {"records": artifacts})
+
+    def average() -> None:
+        means = read_results(Path(folder.name), REVERSION).class_means("correct", True)
+        for _, rows in means.groupby("layer"):
+            summary(rows)
+
+    return average
+
+
 def listing(images: int) -> Ready:
     """List a folder of images."""
     folder = tempfile.TemporaryDirectory()
@@ -209,6 +248,7 @@ MEASURES: dict[str, tuple[int, int, str, Callable[[int], Ready]]] = {
         f"space: {method}": (20_000, 1_000_000, "images", partial(placing, method, neurons=2_000))
         for method in ("sgns", "ppmi", "jaccard", "correlation", "profile")
     },
+    "tables of reversion": (10, 200, "classes", averaging),
     "listing a folder": (5_000, 256_000, "images", listing),
 }
 

@@ -17,7 +17,7 @@ from functools import cached_property, partial, reduce
 from itertools import groupby
 from operator import and_, itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,11 @@ SCHEMA_VERSION = 2
 
 REVERSION, BENCH = "reversion", "bench"
 
+#: What rows to read: the text in a column, or its numbers.
+Criterion: TypeAlias = str | list[int]
+
 #: Number of records that are averaged at once.
-ROWS_AT_ONCE = 1_000_000
+ROWS_AT_ONCE = 250_000
 
 #: The columns that identify the outcomes of one arm on the images of one class.
 ARM_ON_CLASS = [*PAIR, "ablation", *ARM, "class_id", "split"]
@@ -58,7 +61,10 @@ class Results:
     about: dict[str, Any]
 
     def records(
-        self, with_controls: bool = False, columns: Sequence[str] | None = None, **criteria: str
+        self,
+        with_controls: bool = False,
+        columns: Sequence[str] | None = None,
+        **criteria: Criterion,
     ) -> pd.DataFrame:
         """Read rows per image and arm whose columns equal `criteria`; other rows are not read.
 
@@ -68,13 +74,13 @@ class Results:
             with_controls: repeat the controls (`none`, `all`, `random`) under every method, so that
                 a method's rows are complete by themselves.
             columns: the columns to read; all by default.
-            criteria: column -> value, e.g. split="heldout".
+            criteria: column -> its value in the rows, e.g. split="heldout", or a list of numbers.
         """
         rows = self._table("records", criteria, columns=columns)
         return self._repeat_controls(rows) if with_controls else rows
 
     def class_means(
-        self, outcome: str, with_controls: bool = False, **criteria: str
+        self, outcome: str, with_controls: bool = False, **criteria: Criterion
     ) -> pd.DataFrame:
         """Return `mean_by_class` of the records that `records` would read, at most some
         ROWS_AT_ONCE of them at once.
@@ -104,18 +110,17 @@ class Results:
         ]
         return pd.concat(parts, ignore_index=True) if parts else control_rows
 
-    def importance(self, **criteria: str) -> pd.DataFrame:
+    def importance(self, **criteria: Criterion) -> pd.DataFrame:
         """Read one row per neuron, class and method."""
         return self._table("importance", criteria)
 
-    def sets(self, **criteria: str) -> pd.DataFrame:
+    def sets(self, **criteria: Criterion) -> pd.DataFrame:
         """Read one row per neuron of a set: pair, class_id, method, arm, draw, layer, channel."""
         return self._table("sets", criteria)
 
-    @cached_property
-    def sizes(self) -> pd.DataFrame:
+    def sizes(self, **criteria: Criterion) -> pd.DataFrame:
         """Read one row per neuron and class: the size of its change, on which sets are matched."""
-        return self._table("importance", {}, "sizes")
+        return self._table("importance", criteria, "sizes")
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
@@ -148,7 +153,7 @@ class Results:
     def _table(
         self,
         kind: str,
-        criteria: Mapping[str, str],
+        criteria: Mapping[str, Criterion],
         entry: str = "",
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
@@ -171,12 +176,17 @@ class Results:
         self,
         kind: str,
         paths: Sequence[str],
-        criteria: Mapping[str, str],
+        criteria: Mapping[str, Criterion],
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Read rows of several files, with labels as categories; none if they lack a column."""
         # labels in records are dictionary-encoded and must be compared as text
-        tests = [ds.field(name).cast("string") == str(value) for name, value in criteria.items()]
+        tests = [
+            ds.field(name).isin(value)
+            if isinstance(value, list)
+            else ds.field(name).cast("string") == value
+            for name, value in criteria.items()
+        ]
         condition = reduce(and_, tests) if tests else None
         with self._explain_errors(kind):
             dataset = ds.dataset(paths, format="parquet")

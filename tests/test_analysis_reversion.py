@@ -25,6 +25,7 @@ from analysis.statistics.classes import (
     class_intervals,
     closeness,
     find_bins,
+    mean_closeness,
     mean_over_layers,
     page_p,
     page_trend,
@@ -58,6 +59,13 @@ def test_wilcoxon_equals_the_exact_table_without_ties():
     assert wilcoxon(differences, 0 * differences) == pytest.approx(
         stats.wilcoxon(differences, method="exact").pvalue
     )
+
+
+def test_wilcoxon_of_many_classes_is_near_its_normal_approximation():
+    differences = pd.Series(np.random.default_rng(0).normal(0.06, 1, 1100))
+    found = wilcoxon(differences, 0 * differences)
+    normal = stats.wilcoxon(differences, method="approx", correction=True).pvalue
+    assert found == pytest.approx(normal, rel=0.01) and 0.1 < found < 0.9
 
 
 def test_wilcoxon_without_any_difference_is_one():
@@ -293,11 +301,12 @@ def test_closeness_of_matched_sets_is_the_ratio_of_mean_sizes():
     members = [("one", "q1", 0), ("one", "q2", 1), ("one", "matched", 2), ("two", "q1", 0),
                ("two", "q2", 2), ("two", "matched", 2)]  # fmt: skip
     sets = pd.DataFrame([{**neuron, "method": m, "arm": a, "channel": c} for m, a, c in members])
-    table = closeness(sets, sizes).set_index("method")
+    table = mean_closeness(closeness(sets, sizes)).set_index("method")
     assert table["ratio"].tolist() == [0.75, 0.75] and table["sets"].tolist() == [1, 1]
     assert table["equal to q2"].tolist() == [0, 1] and table["within 10 %"].tolist() == [0, 0]
     dead = sizes.assign(layer="m", score=0.0)
     both = closeness(pd.concat([sets, sets.assign(layer="m")]), pd.concat([sizes, dead]))
+    both = mean_closeness(both)
     pd.testing.assert_frame_equal(both, table.reset_index()[both.columns])  # 0/0 is no ratio
 
 

@@ -95,6 +95,8 @@ _MEASURES = {
 }
 #: Largest chance level (5 / outputs) at which top-5 accuracy is still informative and shown.
 MOST_CHANCE = 0.3
+#: Number of classes whose sets of neurons are read at once.
+CLASSES_AT_ONCE = 20
 _TESTS = {
     "page": "adjusted p (Page)",
     "wilcoxon": "adjusted p (q1 vs random)",
@@ -185,12 +187,17 @@ def matching(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
     results = read_results(run.root, REVERSION)
-    if results.sizes.empty:
-        return None  # runs of older versions do not list them
-    sets = results.sets()
-    if "matched" not in set(sets["arm"]):  # if nothing changed, nothing can be matched
+    ids, parts = results.about["classes"], []
+    for start in range(0, len(ids), CLASSES_AT_ONCE):
+        block = ids[start : start + CLASSES_AT_ONCE]
+        sets, sizes = results.sets(class_id=block), results.sizes(class_id=block)
+        if sizes.empty:
+            return None  # runs of older versions do not list them
+        sets = sets[sets["arm"].isin(["q1", "q2", "matched"])]
+        if "matched" in set(sets["arm"]):  # if nothing changed, nothing can be matched
+            parts.append(classes.closeness(sets, sizes))
+    if not parts:
         return None
-    table = classes.closeness(sets[sets["arm"].isin(["q1", "q2", "matched"])], results.sizes)
     return Table(
         "matching",
         "How close matched sets are to q1 in size of change",
@@ -200,7 +207,7 @@ def matching(run: Run) -> Table | None:
         "and 1.1. Equal to q2: share of classes and layers in which the matched set is q2. The "
         "score “change” ranks neurons by size of change, so its matched set is usually q2 itself "
         "and no separate control.",
-        merge_epochs(table),
+        merge_epochs(classes.mean_closeness(pd.concat(parts))),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
         headings={"ratio": "size, matched / q1", "sets": "classes × layers"},
     )

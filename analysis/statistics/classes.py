@@ -118,14 +118,15 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     if not len(difference):
         return 1.0
     ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)  # twice, to be integers
-    counts = np.zeros(ranks.sum() + 1)  # number of sign assignments per sum of positive ranks
-    counts[0] = 1.0
+    shares = np.zeros(ranks.sum() + 1)  # of all sign assignments, by the sum of positive ranks
+    shares[0] = 1.0
     for rank in ranks:
-        counts[rank:] += counts[:-rank].copy()
+        shares[rank:] += shares[:-rank].copy()
+        shares /= 2  # numbers of assignments would be too large for more than 1,023 classes
     centre = ranks.sum() / 2
     observed = abs(ranks[difference > 0].sum() - centre)
-    extreme = np.abs(np.arange(len(counts)) - centre) >= observed - 1e-9
-    return float(counts[extreme].sum() / counts.sum())
+    extreme = np.abs(np.arange(len(shares)) - centre) >= observed - 1e-9
+    return float(shares[extreme].sum() / shares.sum())
 
 
 def class_intervals(
@@ -229,20 +230,32 @@ def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
         sizes: pair, class_id, layer, channel, score (the size of the neuron's change).
 
     Returns:
-        series, epoch_from, epoch_to, method, ratio (mean size in the matched set divided by that in
-        q1), within 10 % and equal to q2 (shares of the sets), sets (the number of matched sets: one
-        per class and layer).
+        one row per class and layer: series, epoch_from, epoch_to, method, class_id, layer, ratio
+        (mean size in the matched set divided by that in q1), within 10 % and equal to q2 (booleans;
+        False without a matched set).
     """
     keys = [*PAIR, "method", "class_id", "layer"]
     neuron = [*PAIR, "class_id", "layer", "channel"]
     joined = sets.merge(sizes[[*neuron, "score"]], on=neuron)
     means = joined.groupby([*keys, "arm"], observed=True, sort=False)["score"].mean().unstack("arm")
     channels = sets.groupby([*keys, "arm"], observed=True)["channel"].agg(frozenset).unstack("arm")
+    means, channels = (
+        table.reindex(columns=["q1", "q2", "matched"]) for table in (means, channels)
+    )
     means = means[means["q1"] > 0]  # a q1 that did not change has no ratio
     ratio = means["matched"] / means["q1"]
-    shares = pd.DataFrame(
-        {"ratio": ratio, "within 10 %": ratio.between(0.9, 1.1),
-         "equal to q2": (channels["matched"] == channels["q2"]).reindex(ratio.index)}
-    )  # fmt: skip
-    groups = shares.groupby([*PAIR, "method"], observed=True, sort=False)
-    return groups.mean().assign(sets=groups.size()).reset_index()
+    equal = (channels["matched"] == channels["q2"]).reindex(ratio.index)
+    table = {"ratio": ratio, "within 10 %": ratio.between(0.9, 1.1), "equal to q2": equal}
+    return pd.DataFrame(table).reset_index()
+
+
+def mean_closeness(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average `closeness` over classes and layers.
+
+    Returns:
+        series, epoch_from, epoch_to, method, ratio, within 10 % and equal to q2 (shares of the
+        sets), sets (the number of sets: one per class and layer).
+    """
+    groups = rows.groupby([*PAIR, "method"], observed=True, sort=False)
+    means = groups[["ratio", "within 10 %", "equal to q2"]].mean()
+    return means.assign(sets=groups.size()).reset_index()
