@@ -110,9 +110,11 @@ class Results:
         ]
         return pd.concat(parts, ignore_index=True) if parts else control_rows
 
-    def importance(self, **criteria: Criterion) -> pd.DataFrame:
-        """Read one row per neuron, class and method."""
-        return self._table("importance", criteria)
+    def importance(
+        self, columns: Sequence[str] | None = None, **criteria: Criterion
+    ) -> pd.DataFrame:
+        """Read one row per neuron, class and method; all columns by default."""
+        return self._table("importance", criteria, columns=columns)
 
     def sets(self, **criteria: Criterion) -> pd.DataFrame:
         """Read one row per neuron of a set: pair, class_id, method, arm, draw, layer, channel."""

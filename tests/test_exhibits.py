@@ -247,8 +247,8 @@ def test_comparisons_that_could_not_be_made_are_not_called_insignificant(monkeyp
         columns=["class_id", "method", "arm", "change"],
     )  # fmt: skip
     monkeypatch.setattr(run_report, "has_results", lambda *_: True)
-    monkeypatch.setattr(reversion, "joint_records", lambda run: changes)
-    monkeypatch.setattr(run_report.classes, "class_changes", lambda records: records)
+    monkeypatch.setattr(reversion, "joint_means", lambda run: changes)
+    monkeypatch.setattr(run_report.classes, "class_changes", lambda means: means)
     (sentence,) = run_report.compare_scores(None, {})
     assert sentence.endswith("1 comparison could not be tested.")
     assert "Of 2 tested differences between scores, these were not significant: z and y" in sentence
