@@ -92,13 +92,14 @@ class Results:
         Returns:
             see `mean_by_class`; no rows if the records lack the outcome.
         """
+        if f"{outcome}_after" not in self._columns("records"):
+            return pd.DataFrame(columns=ARM_ON_CLASS)  # runs of older versions have no objectives
         columns = [*ARM_ON_CLASS, *(f"{outcome}_{end}" for end in ("before", "after"))]
         tables = [
             _with_texts(mean_by_class(self._read("records", paths, criteria, columns), outcome))
             for paths in self._blocks("records")
         ]
-        tables = [table for table in tables if len(table)] or tables[:1]
-        rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        rows = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
         return self._repeat_controls(rows) if with_controls else rows
 
     def _repeat_controls(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -166,6 +167,11 @@ class Results:
         contents = self.about["contents"].get(entry or kind, [])
         return [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in contents]
 
+    def _columns(self, kind: str) -> list[str]:
+        """Return the columns of the files of a kind; none if there is no file."""
+        with self._explain_errors(kind):
+            return [name for path in self._paths(kind)[:1] for name in pq.read_schema(path).names]
+
     def _blocks(self, kind: str) -> Iterator[list[str]]:
         """Yield the files of a kind in blocks of about ROWS_AT_ONCE rows."""
         paths = self._paths(kind)
@@ -181,7 +187,7 @@ class Results:
         criteria: Mapping[str, Criterion],
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Read rows of several files, with labels as categories; none if they lack a column."""
+        """Read rows of several files, with labels as categories."""
         # labels in records are dictionary-encoded and must be compared as text
         tests = [
             ds.field(name).isin(value)
@@ -192,8 +198,6 @@ class Results:
         condition = reduce(and_, tests) if tests else None
         with self._explain_errors(kind):
             dataset = ds.dataset(paths, format="parquet")
-            if columns and not set(columns) <= set(dataset.schema.names):
-                return pd.DataFrame(columns=columns)  # runs of older versions have no objectives
             return dataset.to_table(columns=columns, filter=condition).to_pandas()
 
     @contextmanager

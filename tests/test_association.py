@@ -62,8 +62,9 @@ def run(tmp_path_factory):
     ]  # fmt: skip
     run.save(contents["sets"], pd.concat(sets, ignore_index=True), "x")
     records = [
-        {**pair, "layer": layer, "method": "sign_t", "arm": arm, "draw": 0, "class_id": c,
-         "image_id": i, "split": split, "correct_before": True, "correct_after": i >= fallen}
+        {**pair, "ablation": "revert", "layer": layer, "method": "sign_t", "arm": arm, "draw": 0,
+         "class_id": c, "image_id": i, "split": split, "correct_before": True,
+         "correct_after": i >= fallen}
         for layer in ("features.5", JOINT)
         for split in ("heldout", "importance")
         for c in (0, 1)
