@@ -74,6 +74,8 @@ def test_latex_prints_what_data_contain():
     text = Table("t", "Kinds", "C", frame).latex()
     assert "\n{}[MASK] & " in text and "\n{}* & " in text  # not arguments of the row before
     assert escape("ρ, λ") == r"$\rho$, $\lambda$"
+    paragraphs = Table("t", "Kinds", "One.\n\n    Two.", frame).latex()
+    assert r"\caption{Kinds. One. Two.}\label{tab:t}" in paragraphs
     assert escape("P(a|b)") == r"P(a\textbar{}b)"  # the font of pdflatex has a dash there
     assert text.startswith("% needs booktabs; LuaLaTeX or XeLaTeX with a font")
     assert Table("t", "Kinds", "C", frame.iloc[:1]).latex().startswith("% needs booktabs\n")
@@ -99,6 +101,8 @@ def test_no_number_is_cut_off_where_names_are_long(capsys):
     console.print(plain_on_screen(frame, "t"), width=80)
     printed = capsys.readouterr().out
     assert "…" not in printed and all(f"{-0.125 - k:.2f}" in printed for k in range(6))
+    console.print(plain_on_screen(pd.DataFrame({"gap": [-0.001, 0.001]}), "t"), width=80)
+    assert capsys.readouterr().out.count(" 0.00") == 2
 
 
 def test_a_notebook_shows_a_table_as_a_report_does():

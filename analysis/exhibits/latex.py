@@ -80,6 +80,7 @@ def latex_table(
     Args:
         heads: the heading of each column, and whether it holds numbers.
     """
+    caption = re.sub(r"\s*\n\s*", " ", caption)  # \caption takes one paragraph
     # An interval is not broken between its ends.
     tie = partial(re.sub, r"(\[[^][ ]+,) (?=[^][ ]+\])", "\\1\u00a0")
     grid = [list(map(tie, row)) for row in ([head for head, _ in heads], *rows)]
