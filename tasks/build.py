@@ -25,6 +25,7 @@ from tasks.pictures import equal_files
 from tasks.reading import StudyTexts, read_texts
 from tasks.recruitment import Recruitment, write_recruitment
 from tasks.settings import Analysis, StudySettings
+from tasks.similarity import SIMILARITIES
 from tasks.sizing import Design, Size, size
 from tasks.study import FrozenExample, Study, TaskText, digest
 
@@ -56,6 +57,13 @@ def build(
         name: all_tasks().get(name).conditions for name in all_tasks()
     }
     settings = settings.model_copy(update={"analysis": _complete_plan(settings, design)})
+    labels = any("labels" in _kinds(name, design[name], settings) for name in design)
+    if labels and settings.language in UNSPACED and settings.analysis.similarity == "words":
+        note(
+            f"language = {settings.language!r} has no spaces between words, so that "
+            f"analysis.similarity = 'words' counts only equal labels as similar; 'trigrams' "
+            f"compares their characters"
+        )
     sizes = size(design, settings)
     values = {
         "minutes": sizes.minutes,
@@ -74,6 +82,8 @@ def build(
     return _freeze(out, settings, drawing, study_texts, sizes)
 
 
+#: Languages that are written without spaces between words.
+UNSPACED = ("ja", "km", "lo", "my", "th", "zh")
 #: Told at the end wherever attention trials are mixed in.
 OBVIOUS = N_(
     "A few trials had an obvious answer: they show whether a participant looked at the pictures."
@@ -106,6 +116,7 @@ def _complete_plan(settings: StudySettings, design: Design) -> Analysis:
             f"analysis.primary = {primary!r}: this design can answer "
             f"{', '.join(kinds) or 'nothing'}"
         )
+    SIMILARITIES.get(plan.similarity)  # refuses an unknown one
     conditions = {name for condition in design.values() for name in condition}
     if plan.reference and plan.reference not in conditions:
         raise ValueError(

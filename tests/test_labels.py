@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.statistics.labels import SIMILARITIES, LabelAgreement, normalise, shuffle
+from analysis.statistics.labels import LabelAgreement, normalise, shuffle
+from tasks.similarity import SIMILARITIES
 from tests import oracles_statistics as plain
 
 WORDS = ["red wheel", "stripes", "blue dots", "round shape", "window", "fur"]

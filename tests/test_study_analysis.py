@@ -23,7 +23,6 @@ from analysis import commands
 from analysis.exhibits import phrases
 from analysis.exhibits.numbers import macro_name, numbers_tex
 from analysis.exhibits.tables import Table
-from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.statistic import STATISTICS
 from analysis.study.abstract import abstract_of_study
 from analysis.study.agreement import annotators
@@ -39,6 +38,7 @@ from analysis.study.results import Results, Settings
 from analysis.study.sentences import naming
 from harness.text import pluralise
 from tasks.recruitment import Recruitment, write_recruitment
+from tasks.similarity import SIMILARITIES
 from tests.null_studies import CHANCE
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
 

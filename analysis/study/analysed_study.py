@@ -32,7 +32,7 @@ class Settings:
             p-value is 1 / (permutations + 1).
         seed: seed of all random numbers.
         level: nominal coverage of all intervals.
-        similarity: name of the similarity of labels (`analysis.statistics.labels.SIMILARITIES`);
+        similarity: name of the similarity of labels (`tasks.similarity.SIMILARITIES`);
             None: as frozen.
         reference: condition with which the others of its task are compared, "" for all pairs;
             None: as frozen.

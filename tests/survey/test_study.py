@@ -197,6 +197,7 @@ def test_the_main_question_is_frozen(run, tmp_path, task, primary):
             f"'before_or_after.chance': .* answer {primary}",
         ),
         ({"primary": f"{task}.luck"}, f"'{task}.luck': this design can answer {primary}"),
+        ({"similarity": "wrods"}, "unknown text similarity 'wrods'; known: exact, words"),
         ({"reference": "rndm"}, "analysis.reference = 'rndm': no condition of the design; it has"),
     ):
         wrong = settings.model_copy(update={"analysis": Analysis(**asked)})
