@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from command_line import say
 from PIL import Image
 from rich.console import Console
@@ -30,7 +31,11 @@ from harness.results import (
     write_about,
 )
 from harness.stages import images as images_stage
+from harness.stages.checkpoints import declare_checkpoints
+from harness.stages.engine import Engine
+from harness.stages.images import image_works
 from harness.stages.naming import naming_steps
+from harness.stages.probe import FindLayers, range_works
 from harness.stages.run import STAGES, run_until, write_manifest
 from harness.stages.stage import Plan
 from harness.stages.status import status
@@ -78,6 +83,36 @@ def test_results_of_two_configurations_are_named(run, monkeypatch):
     assert "results of space, evolve may be from another configuration" in say("explore", run.root)
     run_until("space", other, run.root, QUIET)
     assert describe_outdated(run) == ""
+
+
+def test_a_later_checkpoint_and_another_place_leave_results_valid(run, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for epoch in (1, 2):
+        shutil.copy(run.root / f"training/vgg/epoch-000{epoch}.pt", weights / f"{epoch}.pt")
+
+    def fingerprints(folder, **changes):
+        series = {"name": "vgg", "source": "folder", "architecture": "small_vgg",
+                  "folder": str(folder), "pattern": "{epoch}.pt", **changes}  # fmt: skip
+        config = parse_config(small(series=[series]))
+        plan = Plan(config, run)
+        declare_checkpoints(plan)
+        with Engine(plan, 0, QUIET) as engine:
+            steps = [("images", image_works(config)), ("layers", [FindLayers(config.series[0])])]
+            engine.run(steps)
+        _, joins = range_works(plan, config.series[0], [range(48)])
+        return [plan.fingerprint(join.makes[0]) for join in joins]
+
+    before = fingerprints(weights)
+    state = torch.load(weights / "2.pt", weights_only=True)
+    torch.save({name: value * 1.1 for name, value in state.items()}, weights / "3.pt")
+    assert fingerprints(weights)[:2] == before
+    moved = shutil.move(weights, tmp_path / "moved")
+    assert fingerprints(moved)[:2] == before
+    shutil.copy(moved / "3.pt", moved / "1.pt")
+    assert [a == b for a, b in zip(fingerprints(moved), before, strict=False)] == [False, True]
+    fewer = fingerprints(moved, layers=["features.2"])
+    assert not set(fewer) & set(before)
 
 
 def test_a_checkpoint_that_changes_while_a_command_works_is_noticed(run, tmp_path, monkeypatch,

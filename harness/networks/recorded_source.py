@@ -31,6 +31,8 @@ class RecordedSource(Source):
         architecture: as for the source "folder"; required if weights were recorded.
     """
 
+    represented = frozenset({"folder"})
+
     source: str = "recorded"
     folder: UserPath
     architecture: str | None = None

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 from torch import nn
@@ -56,6 +56,9 @@ class Source(Section, ABC):
             class embeddings, or `package.module:name` of a function (see `objectives.py`).
         skip: epochs to leave out.
     """
+
+    #: Fields that need not be compared, because `identity` represents what they lead to.
+    represented: ClassVar[frozenset[str]] = frozenset()
 
     name: Name
     source: str = "train"
@@ -186,6 +189,8 @@ class FolderSource(ArchitectureSource):
         only: the epochs to use; default: all.
         key: the state dict to use, if a file holds several, e.g. "state_dict_ema".
     """
+
+    represented = frozenset({"folder", "pattern"})
 
     folder: UserPath
     pattern: str = "model-{epoch}.pth"

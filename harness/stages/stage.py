@@ -19,6 +19,7 @@ import pandas as pd
 
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.config import Config, FolderImagesSection
+from harness.files import file_hash
 from harness.images.sets import ImageSet, open_images
 from harness.networks.budget import Resources, cores, worker_bytes
 from harness.networks.devices import Device, choose_device
@@ -106,9 +107,17 @@ class Plan:
         if artifact not in self._fingerprints:
             depends, reads = self._inputs[artifact]()
             self._fingerprints[artifact] = fingerprint(
-                version("conceptevo-harness"), depends, [self.fingerprint(r) for r in reads]
+                version("conceptevo-harness"), depends, [self._input(read) for read in reads]
             )
         return self._fingerprints[artifact]
+
+    def _input(self, artifact: Artifact) -> str:
+        """Return the hash of an artifact on which what is made of it depends. Layers, which are
+        found on the last checkpoint, mostly stay the same when a training adds another one: their
+        content counts, not the checkpoint."""
+        if artifact.kind == "layers" and self.has(artifact):
+            return file_hash(self.run.path(artifact))
+        return self.fingerprint(artifact)
 
     def remaining(self, works: Sequence[W]) -> list[W]:
         """Declare pieces of work, and return those that are not done."""
