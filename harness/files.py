@@ -58,8 +58,12 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:
+        # torch raises a RuntimeError of its own after a write that failed
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise ArtifactError(f"cannot write {path}: {cause.strerror or cause}") from error
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:

@@ -1,8 +1,13 @@
+import errno
+from io import BytesIO
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from harness.files import ArtifactError
 from harness.images.batches import load_batch
 from harness.images.sets import CachedImages, FileImages, View
 from harness.networks.architectures import build
@@ -14,6 +19,7 @@ from harness.networks.training import (
     _one_cycle,
     accuracy,
     flip_and_shift,
+    save_weights,
     train,
 )
 
@@ -132,3 +138,21 @@ def test_files_are_decoded_once_while_there_is_room(monkeypatch):
         batch = load_batch(kept, np.arange(3), View(2, 2, (0.0,) * 3, (1.0,) * 3))
         assert (batch[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]
     assert read == [0, 1, 2, 2, 2]
+
+
+def test_a_full_disk_is_named_when_weights_are_saved(tmp_path, monkeypatch):
+    """torch hides the error of a write if closing the file raises none."""
+    opened = Path.open
+
+    class File(BytesIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opening(path, mode="r", **options):
+        return File() if mode == "wb" else opened(path, mode, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opening)
+        with pytest.raises(ArtifactError, match=r"cannot write .*model\.pt: No space left on"):
+            save_weights(build("small_vgg", 3, 0), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
