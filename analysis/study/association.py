@@ -70,7 +70,8 @@ def importance_by_neuron(run: Run) -> pd.DataFrame:
     Returns:
         series, epoch_from, epoch_to, layer, channel, class_id, importance.
     """
-    table = read_results(run.root, REVERSION).importance(method=SCORE).dropna(subset=["score"])
+    results, columns = read_results(run.root, REVERSION), [*CHANNEL, "class_id", "score"]
+    table = results.importance(columns, method=SCORE).dropna(subset=["score"])
     ordered = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
     ordered = ordered.drop_duplicates(CHANNEL)
     return ordered[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
