@@ -309,7 +309,7 @@ def verify(run: RunFolder) -> None:
             console.print(f"{path.relative_to(run)} {finding.text}")
     damaged = counts["damaged"]
     console.print(
-        f"{counts.total()} artifacts: {counts['unchanged']} unchanged, {damaged} damaged or "
+        f"{counts.total()} files: {counts['unchanged']} unchanged, {damaged} damaged or "
         f"missing, {counts['open']} unfinished or without a recorded hash"
     )
     if damaged:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, InstanceOf, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_validator
 
 import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters
@@ -21,7 +19,17 @@ from harness.images.sets import ArrayImages, UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
-from harness.section import DISTINCT, ClassName, Section, check_each, list_errors, read_toml
+from harness.section import (
+    DISTINCT,
+    ClassName,
+    Section,
+    check_each,
+    describe_fault,
+    fields_of,
+    list_errors,
+    read_toml,
+    suggest,
+)
 
 
 class ConfigError(ValueError):
@@ -298,9 +306,7 @@ def explain_problem(problem: Any) -> str:
                 "may contain letters, digits, '.', '_', '-'; it must begin with a letter or digit"
             )
         case _:
-            message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
-            message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
-            message = message.replace("Field required", "is missing")
+            message = describe_fault(problem)
     if not place:  # these messages name their places themselves
         return message
     value = problem.get("input")
@@ -316,9 +322,8 @@ def _explain_unknown_key(problem: Any) -> str:
             f"a series with source = {problem['source']!r} has no such key, but one with "
             f"source = {' or '.join(map(repr, kinds))} has"
         )
-    matches = difflib.get_close_matches(str(place[-1]), sorted(_keys(place)), n=1)
-    suggestion = f"did you mean {matches[0]}? " if matches else ""
-    return f"unknown key; {suggestion}`conceptevo init` writes a file with all keys"
+    suggestion = suggest(str(place[-1]), _keys(place)) or ";"
+    return f"unknown key{suggestion} `conceptevo init` writes a file with all keys"
 
 
 def _sources_with(key: str) -> list[str]:
@@ -331,14 +336,6 @@ def _keys(place: Sequence[str | int]) -> set[str]:
     if len(place) == 1:
         return set(Config.model_fields)
     if place[0] == "series":
-        return {key for source in SOURCES for key in _fields(SOURCES.get(source))}
+        return {key for source in SOURCES for key in fields_of(SOURCES.get(source))}
     field = Config.model_fields.get(str(place[0]))
-    return _fields(field.annotation) if field else set()
-
-
-def _fields(kind: Any) -> set[str]:
-    """Return the names of a section's fields and of the fields of its sub-sections."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        fields = kind.model_fields
-        return set(fields).union(*(_fields(field.annotation) for field in fields.values()))
-    return set().union(*map(_fields, get_args(kind)))
+    return fields_of(field.annotation) if field else set()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -48,7 +50,7 @@ class Section(BaseModel):
         try:
             return cls(**read_toml(path, kind))
         except ValidationError as error:
-            raise ValueError(explain(path, error)) from error
+            raise ValueError(explain(path, error, cls)) from error
 
 
 def _is_misread(raw: object, value: object) -> bool:
@@ -101,13 +103,39 @@ def list_errors(error: ValidationError) -> list[Any]:
     return [e for e in errors if e["type"] != "too_short" or e["loc"] not in places]
 
 
-def explain(origin: Path | str, error: ValidationError) -> str:
+def explain(origin: Path | str, error: ValidationError, section: type[Section]) -> str:
     """Return one line per error: place, parameter, value, and what is allowed."""
-    return "\n".join(
-        f"{origin}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: "
-        f"{e['msg'].removeprefix('Value error, ')}"
-        for e in list_errors(error)
-    )
+    lines = []
+    for problem in list_errors(error):
+        place = ".".join(map(str, problem["loc"]))
+        message = describe_fault(problem)
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key{suggest(str(problem['loc'][-1]), fields_of(section))}"
+        lines.append(f"{origin}: {place} = {problem['input']!r}: {message}")
+    return "\n".join(lines)
+
+
+def describe_fault(problem: Any) -> str:
+    """Describe what is allowed by a problem that pydantic reports."""
+    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return "must be a table"
+    message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
+    return message.replace("Field required", "is missing")
+
+
+def suggest(key: str, known: set[str]) -> str:
+    """Return "; did you mean …?" if a known key resembles an unknown one, otherwise ""."""
+    matches = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def fields_of(kind: Any) -> set[str]:
+    """Return the names of a section's fields and of the fields of its sub-sections."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        return set(fields).union(*(fields_of(field.annotation) for field in fields.values()))
+    return set().union(*map(fields_of, get_args(kind)))
 
 
 def read_text(path: Path, kind: str) -> str:

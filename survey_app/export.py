@@ -127,9 +127,13 @@ def choose_study(store: Store, source: str | None, study: str | None) -> tuple[s
     """Return the source and the study's hash to export; None for the study if there are none.
 
     Raises:
-        ValueError: there are several and none was named, or there is no such study.
+        ValueError: there are several and none was named, or there is no such study or source.
     """
     names = sources(store)
+    if source is not None and names and source not in names:
+        raise ValueError(
+            f"--source {source}: the database holds no such responses, only {', '.join(names)}"
+        )
     if source is None and len(names) > 1:
         raise ValueError(
             f"the database holds responses of {', '.join(names)}, which must not be mixed; "

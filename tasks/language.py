@@ -46,7 +46,7 @@ class Words:
     def __init__(self, language: str = SOURCE) -> None:
         if language not in languages():
             raise ValueError(
-                f"language = {language!r}: there is no such catalogue; "
+                f"there is no catalogue of language {language!r}; "
                 f"choose one of {', '.join(languages())}"
             )
         self.language = language

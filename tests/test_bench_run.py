@@ -339,7 +339,7 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
             "--layers conv*: no probed layer of series 'vgg' matches; it has features.2",
         ),
         (["--memory", "0.000001"], "importance of series 'vgg' by sign_t: 4 images need"),
-        (["--splits", "test"], "Input should be 'heldout' or 'importance'"),
+        (["--splits", "test"], "must be 'heldout' or 'importance'"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(run, arguments, told):

@@ -58,7 +58,7 @@ def bench_config(run: Run, coverage: Coverage) -> Config:
     try:
         parameters = BenchParameters(**{**config.bench.model_dump(), **changes})
     except ValidationError as error:
-        raise ConfigError(explain("bench", error)) from error
+        raise ConfigError(explain("bench", error, BenchParameters)) from error
     if coverage.classes:
         classes = tuple(dict.fromkeys(coverage.classes))
         evolve = config.evolve.model_copy(update={"classes": classes})

@@ -156,10 +156,10 @@ def test_the_machine_observer_finds_obvious_intruders(frozen, study_folder):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("forms = 0", "forms = 0: Input should be greater than or equal to 1"),
-        ("[practice]\npass_share = 2", "practice.pass_share = 2: Input should be less than"),
+        ("forms = 0", "forms = 0: must be greater than or equal to 1"),
+        ("[practice]\npass_share = 2", "practice.pass_share = 2: must be less than"),
         ("title = ''", "title = '': participants see the title on every page; give one"),
-        ("colour = 'red'", "colour = 'red': Extra inputs are not permitted"),
+        ("colour = 'red'", "colour = 'red': unknown key"),
         ("= 3", "not valid TOML"),
     ],
 )
