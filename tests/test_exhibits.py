@@ -272,6 +272,8 @@ def test_numbers_are_printed_as_they_are():
     assert [number_text(np.nan, "+.1f"), percent(np.nan), percent(-0.001)] == [
         "undefined", "undefined", "0 %"
     ]  # fmt: skip
+    shares = [k / n for n in range(1, 201) for k in range(n + 1)]  # 0.025 was 0.03, but 2 %
+    assert all(percent(s) == f"{int(f'{s:.2f}'.replace('.', ''))} %" for s in shares)
     assert ci_text(SimpleNamespace(low=-0.001, high=np.nan), ".1f") == "not estimable"
     shown = [p_text(p) for p in (0.05, 0.0496, 0.049996, 0.0504, 0.0506, 0.0484)]
     assert shown == [f"p = .{p}" for p in ("050", "0496", "049996", "0504", "051", "048")]

@@ -223,6 +223,17 @@ def test_chance_must_be_known():
         ClusteredShares(0.5)(frame[:0])
 
 
+def test_a_share_is_the_same_number_under_every_method():
+    """69 of 120 were 0.58 by one method and 0.57 by another in the same row."""
+    frame = answers(participants=20, items=6, accuracy={"a": 0.5})
+    frame["correct"] = np.arange(len(frame)) % 120 < 69
+    assert len(frame) == 120 and f"{69 / 120:.2f}" == "0.57"
+    clustered, exact = (
+        STATISTICS.get(n)(0.5)(frame) for n in ("cluster_bootstrap", "exact_binomial")
+    )
+    assert clustered[("a",)].value == exact[("a",)].value == 69 / 120
+
+
 SHARES = {"exact_binomial": {"chance": 0.5}, "cluster_bootstrap": {"chance": 0.5},
           "crossed_effects": {"chance": 0.5}, "cluster_contrasts": {}, "crossed_contrasts": {},
           "learning": {}, "type_two": {}, "variance_components": {}}  # fmt: skip

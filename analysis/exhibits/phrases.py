@@ -62,7 +62,10 @@ def with_sign(value: float, form: str) -> str:
 
 
 def percent(share: float) -> str:
-    return number_text(100 * share, ".0f") + " %" * (not pd.isna(share))
+    """Return a share in percent, rounded as in tables, which have two decimal places."""
+    if pd.isna(share):
+        return "undefined"
+    return number_text(100 * float(format(share, ".2f")), ".0f") + " %"
 
 
 def p_text(p: float) -> str:

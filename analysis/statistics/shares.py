@@ -141,6 +141,8 @@ def clustered_shares(data: CrossedData, chances: np.ndarray | None, level: float
         if not_estimable[g] and not result.reasons[g]:
             chance = None if chances is None else float(chances[g])
             results[g] = _clusters_as_trials(data, g, float(share), chance, level)
+        # Its way through log odds leaves rounding errors, which can show where a share ends in 5.
+        results[g] = replace(results[g], value=float(share))
     return results
 
 
