@@ -78,6 +78,11 @@ def test_sources_are_never_mixed_in_a_file(frozen, tmp_path):
         "the database holds responses of human, pilot, which must not be mixed; "
         "name one with --source"
     )
+    told = say(
+        "responses", "export", "--database", url, "--out", str(out), "--source", "simulated",
+        error=ValueError,
+    )  # fmt: skip
+    assert told == "--source simulated: the database holds no such responses, only human, pilot"
     say("responses", "export", "--database", url, "--out", str(out), "--source", "human")
     table = read_table(out)
     assert set(table["source"]) == {"human"}

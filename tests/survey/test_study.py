@@ -160,6 +160,7 @@ def test_the_machine_observer_finds_obvious_intruders(frozen, study_folder):
         ("[practice]\npass_share = 2", "practice.pass_share = 2: must be less than"),
         ("title = ''", "title = '': participants see the title on every page; give one"),
         ("colour = 'red'", "colour = 'red': unknown key"),
+        ("langage = 'de'", r"langage = 'de': unknown key; did you mean language\?"),
         ("= 3", "not valid TOML"),
     ],
 )
