@@ -96,12 +96,14 @@ class StoredRun(Run):
             self._upload_artifact(name)
 
     def remove(self, artifact: Artifact) -> None:
-        super().remove(artifact)
         name = self._name(self.path(artifact))
         with self._explain_errors():
             for info in self._store.get_file_info([f"{name}.json", name]):
                 if info.is_file:
                     self._store.delete_file(info.path)
+        super().remove(
+            artifact
+        )  # last: what a stop leaves in the store is found by it, and removed
 
     def damaged_in_store(self) -> Iterator[str]:
         """Yield the paths of artifacts in the store whose hash differs from that in the sidecar."""

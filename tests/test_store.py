@@ -191,6 +191,39 @@ def test_half_an_upload_is_never_taken_for_a_result(bucket, tmp_path):
     assert not any(finding for _, finding in verify(second))
 
 
+class StoppingStore:
+    """A store of which a client is killed after some deletions."""
+
+    def __init__(self, store, deletions):
+        self.store, self.deletions = store, deletions
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def delete_file(self, path):
+        self.store.delete_file(path)
+        self.deletions -= 1
+        if not self.deletions:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("deletions", [1, 2])
+def test_a_removal_that_is_stopped_is_repeated(bucket, tmp_path, deletions):
+    run = StoredRun(tmp_path, URL)
+    with run.locked():
+        run.save(PART, {"values": np.zeros(3)}, "f")
+        store, run._store = run._store, StoppingStore(run._store, deletions)
+        with pytest.raises(KeyboardInterrupt):
+            run.remove(PART)
+        run._store = store
+    again = StoredRun(tmp_path, URL)
+    with again.locked():
+        assert again.has(PART, "f")  # so that a command finds what it has to remove
+        again.remove(PART)
+    assert not [item.key for item in bucket.objects.all() if "part" in item.key]
+    assert again.files() == []
+
+
 def test_of_two_commands_the_earlier_stops(bucket, tmp_path):
     first, second = StoredRun(tmp_path / "first", URL), StoredRun(tmp_path / "second", URL)
     with pytest.raises(ArtifactError, match="another command has begun"), first.locked():
