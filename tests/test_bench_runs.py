@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from analysis.benchmark.runs import reference_of, summarise_runs
+from analysis.benchmark.runs import differing_settings, reference_of, summarise_runs
 from analysis.statistics.clusters import code_responses, two_way_jackknife
 
 MEANS = {"better": 0.6, "sign_t": 0.5, "same": 0.5, "worse": 0.1}
@@ -45,6 +47,20 @@ def test_the_standard_error_is_that_of_statsmodels_clustered_in_both_ways():
         row = summarise_runs(rows).iloc[0]
         assert row["mean"] == pytest.approx(rows["gap"].mean())
         assert (row["low"], row["high"]) == pytest.approx(ours.interval(0)[:2])
+
+
+def test_copies_of_a_run_are_not_called_independent():
+    names = ("classes", "pairs", "layers", "objectives", "images_per_class", "heldout_images")
+    seeds = iter([0, 1, 2, 3, 4, 3])
+    benches = [
+        SimpleNamespace(results=SimpleNamespace(
+            about=dict.fromkeys(names, 1),
+            run=SimpleNamespace(manifest=lambda seed=seed: {"configuration": {"seed": seed}}),
+        ))
+        for seed in seeds
+    ]  # fmt: skip
+    assert differing_settings(benches[:5], []) == ""
+    assert differing_settings(benches, []).endswith("one run, which are not independent.")
 
 
 def test_means_spread_and_differences_are_the_plain_ones():

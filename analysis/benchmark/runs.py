@@ -190,7 +190,8 @@ def read_comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
 
 
 def differing_settings(benches: Sequence[Bench], methods: Sequence[str]) -> str:
-    """Return a sentence on the settings in which benchmarks differ; "" if there are none."""
+    """Return sentences on the settings in which benchmarks differ, and on runs that are no
+    independent evidence; "" if there is nothing to say."""
     abouts = [bench.results.about for bench in benches]
     names = ("classes", "pairs", "layers", "objectives", "images_per_class", "heldout_images")
     settings = [n.replace("_", " ") for n in names if any(a[n] != abouts[0][n] for a in abouts)]
@@ -199,4 +200,11 @@ def differing_settings(benches: Sequence[Bench], methods: Sequence[str]) -> str:
     ]
     if redefined:
         settings.append(f"the definition of {join(redefined)}")
-    return f" They differ in {join(settings)}." if settings else ""
+    text = f" They differ in {join(settings)}." if settings else ""
+    configurations = [bench.results.run.manifest()["configuration"] for bench in benches]
+    if any(a == b for a, b in combinations(configurations, 2)):
+        text += (
+            " Runs of the same configuration and seed are among them: copies or repetitions of one "
+            "run, which are not independent."
+        )
+    return text
