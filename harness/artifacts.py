@@ -98,6 +98,13 @@ LAYOUT = {
 }
 
 
+def _read_file(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(path)
+    except Exception as error:  # pyarrow, zipfile and numpy raise many types on damaged files
+        raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
@@ -202,10 +209,7 @@ class Run:
                 f"{self.root} holds no {artifact} (expected {path}); "
                 f"make it with `conceptevo run` on the same configuration"
             )
-        try:
-            return read(path)
-        except Exception as error:  # pyarrow, zipfile and numpy raise many types on damaged files
-            raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
+        return _read_file(path, read)
 
     def table(self, artifact: Artifact) -> pd.DataFrame:
         """Read a table. Raises ArtifactError if it is absent or damaged."""
@@ -229,7 +233,8 @@ class Run:
             raise ArtifactError(
                 f"{self.root} holds no {kind} tables; make them with `conceptevo run`"
             )
-        table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+        tables = [_read_file(path, pd.read_parquet) for path in paths]
+        table = pd.concat(tables, ignore_index=True)
         checkpoints = self.manifest().get("checkpoints")
         if checkpoints is None or "series" not in table:
             return table
