@@ -53,6 +53,11 @@ class Evidence:
         self._own_groups = read_groups(Path(settings.groups)) if settings.groups else None
         patches, base, min_depth = self.patches, settings.base, settings.min_depth
         self.clusters: dict[str, list[np.ndarray]] = {}  # by condition, once drawn from
+        if settings.space not in (methods := run.manifest()["space_methods"]):
+            raise ValueError(
+                f"evidence.space = {settings.space!r}: the run has no such space; it has "
+                f"{', '.join(methods)}"
+            )
         self.space = SemanticSpace.load(run, settings.space)
         layers = run.tables("layers").set_index(["series", "layer"])
         self._layers = layers.to_dict("index")

@@ -37,7 +37,8 @@ def synthetic_run(root: Path) -> Run:
     """Make neurons of 12 planted concepts: stimuli mostly of one class, vectors near its centre."""
     rng = np.random.default_rng(7)
     run = Run(root)
-    run.write_manifest({"base": {"series": SERIES[0], "epoch": EPOCHS[-1]}})
+    base = {"series": SERIES[0], "epoch": EPOCHS[-1]}
+    run.write_manifest({"base": base, "space_methods": ["sgns"]})
     images = draw_arrays(3, 0, 240)
     run.save(Artifact("images", ("probe",)), {"pixels": images["pixels"]}, "x")
     labels = images["labels"]

@@ -76,7 +76,8 @@ def test_the_key_stands_at_every_place(evidence):
 
 
 def test_trials_begin_with_neurons_of_the_base_of_the_runs_space(run, monkeypatch):
-    monkeypatch.setattr(run, "manifest", lambda: {"base": {"series": "b", "epoch": 2}})
+    manifest = run.manifest() | {"base": {"series": "b", "epoch": 2}}
+    monkeypatch.setattr(run, "manifest", lambda: manifest)
     evidence = Evidence(run)
     five, odd, _ = chosen(evidence, "base", 0)
     assert {(evidence.neurons[r].series, evidence.neurons[r].epoch) for r in [*five, odd]} == {
@@ -85,6 +86,8 @@ def test_trials_begin_with_neurons_of_the_base_of_the_runs_space(run, monkeypatc
     assert Evidence(run, EvidenceSettings(base="a")).base == Checkpoint("a", 3)
     with pytest.raises(ValueError, match="base series 'c' is not in the run; it has a, b"):
         Evidence(run, EvidenceSettings(base="c"))
+    with pytest.raises(ValueError, match="evidence.space = 'ppmi': the run .* it has sgns"):
+        Evidence(run, EvidenceSettings(space="ppmi"))
 
 
 def test_hand_picked_groups_come_from_a_file(run, tmp_path):
