@@ -34,7 +34,7 @@ pytestmark = needs_browser
 
 LANGUAGES = {
     "en": ("Continue", "ltr"), "de": ("Weiter", "ltr"), "zh": ("继续", "ltr"),
-    "ar": ("متابعة", "rtl"),
+    "es": ("Continuar", "ltr"), "ar": ("متابعة", "rtl"),
 }  # fmt: skip
 SIZES = {"desktop": DESKTOP, "phone": PHONE}
 #: Whole sessions by day: both sizes, both hands. The other languages and combinations at night.
