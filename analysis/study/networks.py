@@ -12,7 +12,15 @@ from scipy import stats
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, draw_legend, style_of
-from analysis.exhibits.phrases import as_words, join, p_text, percent, rows_of, with_sign
+from analysis.exhibits.phrases import (
+    as_words,
+    capitalise,
+    join,
+    p_text,
+    percent,
+    rows_of,
+    with_sign,
+)
 from analysis.exhibits.tables import Table
 from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.statistics import STATISTICS, tabulate
@@ -170,10 +178,11 @@ AXES = {
 
 @shelf.figure("study", "association", "associations")
 def associations_plot(results: Results) -> Figure | None:
-    if (table := results.joined_trials) is None:
+    if (table := results.joined_trials) is None or not results.choice_tasks:
         return None
-    table = table[table["task"] == "odd_one_out"]
-    table = table[~table["condition"].isin(results.controls("odd_one_out"))]
+    task = results.choice_tasks[0]
+    table = table[table["task"] == task]
+    table = table[~table["condition"].isin(results.controls(task))]
     evidence = [name for name in EVIDENCE if table[name].notna().any()]
     if not evidence:
         return None
@@ -193,11 +202,10 @@ def associations_plot(results: Results) -> Figure | None:
     return Figure(
         "study_associations",
         "Accuracy of participants and network measures by trial",
-        "Odd one out; each mark is a trial. Accuracy of participants against network measures: "
-        f"importance, change in the network's accuracy when the {results.part} that "
-        "contains the neuron is "
-        "reverted, displacement (each averaged over the neurons of the trial), and the margin of "
-        "the machine observer. Control conditions excluded.",
+        f"{capitalise(results.name(task))}; each mark is a trial. Accuracy of participants against "
+        f"network measures: importance, change in the network's accuracy when the {results.part} "
+        "that contains the neuron is reverted, displacement (each averaged over the neurons of the "
+        "trial), and the margin of the machine observer. Control conditions excluded.",
         canvas,
     )
 
