@@ -13,6 +13,7 @@ from harness.config import parse_config
 from harness.images.batches import load_batch
 from harness.images.sets import open_images
 from harness.networks.architectures import build, channels_last
+from harness.networks.budget import FEWEST
 from harness.networks.recording import borrow
 from harness.records import JOINT
 from harness.results import REVERSION, read_results
@@ -101,7 +102,8 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
     chosen = sets[np.logical_and.reduce([sets[k] == v for k, v in own.items()])]
     rows = records[np.logical_and.reduce([records[k] == v for k, v in own.items()])]
     rows = rows[rows["split"] == "heldout"]
-    batch = load_batch(open_images(run, "test"), rows["image_id"].to_numpy(), config.series[0].view)
+    ids = np.resize(rows["image_id"], FEWEST)  # of fewer images, other kernels compute the outputs
+    batch = load_batch(open_images(run, "test"), ids, config.series[0].view)
     older, newer = (channels_last(checkpoint(name, epoch)) for epoch in (1, 2))
     with borrow(older), borrow(newer):
         logits = oracles.reverted_logits(
@@ -112,4 +114,4 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
             {layer.name: -1 if layer.channels_last else 1},
         )
     expected = logits.double().softmax(1)[:, 2].float()
-    assert rows["probability_after"].tolist() == expected.tolist()
+    assert rows["probability_after"].tolist() == expected[: len(rows)].tolist()
