@@ -51,6 +51,8 @@ def analyse(
     from analysis.study.results import Settings
     from analysis.study.sentences import main_findings
 
+    if run is not None:
+        _note_outdated(run)
     settings = Settings(
         replicates,
         permutations,
@@ -65,6 +67,14 @@ def analyse(
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex")
 
 
+def _note_outdated(folder: Path) -> None:
+    """Print which results of a run may not belong to its configuration, if any."""
+    from harness.artifacts import Run, describe_outdated
+
+    if note := describe_outdated(Run(folder)):
+        console.print(note, style="yellow", markup=False)
+
+
 def explore(
     run: Annotated[Path, typer.Argument(help="folder of a finished run")],
     study: Annotated[
@@ -77,10 +87,9 @@ def explore(
 ) -> None:
     """Write an offline page to explore a run: neurons over epochs, importance, responses."""
     from analysis.explorer.page import write_explorer
-    from harness.artifacts import Run, describe_outdated
+    from harness.artifacts import Run
 
-    if note := describe_outdated(Run(run)):
-        console.print(note, style="yellow", markup=False)
+    _note_outdated(run)
     with console.status("explorer"):
         written = write_explorer(Run(run), out or run / "explore.html", study)
     console.print(f"wrote {written.page} ({written.size / 1e6:.1f} MB)")
