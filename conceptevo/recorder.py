@@ -29,8 +29,13 @@ from harness.concepts.probing import ProbeParameters
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.files import remove_leftovers, write_text
 from harness.images.sets import ImageSet, sample_digest
-from harness.networks.recorded_source import EVIDENCE_KINDS, RecordedSource
-from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
+from harness.networks.recorded_source import (
+    EVIDENCE,
+    EVIDENCE_KINDS,
+    RECORDED,
+    WEIGHTS,
+    RecordedSource,
+)
 from harness.networks.training import save_weights
 from harness.networks.wrappers import copy_network
 from harness.stages.images import folder_split

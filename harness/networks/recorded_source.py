@@ -12,9 +12,14 @@ from harness.files import cached_listing, file_hash
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import CheckpointError, load_weights, match_epochs
-from harness.networks.sources import EVIDENCE, RECORDED, SOURCES, WEIGHTS, Source
+from harness.networks.sources import SOURCES, Source
 from harness.registry import plugin_identity
 
+#: In the folder of a `Recorder`: the weights of an epoch, and the folder of a run with evidence.
+WEIGHTS = "model-{epoch}.pth"
+EVIDENCE = "evidence"
+#: The name of the series in that run.
+RECORDED = "recorded"
 #: Kinds of the artifacts that hold the evidence of an epoch, which is whole if it has the first.
 EVIDENCE_KINDS = ("responsive", "stimuli", "activations")
 

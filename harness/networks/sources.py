@@ -28,12 +28,6 @@ from harness.torchvision_import import call_with_torchvision
 #: Name in the configuration -> class.
 SOURCES: Registry[type[Source]] = Registry("source")
 
-#: In the folder of a `Recorder`: the weights of an epoch, and the folder of a run with evidence.
-WEIGHTS = "model-{epoch}.pth"
-EVIDENCE = "evidence"
-#: The name of the series in that run.
-RECORDED = "recorded"
-
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 

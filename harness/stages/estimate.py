@@ -28,8 +28,8 @@ from harness.networks.architectures import build
 from harness.networks.budget import resources
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
-from harness.networks.recorded_source import RecordedSource
-from harness.networks.sources import RECORDED, Source, TrainedSource
+from harness.networks.recorded_source import RECORDED, RecordedSource
+from harness.networks.sources import Source, TrainedSource
 from harness.networks.wrappers import unwrap
 from harness.stages.checkpoints import (
     declare_checkpoints,

@@ -17,8 +17,8 @@ from harness.files import ArtifactError, write_tables
 from harness.images.sets import open_images, sample_digest
 from harness.networks.default_layers import RULES_VERSION
 from harness.networks.layers import find_layers, measure_patches
-from harness.networks.recorded_source import RecordedSource
-from harness.networks.sources import RECORDED, Source
+from harness.networks.recorded_source import RECORDED, RecordedSource
+from harness.networks.sources import Source
 from harness.records import Checkpoint
 from harness.stages.checkpoints import (
     LayersWork,
