@@ -101,9 +101,8 @@ class StoredRun(Run):
             for info in self._store.get_file_info([f"{name}.json", name]):
                 if info.is_file:
                     self._store.delete_file(info.path)
-        super().remove(
-            artifact
-        )  # last: what a stop leaves in the store is found by it, and removed
+        # last, because what a stop leaves in the store is found by what is left here
+        super().remove(artifact)
 
     def damaged_in_store(self) -> Iterator[str]:
         """Yield the paths of artifacts in the store whose hash differs from that in the sidecar."""
