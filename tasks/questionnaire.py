@@ -149,12 +149,13 @@ def read_number(text: str, decimal_mark: str = ".") -> float:
     Point and comma both stand before decimals. NaN if one of them may also separate thousands: the
     one that is not the language's own decimal mark, before exactly three digits (1,000).
     """
-    text = text.strip().replace("\N{ARABIC DECIMAL SEPARATOR}", decimal_mark)
+    text = re.sub(r"\d", lambda digit: str(int(digit[0])), text.strip())
+    text = text.replace("\N{MINUS SIGN}", "-").replace("_", "?")
     thousands = re.fullmatch(r"[-+]?[1-9]\d{0,2}([.,])\d{3}", text)
     if thousands and thousands[1] != decimal_mark:
         return math.nan
     try:
-        return float(text.replace(",", ".").replace("_", "?").replace("\N{MINUS SIGN}", "-"))
+        return float(re.sub("[,\N{ARABIC DECIMAL SEPARATOR}]", ".", text))
     except ValueError:
         return math.nan
 

@@ -88,11 +88,9 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
         questions.append(question)
     keyed = [q for q in questions if q.check == UNDERSTANDING]
     checks = []
-    if file.understanding.needed and not keyed:
-        _check_needed(file.understanding.needed, 0, f"{path}: understanding.needed")
+    needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
+    _check_needed(needed, len(keyed), f"{path}: understanding.needed")
     if keyed:
-        needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
-        _check_needed(needed, len(keyed), f"{path}: understanding.needed")
         attempts = file.understanding.attempts
         checks.append(Check(name=UNDERSTANDING, needed=needed, attempts=attempts))
     if file.colour_check:

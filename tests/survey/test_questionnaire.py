@@ -148,6 +148,7 @@ def test_kinds_take_what_they_ask_for_and_nothing_else():
         ("en", "1.250", 1.25), ("de", "1,250", 1.25),
         # Thousands or decimals? Such a number is asked for again.
         ("en", "1,250", None), ("de", "1.250", None), ("en", "1,250.5", None),
+        ("en", "−1,250", None), ("ar", "١,٢٥٠", None), ("ar", "١٬٢٥٠", None), ("ar", "١٫٢٥٠", 1.25),
         ("en", "1 250", None), ("en", "1_250", None), ("en", "3,5,1", None), ("en", "0x10", None),
     ],
 )  # fmt: skip
