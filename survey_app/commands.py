@@ -122,7 +122,7 @@ def _cautions(study: Path, places: Places, recruitment: Recruitment) -> Iterator
         yield (
             f"this database holds {pluralise(count, 'unfinished participant')} of other studies. "
             f"If this study replaces theirs, they begin anew here: serve theirs until they have "
-            f"finished, or bar them from this one (`conceptevo study places STUDY block`)"
+            f"finished, or block their ids in this one (`conceptevo study places STUDY block`)"
         )
     own = study / OWN
     if not own.exists():
