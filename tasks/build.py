@@ -47,7 +47,8 @@ def build(
     """
     if (out / "study.json").exists():
         raise ValueError(f"{out} holds a frozen study; build into another folder")
-    if texts := Words(settings.language).untranslated():
+    words = Words(settings.language)
+    if texts := words.untranslated():
         note(
             f"language = {settings.language!r}: {pluralise(len(texts), 'text')} will be shown in "
             f"English, as the catalogue has no translation; the first is {texts[0]!r}"
@@ -58,7 +59,8 @@ def build(
     }
     settings = settings.model_copy(update={"analysis": _complete_plan(settings, design)})
     labels = any("labels" in _kinds(name, design[name], settings) for name in design)
-    if labels and settings.language in UNSPACED and settings.analysis.similarity == "words":
+    is_unspaced = words.tag.partition("-")[0] in UNSPACED
+    if labels and is_unspaced and settings.analysis.similarity == "words":
         note(
             f"language = {settings.language!r} has no spaces between words, so that "
             f"analysis.similarity = 'words' counts only equal labels as similar; 'trigrams' "
@@ -67,7 +69,7 @@ def build(
     sizes = size(design, settings)
     values = {
         "minutes": sizes.minutes,
-        "duration": Words(settings.language).duration(sizes.minutes, "minute"),
+        "duration": words.duration(sizes.minutes, "minute"),
         "disclosed": _disclosure(design, sizes.attention, settings),
     }
     study_texts = read_texts(settings, values)

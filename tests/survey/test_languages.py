@@ -212,8 +212,11 @@ def test_durations_have_the_form_that_their_number_requires():
     assert [arabic.duration(n, "minute") for n in (7, 15)] == ["7 دقائق", "15 دقيقة"]
 
 
-def test_where_words_are_not_separated_the_similarity_of_words_is_called_in_question(run, tmp_path):
-    for language, told in (("zh", True), ("de", False)):
+def test_where_words_are_not_separated_the_similarity_of_words_is_called_in_question(
+    add_catalogue, run, tmp_path
+):
+    add_catalogue("zh_Hant")
+    for language, told in (("zh", True), ("zh_Hant", True), ("de", False)):
         notes: list[str] = []
         settings = StudySettings(forms=1, participants=2, language=language, trials=ONE_EACH)
         build(run, settings, tmp_path / language, say=lambda text: None, note=notes.append)
