@@ -105,15 +105,8 @@ def records_of(effects, images=8, classes=6, seed=0):
         rows,
         columns=[
             *("series", "epoch_from", "epoch_to", "ablation", "layer", "method", "arm", "draw"),
-            *(
-                "class_id",
-                "image_id",
-                "split",
-                "correct_before",
-                "correct_after",
-                "top5_before",
-                "top5_after",
-            ),
+            *("class_id", "image_id", "split", "correct_before", "correct_after"),
+            *("top5_before", "top5_after"),
             *("probability_before", "probability_after"),
         ],
     )
@@ -156,9 +149,8 @@ def test_over_layers_is_a_t_interval_over_classes():
     other = records.assign(layer="another", correct_after=records["correct_before"])
     both = mean_by_class(pd.concat([records, other]), "correct")
     table = mean_over_layers(class_changes(both)).set_index("arm")
-    classes = (
-        pivot_arms(class_changes(mean_by_class(records, "correct")))["q1"] / 2
-    )  # nothing changes in the other layer
+    changes = pivot_arms(class_changes(mean_by_class(records, "correct")))
+    classes = changes["q1"] / 2  # nothing changes in the other layer
     row = table.loc["q1"]
     assert row["change"] == pytest.approx(classes.mean()) and row["classes"] == len(classes)
     low, high = stats.t.interval(0.95, len(classes) - 1, classes.mean(), stats.sem(classes))
@@ -321,14 +313,17 @@ def test_changes_of_an_objective_have_no_largest_value():
 
 def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_path):
     rows = [("net", 1, 4, "none"), ("net", 4, 9, "none"), ("net", 4, 9, "q1")]
-    every = pd.DataFrame(rows, columns=[*PAIR, "arm"])
+    every = pd.DataFrame(rows, columns=[*PAIR, "arm"]).assign(split="heldout")
     about = {"pairs": [dict(zip(PAIR, row[:3], strict=True)) for row in rows]}
-    results = SimpleNamespace(class_means=lambda *_, **__: every, about=about)
+    calls = []
+    results = SimpleNamespace(class_means=lambda *a, **__: calls.append(a) or every, about=about)
     monkeypatch.setattr(reversion, "read_results", lambda *_: results)
     monkeypatch.setattr(reversion, "has_results", lambda *_: True)
-    assert reversion.reversion_means(Run(tmp_path))["epoch_from"].tolist() == [4, 4]
-    (sentence,) = reversion.unchanged_pairs(Run(tmp_path), {})
+    run = Run(tmp_path)
+    assert reversion.joint_means(run)["epoch_from"].tolist() == [4, 4]
+    (sentence,) = reversion.unchanged_pairs(run, {})
+    assert len(calls) == 1, "means were computed again"
     assert sentence == "Left out, because no neuron changed: net 1 → 4."
     every = every[:2]
     with pytest.raises(ArtifactError, match="in no pair of epochs did a neuron change"):
-        reversion.reversion_means(Run(tmp_path))
+        reversion.reversion_means(Run(tmp_path), "accuracy")

@@ -195,22 +195,21 @@ def test_smallest_design_must_hold_from_there_on():
     table = pd.DataFrame(
         {"effect": "x", "design": "8 trials of 9", "items": 9, "trials": 8, "raters": 7.0,
          "participants": [50, 100, 150, 200], "power": [0.81, 0.79, 0.82, 0.9],
-         "cost": [5.0, 10, 15, 20]}
+         "cost": [5.0, 10, 15, 20], "size": 0.4}
     )  # fmt: skip
     found = smallest_designs(table)
     assert list(found["participants"]) == [150]
-    assert describe_smallest(found, 0.8).endswith(
+    assert describe_smallest(found, 0.8, table).endswith(
         "150 participants, 8 trials per participant and condition, 9 items per condition, "
         "7 responses per item, at a cost of 15.00."
     )
     never = smallest_designs(table, 0.95)
     assert never["participants"].isna().all()
-    assert describe_smallest(never, 0.95) == "No design tried finds every effect with 95 % power."
+    said = describe_smallest(never, 0.95, table)
+    assert said == "No design tried finds every effect with 95 % power."
     both = table.assign(effect=TOGETHER, power=[0.1, 0.2, 0.7, 0.85])
     found = smallest_designs(pd.concat([table, both]))
     assert found.set_index("effect")["participants"].to_dict() == {"x": 150, TOGETHER: 200}
-    assert "80 % power: 200 participants" in describe_smallest(found, 0.8)
-    table["size"] = 0.4
     assert "80 % power: 200 participants" in describe_smallest(found, 0.8, table)
     table["size"] = [0.0, 1e-4, -1e-4, np.nan]
     said = describe_smallest(found, 0.8, table)

@@ -100,7 +100,7 @@ def test_no_number_is_cut_off_where_names_are_long(capsys):
     frame = pd.DataFrame({"epochs": ["resnet10t 3 → 8"], "by": ["mymodule:my_score"], **arms})
     console.print(plain_on_screen(frame, "t"), width=80)
     printed = capsys.readouterr().out
-    assert "…" not in printed and all(f"{-0.125 - k:.2f}" in printed for k in range(6))
+    assert "…" not in printed and all(f"−{0.125 + k:.2f}" in printed for k in range(6))
     console.print(plain_on_screen(pd.DataFrame({"gap": [-0.001, 0.001]}), "t"), width=80)
     assert capsys.readouterr().out.count(" 0.00") == 2
 

@@ -201,16 +201,14 @@ def smallest_designs(table: pd.DataFrame, target: float = 0.8) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(integer_columns)
 
 
-def describe_smallest(
-    designs: pd.DataFrame, target: float, table: pd.DataFrame | None = None
-) -> str:
+def describe_smallest(designs: pd.DataFrame, target: float, table: pd.DataFrame) -> str:
     """Describe the smallest design with the wanted power for all effects: that with the fewest
     participants, then trials, then items.
 
     Args:
         table: of `power_curve`; if all its effects are 0, there is no power to describe.
     """
-    if table is not None and not (table["size"].abs() >= NOTHING).any():
+    if not (table["size"].abs() >= NOTHING).any():
         return "The conditions are expected to be equal: power is the rate of false positives."
     rows = designs[designs["effect"] == designs["effect"].iloc[-1]].dropna(subset="participants")
     if rows.empty:

@@ -77,7 +77,7 @@ def reversion_published(run: Run) -> Table | None:
         return None
     outcomes = {"top1": "accuracy", "top5": "top-5"}
     table = join_published(
-        {name: reversion_means(run, outcome, layer=None) for name, outcome in outcomes.items()}
+        {name: reversion_means(run, outcome, None) for name, outcome in outcomes.items()}
     )
     if table.empty:
         return None

@@ -130,9 +130,9 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
     for row in frame.itertuples(index=False):
         screen.add_row(
             *(
-                "–" if pd.isna(v) else f"{round(v, 2) + 0:.2f}" if isinstance(v, float) else str(v)
+                "–" if pd.isna(v) else number_text(v, ".2f") if isinstance(v, float) else str(v)
                 for v in row
-            )  # adding 0 to −0.0 gives 0.0
+            )
         )
     return screen
 

@@ -19,7 +19,7 @@ from harness.results import REVERSION, Results, has_results, read_results
 
 
 @lru_cache(maxsize=8)
-def reversion_means(run: Run, outcome: str = "accuracy", layer: str | None = JOINT) -> pd.DataFrame:
+def reversion_means(run: Run, outcome: str, layer: str | None = JOINT) -> pd.DataFrame:
     """Return the means over the images of each class (`harness.results.mean_by_class`), for the
     pairs of epochs between which some neuron changed; no rows if the run lacks the outcome. They
     are computed once for all tables and figures.
@@ -53,7 +53,9 @@ def unchanged_pairs(run: Run, tables: Mapping[str, Table]) -> list[str]:
         return []
     about = read_results(run.root, REVERSION).about["pairs"]
     pairs = {tuple(pair[name] for name in PAIR) for pair in about}
-    changed = reversion_means(run)[PAIR].drop_duplicates().itertuples(index=False, name=None)
+    changed = (
+        reversion_means(run, "accuracy")[PAIR].drop_duplicates().itertuples(index=False, name=None)
+    )
     unchanged = [f"{name} {start} → {end}" for name, start, end in sorted(pairs - set(changed))]
     return [f"Left out, because no neuron changed: {join(unchanged)}."] if unchanged else []
 
@@ -206,7 +208,7 @@ def matching(run: Run) -> Table | None:
         "classes and layers. Within 10 %: share of classes and layers with a ratio between 0.9 "
         "and 1.1. Equal to q2: share of classes and layers in which the matched set is q2. The "
         "score “change” ranks neurons by size of change, so its matched set is usually q2 itself "
-        "and no separate control.",
+        "and no separate control. Layers in which no neuron of q1 changed are left out.",
         merge_epochs(classes.mean_closeness(pd.concat(parts))),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
         headings={"ratio": "size, matched / q1", "sets": "classes × layers"},
@@ -231,7 +233,7 @@ for _name, (_section, _split, _outcome) in ALL_SCORES.items():
 def reversion_layers(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
-    means = reversion_means(run, layer=None)
+    means = reversion_means(run, "accuracy", None)
     depth = run.tables("layers").set_index(["series", "layer"])["depth"]
     held_out = means[(means["layer"] != JOINT) & (means["split"] == "heldout")]
     frames = [
