@@ -268,6 +268,10 @@ def test_numbers_are_printed_as_they_are():
     """No −0, no hyphen for a minus, no "nan", and no p-value that is printed as another side of
     .05."""
     assert [number_text(v, ".2f") for v in (-0.001, -1.5, 0.001)] == ["0.00", "−1.50", "0.00"]
+    noisy = (-0.185, np.nextafter(-0.185, -1), np.nextafter(-0.185, 0), 0.1 + 0.2 - 0.485)
+    table = Table("", "", "", pd.DataFrame({"change": noisy}), {"change": "{:+.0%}"})
+    assert table.rows() == [["−18"]] * 4  # as of 18.5 without the errors of arithmetic
+    assert {number_text(100 * value, ".0f") for value in noisy} == {"−18"}
     assert [with_sign(v, ".0f") for v in (-0.4, 0.4, 3, -3)] == ["0", "0", "+3", "−3"]
     assert [number_text(np.nan, "+.1f"), percent(np.nan), percent(-0.001)] == [
         "undefined", "undefined", "0 %"

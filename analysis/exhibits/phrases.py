@@ -51,9 +51,14 @@ def as_printed(number: str) -> str:
     return (number.lstrip("+-") if set(number) <= set("+-0.") else number).replace("-", "−")
 
 
+def without_noise(number: float) -> float:
+    """Remove errors of floating-point arithmetic, which decide how a 5 in the next place rounds."""
+    return round(number, 11)
+
+
 def number_text(value: float, form: str) -> str:
     """Format a number by a specification such as ".2f", see `as_printed`; "undefined" for NaN."""
-    return "undefined" if pd.isna(value) else as_printed(format(value, form))
+    return "undefined" if pd.isna(value) else as_printed(format(without_noise(value), form))
 
 
 def with_sign(value: float, form: str) -> str:

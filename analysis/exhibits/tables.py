@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits.latex import latex_table
-from analysis.exhibits.phrases import as_printed, as_words, p_cell
+from analysis.exhibits.phrases import as_printed, as_words, p_cell, without_noise
 from harness.files import write_text
 
 #: The format of p-values, see `phrases.p_cell`.
@@ -92,6 +92,8 @@ class Table:
             return str(value) if isinstance(form, str) else form(str(value))
         if form == P_VALUE:
             form = p_cell
+        if isinstance(value, float):
+            value = without_noise(value)
         text = form.format(value).rstrip("%") if isinstance(form, str) else form(value)
         return as_printed(text)
 
