@@ -193,7 +193,8 @@ def averaging(classes: int) -> Ready:
             artifacts.append(Artifact("records", ("net", 1, 2, "revert", method, "reversion",
                                                   "heldout", class_id)))  # fmt: skip
             run.save(artifacts[-1], table.astype(dict.fromkeys(labels, "category")), "")
-    write_about(run, REVERSION, {"methods": {"sign_t": {}}}, {"records": artifacts})
+    about = {"methods": {"sign_t": {}}, "pairs": []}
+    write_about(run, REVERSION, about, {"records": artifacts})
 
     def average() -> None:
         means = read_results(Path(folder.name), REVERSION).class_means("correct", True)

@@ -241,36 +241,45 @@ def _remedy(study: str, root: Path) -> str:
     return f"conceptevo bench {root}" if study == BENCH else "conceptevo run CONFIG"
 
 
+class MixedResults(ArtifactError):
+    """Some results of a study are missing, or were made from other inputs than the rest."""
+
+
 def write_about(
     run: Run, study: str, about: Mapping[str, Any], contents: Mapping[str, Sequence[Artifact]]
 ) -> None:
     """Declare the results complete: record what was run and which artifacts they consist of."""
     parts = {kind: [list(a.parts) for a in artifacts] for kind, artifacts in contents.items()}
-    state = _state(run, parts)
-    text = {"version": SCHEMA_VERSION, **about, "contents": parts, "fingerprint": state}
+    text = {"version": SCHEMA_VERSION, **about, "contents": parts}
+    text["fingerprint"] = _state(run, text)
     write_text(run.root / study / "about.json", json.dumps(text, indent=1) + "\n")
 
 
-def _state(run: Run, contents: Mapping[str, Sequence[Sequence[Any]]]) -> str:
-    """Return a hash of what the artifacts of a study were made from."""
-    sidecars = (
-        run.sidecar(Artifact("importance" if entry == "sizes" else entry, tuple(parts)))
-        for entry, artifacts in sorted(contents.items())
-        for parts in artifacts
-    )
+def _state(run: Run, about: Mapping[str, Any]) -> str:
+    """Return a hash of what the artifacts of a study were made from, and of its networks and
+    images, which the audit reads again for every configuration: a study of other classes than the
+    run's keeps its artifacts."""
+    networks = {(p["series"], p[end]) for p in about["pairs"] for end in PAIR[1:]}
+    artifacts = [Artifact("audit_layers", network) for network in sorted(networks)]
+    for entry, all_parts in sorted(about["contents"].items()):
+        kind = "importance" if entry == "sizes" else entry
+        artifacts += [Artifact(kind, tuple(parts)) for parts in all_parts]
+    sidecars = map(run.sidecar, artifacts)
     return fingerprint([sidecar and sidecar["fingerprint"] for sidecar in sidecars])
 
 
 def discard_mixed(run: Run) -> list[str]:
-    """Declare a study of a run incomplete if a command has since made some of its results from
-    another configuration or other inputs; return a message for each such study."""
+    """Declare a study of a run incomplete if a command has since made some of its results, or its
+    networks, from another configuration or other inputs; return a message for each such study."""
     messages = []
     for study in filter(partial(has_results, run), (REVERSION, BENCH)):
         try:
             read_results(run.root, study)
-        except ArtifactError as error:
+        except MixedResults as error:
             (run.root / study / "about.json").unlink()
             messages.append(str(error))
+        except ArtifactError:  # damaged or of another version: whoever reads it is told
+            continue
     return messages
 
 
@@ -287,8 +296,8 @@ def read_results(folder: Path, study: str = BENCH) -> Results:
         study: REVERSION or BENCH.
 
     Raises:
-        ArtifactError: there are none, they are of another schema version, or some of them were made
-            again since from another configuration or other inputs.
+        ArtifactError: there are none, or they are of another schema version.
+        MixedResults: some of them were made again since from another configuration or other inputs.
     """
     root = folder.parent if (folder / "about.json").exists() else folder
     path = root / study / "about.json"
@@ -305,10 +314,10 @@ def read_results(folder: Path, study: str = BENCH) -> Results:
             f"{SCHEMA_VERSION}; make it again with this version: `{_remedy(study, root)}`"
         )
     # results of earlier versions have no fingerprint
-    if about.get("fingerprint", state := _state(Run(root), about["contents"])) != state:
-        raise ArtifactError(
-            f"{root / study}: some of its results are missing, or were made again from another "
-            f"configuration or other inputs, so that they cannot be used with the rest: run "
-            f"`{_remedy(study, root)}`"
+    if about.get("fingerprint", state := _state(Run(root), about)) != state:
+        raise MixedResults(
+            f"{root / study}: some of its results are missing, or they or its networks were made "
+            f"again from another configuration or other inputs, so that they cannot be used with "
+            f"the rest: run `{_remedy(study, root)}`"
         )
     return Results(Run(root), study, about)

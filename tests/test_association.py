@@ -73,7 +73,7 @@ def run(tmp_path_factory):
         for i in range(10)
     ]  # fmt: skip
     run.save(contents["records"], pd.DataFrame(records), "x")
-    about = {"methods": {"sign_t": {}}, "images_per_class": 25}
+    about = {"methods": {"sign_t": {}}, "pairs": [pair], "images_per_class": 25}
     write_about(run, REVERSION, about, {kind: [a] for kind, a in contents.items()})
     neurons = pd.DataFrame(
         {"series": "vgg", "epoch": np.repeat([4, 12], CHANNELS), "layer": "features.5",

@@ -21,7 +21,7 @@ from analysis.run.tables import training_log, true_concepts
 from conceptevo import cli
 from harness.artifacts import Artifact, Run, describe_outdated, verify
 from harness.config import parse_config
-from harness.files import ArtifactError, lock, lock_time
+from harness.files import ArtifactError, lock, lock_time, write_text
 from harness.results import (
     BENCH,
     REVERSION,
@@ -142,16 +142,28 @@ def test_a_study_some_results_of_which_were_made_again_is_refused(tmp_path):
     scores = [Artifact("importance", ("vgg", 1, 2, "sign_t", name)) for name in ("a", "b")]
     for artifact in scores:
         run.save(artifact, table, "before")
+    network = Artifact("audit_layers", ("vgg", 2))
+    run.save(network, table, "before")
+    about = {"methods": {}, "pairs": [{"series": "vgg", "epoch_from": 1, "epoch_to": 2}]}
     for study in (REVERSION, BENCH):
-        write_about(run, study, {"methods": {}}, {"sizes": scores[:1], "importance": scores[1:]})
-    assert len(read_results(tmp_path, BENCH).sizes) == 1 and discard_mixed(run) == []
+        write_about(run, study, about, {"sizes": scores[:1], "importance": scores[1:]})
+    assert len(read_results(tmp_path, BENCH).sizes()) == 1 and discard_mixed(run) == []
     run.save(scores[0], table, "now")
-    with pytest.raises(ArtifactError, match="missing, or were made again .*: run `conceptevo ben"):
+    with pytest.raises(ArtifactError, match="missing, or they .* again .*: run `conceptevo ben"):
         read_results(tmp_path, BENCH)
-    write_about(run, REVERSION, {"methods": {}}, {"sizes": scores[:1]})
+    write_about(run, REVERSION, about, {"sizes": scores[:1]})
     (message,) = discard_mixed(run)
     assert "bench: some of its results" in message
     assert has_results(run, REVERSION) and not has_results(run, BENCH)
+    run.save(network, table, "now")  # all results of the study are of an earlier network
+    (message,) = discard_mixed(run)
+    assert "they or its networks were made again" in message and not has_results(run, REVERSION)
+
+
+def test_a_study_of_another_version_is_left_to_that_version(tmp_path):
+    about = tmp_path / REVERSION / "about.json"
+    write_text(about, '{"version": 1}')
+    assert discard_mixed(Run(tmp_path)) == [] and about.exists()
 
 
 def test_what_another_configuration_does_not_make_is_not_taken_for_its_results(run, tmp_path):
