@@ -130,9 +130,13 @@ def find_paths(folder: Path, pattern: str) -> Iterator[Path]:
         OSError: a folder on the way may not be read, which `Path.glob` takes for an empty one.
     """
     first, _, rest = pattern.partition("/")
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if fnmatchcase(path.name, first):
-            yield from find_paths(path, rest) if rest else [path]
+    if "*" in first:
+        paths = folder.iterdir() if folder.is_dir() else ()
+        matches = [path for path in paths if fnmatchcase(path.name, first)]
+    else:  # a folder of thousands of files need not be listed to find one of them
+        matches = [folder / first] if rest or (folder / first).exists() else []
+    for path in matches:
+        yield from find_paths(path, rest) if rest else [path]
 
 
 #: What was listed within `cache_listings`; None outside of it.

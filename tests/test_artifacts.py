@@ -2,6 +2,7 @@ import errno
 import os
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,17 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_has_another_hash(tmp_p
         hashes.add(file_hash(path))
         time.sleep(0.02)  # the clock of the file system is coarse
     assert len(hashes) == 2
+
+
+def test_artifacts_of_one_checkpoint_are_found_without_a_listing_of_all(tmp_path, monkeypatch):
+    run, part = Run(tmp_path), Artifact("probe_part", ("vgg", 3, 0, 8))
+    for artifact in (STIMULI, part):
+        run.save(artifact, TABLE, "f")
+    listed, original = [], Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path) or original(path))
+    assert run.stored("stimuli", "vgg", 3) == [STIMULI] and run.stored("stimuli", "vgg", 4) == []
+    assert run.stored("probe_part", "vgg", 3) == [part] and run.stored("probe_part", "net", 3) == []
+    assert listed == [run.path(part).parent]
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path):

@@ -15,7 +15,7 @@ import conceptevo as ce
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import parse_config
-from harness.files import ArtifactError, whole_file
+from harness.files import ArtifactError, cache_listings, whole_file
 from harness.images.folders import folder_images
 from harness.images.sets import draw_arrays
 from harness.networks.architectures import build
@@ -380,6 +380,16 @@ def test_evidence_is_read_in_other_ranges_of_images_than_it_was_recorded(tmp_pat
     run.remove(run.stored("activations", "recorded", 1)[0])
     with pytest.raises(ArtifactError, match="activations of epoch 1 on images 3 to 19: record"):
         recorded_activations(run, 1, range(3, 20))
+
+
+def test_evidence_is_listed_once_while_a_command_lasts(tmp_path, monkeypatch):
+    for epoch in (0, 1):
+        memory_recorder(tmp_path).record(Net(), epoch)
+    source, read, original = RecordedSource(name="net", folder=tmp_path), [], Run.sidecar
+    monkeypatch.setattr(Run, "sidecar", lambda run, a: read.append(a) or original(run, a))
+    with cache_listings():
+        assert all(source.epochs() == (0, 1) for _ in range(3))
+    assert read == [Artifact("responsive", ("recorded", epoch)) for epoch in (0, 1)]
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])

@@ -63,8 +63,12 @@ class RecordedSource(Source):
     def _with_evidence(self) -> set[int]:
         """Return the epochs with whole evidence."""
         run, kind = self.evidence, EVIDENCE_KINDS[0]
-        stored = cached_listing((self.folder, EVIDENCE), lambda: run.stored(kind, RECORDED))
-        return {int(artifact.parts[1]) for artifact in stored if run.sidecar(artifact) is not None}
+
+        def whole() -> set[int]:
+            artifacts = run.stored(kind, RECORDED)
+            return {int(a.parts[1]) for a in artifacts if run.sidecar(a) is not None}
+
+        return cached_listing((self.folder, EVIDENCE), whole)
 
     def epochs(self) -> tuple[int, ...]:
         epochs = sorted(self._with_evidence() | self._weights().keys())

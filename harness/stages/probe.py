@@ -266,8 +266,9 @@ def range_works(
     """Return the work that records the remaining ranges of a series, and the work that joins the
     ranges of each epoch or copies what was recorded during training."""
     parameters, probing, joins = plan.config.probe, list[Work](), list[Work]()
+    loadable_epochs = set(source.loadable_epochs())
     for epoch in source.series().epochs:
-        if epoch not in source.loadable_epochs():
+        if epoch not in loadable_epochs:
             joins.append(TakeEvidence(source, epoch, parameters, tuple(image_ranges)))
             continue
         works = tuple(ProbeRange(source, epoch, parameters, part) for part in image_ranges)

@@ -89,6 +89,7 @@ class Plan:
         self.workers = workers
         self._inputs: dict[Artifact, Callable[[], tuple[object, Iterable[Artifact]]]] = {}
         self._fingerprints: dict[Artifact, str] = {}
+        self._version = version("conceptevo-harness")
 
     def add(self, works: Iterable[Work]) -> None:
         """Declare pieces of work."""
@@ -107,7 +108,7 @@ class Plan:
         if artifact not in self._fingerprints:
             depends, reads = self._inputs[artifact]()
             self._fingerprints[artifact] = fingerprint(
-                version("conceptevo-harness"), depends, [self._input(read) for read in reads]
+                self._version, depends, [self._input(read) for read in reads]
             )
         return self._fingerprints[artifact]
 

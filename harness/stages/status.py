@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.artifacts import Run
 from harness.config import parse_config
-from harness.files import ArtifactError, lock_time
+from harness.files import ArtifactError, cache_listings, lock_time
 from harness.networks.budget import cores
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
@@ -69,6 +69,7 @@ class Status:
         return f"{state} With {worker_text} it takes about {duration} more{end}{caveat}."
 
 
+@cache_listings()
 def status(run: Run) -> Status:
     """Return the progress of a run, which may be in progress; nothing is written.
 
