@@ -311,7 +311,10 @@ AnyStudy = Annotated[
     typer.Option(help="hash or folder of one study", show_default="the only one"),
 ]
 Excel = Annotated[
-    bool, typer.Option("--excel", help="write a byte order mark, so that Excel reads all letters")
+    bool,
+    typer.Option(
+        "--excel", help="write for Excel: all letters are read, and no text is executed or changed"
+    ),
 ]
 
 

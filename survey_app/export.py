@@ -161,7 +161,8 @@ def export(
     """Write responses, participants and codebook; return their paths and the number of late ones.
 
     Args:
-        excel: begin the files with a byte order mark, without which Excel misreads UTF-8.
+        excel: begin the files with a byte order mark, without which Excel misreads UTF-8, and mark
+            texts as `as_csv` does.
 
     Raises:
         ValueError: there are several sources or studies and none was named, or no such study.
