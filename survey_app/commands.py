@@ -311,10 +311,7 @@ AnyStudy = Annotated[
     typer.Option(help="hash or folder of one study", show_default="the only one"),
 ]
 Excel = Annotated[
-    bool,
-    typer.Option(
-        "--excel", help="write for Excel: all letters are read, and no text is executed or changed"
-    ),
+    bool, typer.Option("--excel", help="write for Excel, which would misread letters and ids")
 ]
 
 
