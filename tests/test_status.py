@@ -91,21 +91,23 @@ def test_a_later_checkpoint_and_another_place_leave_results_valid(run, tmp_path)
     for epoch in (1, 2):
         shutil.copy(run.root / f"training/vgg/epoch-000{epoch}.pt", weights / f"{epoch}.pt")
 
-    def fingerprints(folder, **changes):
+    def fingerprints(folder, is_planned=False, **changes):
         series = {"name": "vgg", "source": "folder", "architecture": "small_vgg",
                   "folder": str(folder), "pattern": "{epoch}.pt", **changes}  # fmt: skip
         config = parse_config(small(series=[series]))
         plan = Plan(config, run)
         declare_checkpoints(plan)
+        steps = [("images", image_works(config)), ("layers", [FindLayers(config.series[0])])]
         with Engine(plan, 0, QUIET) as engine:
-            steps = [("images", image_works(config)), ("layers", [FindLayers(config.series[0])])]
-            engine.run(steps)
+            for title, works in steps:
+                plan.add(works) if is_planned else engine.step(title, works)
         _, joins = range_works(plan, config.series[0], [range(48)])
         return [plan.fingerprint(join.makes[0]) for join in joins]
 
     before = fingerprints(weights)
     state = torch.load(weights / "2.pt", weights_only=True)
     torch.save({name: value * 1.1 for name, value in state.items()}, weights / "3.pt")
+    assert fingerprints(weights, is_planned=True)[:2] == before
     assert fingerprints(weights)[:2] == before
     moved = shutil.move(weights, tmp_path / "moved")
     assert fingerprints(moved)[:2] == before

@@ -115,8 +115,9 @@ class Plan:
     def _input(self, artifact: Artifact) -> str:
         """Return the hash of an artifact on which what is made of it depends. Layers, which are
         found on the last checkpoint, mostly stay the same when a training adds another one: their
-        content counts, not the checkpoint."""
-        if artifact.kind == "layers" and self.has(artifact):
+        content counts, not the checkpoint; and until they are found again, that of the last ones.
+        """
+        if artifact.kind == "layers" and self.run.path(artifact).exists():
             return file_hash(self.run.path(artifact))
         return self.fingerprint(artifact)
 
