@@ -10,7 +10,7 @@ from rich.console import Console
 
 from conceptevo import cli
 from harness.artifacts import Artifact, Run
-from harness.config import parse_config
+from harness.config import FolderImagesSection, parse_config
 from harness.files import cache_listings
 from harness.images import folders
 from harness.stages.ablate import contents
@@ -169,9 +169,9 @@ def test_a_users_images_are_listed_once_a_command(tmp_path, monkeypatch):
 
 
 def test_folders_are_listed_once_while_a_command_lasts(tmp_path, monkeypatch):
-
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").touch()
+    section = FolderImagesSection(source="folder", probe=tmp_path, test=tmp_path)
     listed = []
     original = folders.walk
     monkeypatch.setattr(folders, "walk", lambda folder: listed.append(folder) or original(folder))
@@ -181,6 +181,9 @@ def test_folders_are_listed_once_while_a_command_lasts(tmp_path, monkeypatch):
         with cache_listings():  # a command within a command
             folders.folder_images(tmp_path)
         assert len(listed) == 1
+        counts = ListImages("probe", section).depends
+        monkeypatch.delattr("harness.stages.images.count_unused")
+        assert ListImages("test", section).depends == counts
     (tmp_path / "a" / "2.png").touch()
     assert len(folders.folder_images(tmp_path)) == 2
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
+from harness.files import cached_listing
 from harness.images import drawn
 from harness.images.folders import count_unused, folder_images, image_remarks, remark_counts
 from harness.images.sets import ArrayImages, FileImages, draw_arrays, image_index
@@ -88,7 +89,9 @@ class ListImages(Work):
     @cached_property
     def _left_out(self) -> dict[str, int]:
         """The numbers of unused files of the folder, by suffix or reason."""
-        return dict(sorted(count_unused(getattr(self.section, self.split)).items()))
+        root = getattr(self.section, self.split)
+        counts = cached_listing(("unused", root), lambda: count_unused(root))
+        return dict(sorted(counts.items()))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         remarks = image_remarks(self._files)
