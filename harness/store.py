@@ -27,7 +27,8 @@ from harness.files import ArtifactError, content_hash, whole_file, write_text
 _log = logging.getLogger(__name__)
 
 #: File that names the command that works on the store. A later command replaces it, and the earlier
-#: one then uploads nothing more. Unlike a lock, it need not be removed after a command is killed.
+#: one then uploads and removes nothing more. Unlike a lock, it need not be removed after a command
+#: is killed.
 _OWNER = ".owner"
 
 #: Files that are uploaded in addition to the artifacts.
@@ -97,6 +98,7 @@ class StoredRun(Run):
 
     def remove(self, artifact: Artifact) -> None:
         name = self._name(self.path(artifact))
+        self._check_owner()
         with self._explain_errors():
             for info in self._store.get_file_info([f"{name}.json", name]):
                 if info.is_file:

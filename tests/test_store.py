@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -232,7 +233,8 @@ def test_of_two_commands_the_earlier_stops(bucket, tmp_path):
         with second.locked():
             second.save(PART, {"values": np.ones(2)}, "two")
             assert not first.has(PART, "two")
-            for step in (first.pull, lambda: first.save(PART, {"values": np.zeros(2)}, "one")):
+            save = partial(first.save, PART, {"values": np.zeros(2)}, "one")
+            for step in (first.pull, partial(first.remove, PART), save):
                 with pytest.raises(ArtifactError, match="another command has begun to work on s3:"):
                     step()
         first.publish()
