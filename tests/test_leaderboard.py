@@ -347,6 +347,9 @@ def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_comp
     assert report._others(known.assign(group=""), 2) == "; not compared: c, d."
     apart = known.assign(group=["x", "x", "y", "y"])
     assert report._others(apart, 2) == ", significantly larger than the others."
+    gap = pd.Series({"gap": 0.58, "low": -0.56, "high": 1.0, "classes": 2})
+    assert report._gap_text(gap) == "58 percentage points (95 % CI over 2 classes: [−56, 100])"
+    assert report._gap_text(gap.drop("low").reindex(gap.index)) == "58 percentage points"
 
 
 def test_why_there_is_no_interval_is_said(monkeypatch):

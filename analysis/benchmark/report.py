@@ -133,8 +133,9 @@ def _others(ranked: pd.DataFrame, leaders: int) -> str:
 
 def _gap_text(row: pd.Series) -> str:
     gap, low, high = (number_text(100 * row[name], ".0f") for name in ("gap", "low", "high"))
-    interval = f" (95 % CI [{low}, {high}])" if np.isfinite(row["low"]) else ""
-    return f"{gap} percentage points{interval}"
+    if not np.isfinite(row["low"]):
+        return f"{gap} percentage points"
+    return f"{gap} percentage points (95 % CI over {row['classes']:.0f} classes: [{low}, {high}])"
 
 
 def _undefined_values(bench: Bench) -> list[str]:
