@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from harness.terminal import console
+from harness.terminal import console, note_outdated
 
 
 def analyse(
@@ -52,7 +52,7 @@ def analyse(
     from analysis.study.sentences import main_findings
 
     if run is not None:
-        _note_outdated(run)
+        note_outdated(run)
     settings = Settings(
         replicates,
         permutations,
@@ -65,14 +65,6 @@ def analyse(
     for sentence in main_findings(results):
         console.print(sentence)
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex")
-
-
-def _note_outdated(folder: Path) -> None:
-    """Print which results of a run may not belong to its configuration, if any."""
-    from harness.artifacts import Run, describe_outdated
-
-    if note := describe_outdated(Run(folder)):
-        console.print(note, style="yellow", markup=False)
 
 
 def explore(
@@ -89,7 +81,7 @@ def explore(
     from analysis.explorer.page import write_explorer
     from harness.artifacts import Run
 
-    _note_outdated(run)
+    note_outdated(run)
     with console.status("explorer"):
         written = write_explorer(Run(run), out or run / "explore.html", study)
     console.print(f"wrote {written.page} ({written.size / 1e6:.1f} MB)")

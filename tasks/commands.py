@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.terminal import console
+from harness.terminal import console, note_outdated
 from harness.text import pluralise
 
 StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
@@ -22,14 +22,13 @@ def build(
     ] = None,
 ) -> None:
     """Draw trials and controls from a run, and freeze them as a study with a hash."""
-    from harness.artifacts import Run, describe_outdated
+    from harness.artifacts import Run
     from tasks.build import build as build_study
     from tasks.false_exclusion import one_sided_rate
     from tasks.settings import load_settings
 
     study_settings = load_settings(settings)
-    if note := describe_outdated(Run(run)):
-        console.print(note, style="yellow", markup=False)
+    note_outdated(run)
     with console.status("drawing trials") as status:
         study = build_study(Run(run), study_settings, out, status.update, console.print)
     console.print(

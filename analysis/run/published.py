@@ -13,7 +13,7 @@ from analysis.exhibits.tables import Table
 from analysis.run.reversion import reversion_means
 from harness.artifacts import Run
 from harness.records import JOINT, PAIR
-from harness.results import REVERSION, has_results
+from harness.results import REVERSION, has_results, read_results
 
 #: Names of the paper's space and importance score.
 SPACE, SCORE = "sgns", "sign_t"
@@ -75,6 +75,9 @@ def _mean_over_images(means: pd.DataFrame, column: str) -> float:
 def reversion_published(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
+    pairs = pd.DataFrame(read_results(run.root, REVERSION).about["pairs"])
+    if pairs.merge(read_published(), on=PAIR).empty:
+        return None  # before the records are read
     outcomes = {"top1": "accuracy", "top5": "top-5"}
     table = join_published(
         {name: reversion_means(run, outcome, None) for name, outcome in outcomes.items()}

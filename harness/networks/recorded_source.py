@@ -36,7 +36,7 @@ class RecordedSource(Source):
         architecture: as for the source "folder"; required if weights were recorded.
     """
 
-    represented = frozenset({"folder"})
+    places = frozenset({"folder"})
 
     source: str = "recorded"
     folder: UserPath

@@ -51,8 +51,8 @@ class Source(Section, ABC):
         skip: epochs to leave out.
     """
 
-    #: Fields that need not be compared, because `identity` represents what they lead to.
-    represented: ClassVar[frozenset[str]] = frozenset()
+    #: Fields whose change changes no result, because `identity` depends on the content found there.
+    places: ClassVar[frozenset[str]] = frozenset()
 
     name: Name
     source: str = "train"
@@ -184,7 +184,7 @@ class FolderSource(ArchitectureSource):
         key: the state dict to use, if a file holds several, e.g. "state_dict_ema".
     """
 
-    represented = frozenset({"folder", "pattern"})
+    places = frozenset({"folder", "pattern"})
 
     folder: UserPath
     pattern: str = "model-{epoch}.pth"

@@ -51,7 +51,7 @@ def _identity(source: Source, epoch: int, precision: str) -> list[object]:
     Precision is included, because it can change ranks; the device is not, because float32 is full
     single precision on every device.
     """
-    unused = _UNUSED | source.represented
+    unused = _UNUSED | source.places
     parts: list[object] = [source.identity(epoch), source.model_dump(mode="json", exclude=unused)]
     return parts if precision == "float32" else [*parts, precision]
 
