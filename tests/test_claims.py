@@ -206,7 +206,7 @@ def test_kinds_of_questions_are_those_that_can_be_frozen():
 
 
 def test_studies_of_nothing_claim_nothing():
-    """15 studies; the slow test and docs/analysis.md have hundreds of each design."""
+    """15 studies; the slow test and docs/simulations.md have hundreds of each design."""
     shares = measure(replace(DESIGNS["everybody sees all"], permutations=199), 15, seed=1)
     bound = stats.binom.ppf(0.995, 15, 0.05) / 15
     for way in ("together, main question frozen", "together, none frozen"):

@@ -1,4 +1,4 @@
-"""Coverage of intervals: a small version of the table in docs/analysis.md.
+"""Coverage of intervals: a small version of the table in docs/simulations.md.
 
 With so few studies the bounds are those of the error of simulation (2.6 standard errors); the slow
 test holds 1,000 studies to 93–97 % and 4–6 %.
@@ -135,7 +135,7 @@ def test_small_designs_cover_and_keep_their_size(name):
     table = measure(SMALL[name], 600, CLAIMS[:1], seed=12)
     given = table[table["given"] > 0]
     assert (given["coverage"] >= 0.932 - 0.027).all(), table
-    # The worst design rejects 6.2 % (docs/analysis.md); 2.6 standard errors of 600 studies beside.
+    # The worst design rejects 6.2 % (docs/simulations.md); 2.6 standard errors of 600 beside.
     assert (table["rejected"].dropna() <= 0.062 + 0.027).all(), table
 
 

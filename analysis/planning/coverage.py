@@ -2,7 +2,7 @@
 
     python -m analysis.planning.coverage [--studies 1000] [--seed 0] [--workers 1] [--small]
 
-prints the three tables of docs/analysis.md: how often 95 % intervals contain the true value, how
+prints the three tables of docs/simulations.md: how often 95 % intervals contain the true value, how
 often a true null hypothesis is rejected at α = 5 %, and the power, with the prediction of the
 planner (`analysis.planning.power`); for small and unbalanced designs, and for d′, also how often an
 interval can be estimated. Each number has its Monte Carlo standard error.

@@ -9,8 +9,8 @@ import numpy as np
 
 #: Smallest number of participants, and of items, per group for which an interval is computed.
 #: If only three of 60 participants respond in a condition, the worst design that was simulated
-#: rejected 9 % of 200 null studies (standard error 2 %); with four, 6.8 % of 1,000 (0.8 %), see
-#: docs/analysis.md.
+#: rejected 9 % of 200 null studies (standard error 2 %); with four, 6.8 % of 1,000 (0.8 %). Both
+#: are with Student's interval of differences; docs/simulations.md has the rates of the present one.
 FEWEST = 4
 
 #: Reason why there is no interval if all responses, or the means of all clusters, are equal.

@@ -66,7 +66,7 @@ class ExactBinomial:
     It has Clopper & Pearson's (1934) interval and the exact two-sided test (as R's `binom.test`:
     the probability of all outcomes that are not more likely than the observed one). It is reported
     because readers expect it: if responses share participants and items, its interval is too narrow
-    (see the coverage table in docs/analysis.md), so that no claim is based on it.
+    (see the coverage table in docs/simulations.md), so that no claim is based on it.
     """
 
     chance: float | Mapping[str, float]
