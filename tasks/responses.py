@@ -47,7 +47,7 @@ LATE_AFTER = 15
 RESPONSES = (
     Column("study", "string", "hash of the frozen study"),
     Column("participant", "string", "pseudonym: salted hash of the platform's id"),
-    Column("source", "string", f"who answered: {', '.join(SOURCES)}; never to be mixed"),
+    Column("source", "string", f"who responded: {', '.join(SOURCES)}; never to be mixed"),
     Column("trial", "string",
            "id of the trial in study.json; practice trials carry the attempt, as in 't0007@2'"),
     Column("task", "string", "the task's registered name, as odd_one_out"),
@@ -59,19 +59,20 @@ RESPONSES = (
            "JSON: the id of the chosen option, or an object if the task asks several questions, "
            'for example {"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": '
            '1-4} or {"rating": 1-4, "label": text or null}; null if there is no response'),
-    Column("correct", "boolean", "whether the answer is that of the key; empty without a key"),
+    Column("correct", "boolean",
+           "whether the response is that of the answer key; empty without a key"),
     Column("missing", "string",
-           "why there is no answer: time (limit reached) or picture (one could not be loaded); "
+           "why there is no response: time (limit reached) or picture (one could not be loaded); "
            "empty where there is one", later=True),
     Column("late", "boolean",
-           f"whether the answer reached the server over {LATE_AFTER} s after the time limit of the "
-           "trial (a slow line, or a browser that did not keep the limit); empty without a limit",
-           later=True),
+           f"whether the response reached the server over {LATE_AFTER} s after the time limit of "
+           "the trial (a slow line, or a browser that did not keep the limit); empty without a "
+           "limit", later=True),
     Column("confidence", "Float64", "the participant's confidence 1-4; empty where not asked"),
     Column("shown_at", "UTC", "when the server first served the trial"),
-    Column("answered_at", "UTC", "when the server stored the answer"),
-    Column("milliseconds", "Int64", "browser time from all images visible to the answer"),
-    Column("app_version", "string", "version of the software that stored the answer"),
+    Column("answered_at", "UTC", "when the server stored the response"),
+    Column("milliseconds", "Int64", "browser time from all images visible to the response"),
+    Column("app_version", "string", "version of the software that stored the response"),
     Column("pastes", "Int64", "pastes into text fields of the trial"),
     Column("tab_leaves", "Int64", "how often the page was hidden or left during the trial"),
 )  # fmt: skip

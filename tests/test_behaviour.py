@@ -250,7 +250,7 @@ def test_a_rate_that_hangs_on_one_participant_is_not_called_0():
 
 def test_detection_needs_both_kinds():
     frame = detections(5, 5, 10, 5)
-    with pytest.raises(ValueError, match="no answers of condition same_stage"):
+    with pytest.raises(ValueError, match="no responses in condition same_stage"):
         Detection("false_evolution", "same_stage")(frame[frame["condition"] != "same_stage"])
 
 

@@ -167,7 +167,7 @@ def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, t
         assert "rules out 19 planned tests, and their share of α (90.0 %" in text
         assert "accuracy against chance in odd one out, base and other series [fewer than 4" in text
         assert "evolution labelling, importance, change in accuracy" in text  # 2 trials of interest
-        assert "association between human accuracy and network evidence in odd" not in text
+        assert "association between human accuracy and measures of the networks in odd" not in text
 
 
 def test_study_build_names_the_tests_that_the_design_rules_out(tmp_path, monkeypatch, capsys):

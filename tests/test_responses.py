@@ -94,7 +94,7 @@ def test_trials_without_an_answer_are_left_out_and_counted(study, tables):
     assert excluded["p001"] == "attention_below"  # the time of those trials passed
     assert len(responses.answers) == before
     answers.loc[gone[0], "answer"] = '"a"'
-    with pytest.raises(ResponseError, match="of a trial without an answer"):
+    with pytest.raises(ResponseError, match="of a trial without a response"):
         prepare(study, answers, people)
 
 

@@ -334,8 +334,8 @@ def test_a_run_makes_no_claim_of_others(tmp_path, made):
     unmade = claims[claims["question"] == "associations"]
     assert len(unmade) == 12 and unmade["p"].isna().all() and (unmade["weight"] > 0).all()
     assert (
-        "association between human accuracy and network evidence in odd one out, importance, "
-        "change in accuracy when reverted" in page_of(results)
+        "association between human accuracy and measures of the networks in odd one out, "
+        "importance, change in accuracy when reverted" in page_of(results)
     )
     assert not (results / "tables" / "associations.csv").exists()
 

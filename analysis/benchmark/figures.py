@@ -44,7 +44,7 @@ def leaderboard(bench: Bench) -> Figure:
         "leaderboard",
         "Importance methods by gap",
         "Points: mean over classes; bars: 95 % CIs. Open points: scores that linearise the "
-        "ablation by which they are judged. Methods that share a letter (right) do not differ "
+        "ablation by which they are evaluated. Methods that share a letter (right) do not differ "
         "significantly.",
         canvas,
     )

@@ -189,7 +189,7 @@ shelf.section("bench", "spaces", "Semantic spaces", lambda bench: bool(bench.spa
 shelf.section("bench", "limits", "Limits", [
     "Classes are the sampled units; networks, seeds and pairs of epochs are fixed. Compare "
     "benchmarks of several seeds before you generalise. A score that linearises the ablation "
-    "by which it is judged is expected to rank high.",
+    "by which it is evaluated is expected to rank high.",
     "Matched sets agree with q1 in size of change only approximately, as q1 often holds the "
     "neurons that changed most.",
 ])  # fmt: skip

@@ -232,7 +232,7 @@ class Detection:
         answered = answered[answered["condition"].isin([self.signal, self.noise])]
         conditions = set(answered["condition"])
         if lacking := [name for name in (self.signal, self.noise) if name not in conditions]:
-            raise ValueError(f"no answers of condition {', '.join(lacking)}: d' is undefined")
+            raise ValueError(f"no responses in condition {', '.join(lacking)}: d' is undefined")
         data = code_responses(answered, value="changed")
         s, f = map(data.groups.index, (self.signal, self.noise))
 

@@ -26,7 +26,7 @@ QUESTIONS = {
     "ratings": "difference in ratings between conditions",
     "learning": "change in accuracy over the session",
     "confidence": "confidence in correct and incorrect responses",
-    "associations": "association between human accuracy and network evidence",
+    "associations": "association between human accuracy and measures of the networks",
     "equivalence": "differences smaller than the smallest effect of interest",
 }
 

@@ -15,7 +15,7 @@ from analysis.exhibits.phrases import as_words, p_text, percent, rows_of, with_s
 from analysis.statistics.claims import ALPHA, is_control, name_kind
 from analysis.study.results import Results
 
-#: Conditions without a correct answer to be found: accuracy above chance shows that the key leaked.
+#: Conditions without a correct response: accuracy above chance shows that the key leaked.
 NEGATIVE_CONTROLS = ("random",)
 
 
@@ -138,7 +138,7 @@ def _failed_accuracy(results: Results) -> Iterator[FailedControl]:
         if is_negative and result == "failed":
             yield FailedControl(
                 row.task,
-                f"{warning}It has no correct answer to be found, but {shares}. The key may be "
+                f"{warning}It has no correct response to be found, but {shares}. The key may be "
                 "visible in the pictures or known to participants; no claim about this task can be "
                 "trusted.",
             )

@@ -116,7 +116,7 @@ def _incomplete(responses: Responses) -> Iterator[Check]:
         "fewer responses than the form has trials",
         f"{pluralise(count, 'analysed participant')} answered fewer trials than their form holds; "
         f"{pluralise(missing.total(), 'response is', 'responses are')} missing "
-        f"({join_names(texts)}). If they are missing more often where the answer would be "
+        f"({join_names(texts)}). If they are missing more often where the response would be "
         "incorrect, accuracy is too high.",
         count,
         missing.total(),

@@ -71,7 +71,7 @@ def demographics(results: Results) -> Table | None:
         return None
     return Table(
         "demographics",
-        "Responses to the questionnaire",
+        "Answers to the questionnaire",
         "Number and share of the analysed participants; shares sum to more than 1 where several "
         "answers were allowed."
         + " Simulated participants choose options at random and write no comments."

@@ -206,9 +206,9 @@ def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
     for position, (trial, row) in enumerate(pairs):
         if isinstance(row.missing, str):
             if row.answer != "null":
-                rows.refuse_row(position, f"answer {row.answer!r} of a trial without an answer")
+                rows.refuse_row(position, f"answer {row.answer!r} of a trial without a response")
             if not pd.isna(row.correct):
-                rows.refuse_row(position, f"correct is {row.correct} of a trial without an answer")
+                rows.refuse_row(position, f"correct is {row.correct} of a trial without a response")
         elif trial in study.study.by_id:
             correct = None if pd.isna(row.correct) else bool(row.correct)
             for text in check(trial, row.options, row.answer, correct):

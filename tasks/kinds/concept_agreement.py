@@ -31,8 +31,8 @@ class ConceptAgreement:
     label = "concept agreement"
     design = (
         "Each trial shows the image patches of six neurons. Participants rate whether they show "
-        "one common concept (from 1, clearly not, to 4, clearly yes) and label it; there is no "
-        "correct answer."
+        "one common concept (from 1, clearly not, to 4, clearly yes) and label it; no "
+        "response is correct or incorrect."
     )
     meanings: Mapping[str, str] = {
         "neighbours": "a neuron of the base checkpoint and its five nearest neighbours in the "

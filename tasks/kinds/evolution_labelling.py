@@ -48,7 +48,7 @@ class EvolutionLabelling:
         "training. "
         "Participants label each stage, judge whether what the pictures show changed from early to "
         "late, and rate how clearly they see that it changed or stayed the same (clarity). Only in "
-        "the control conditions does the judgement have a correct answer."
+        "the control conditions is a judgement correct or incorrect."
     )
     meanings: Mapping[str, str] = {
         "evolution": "one neuron at three checkpoints; the neuron is drawn from the third of "
