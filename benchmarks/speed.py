@@ -327,7 +327,7 @@ COLUMNS = {
                   "bit-equal"),
     "importance": ("gradients of all layers", "layers × images", "published, s", "ours, s",
                    "published ÷ ours", "`sign_t`: published ÷ ours", "equal"),
-    "stages": ("stage of a small VGG", "plain, s", "ours, s", "plain ÷ ours", "same answers"),
+    "stages": ("stage of a small VGG", "plain, s", "ours, s", "plain ÷ ours", "same results"),
     "map": ("map: the first on a machine, s", "the first of a process, s", "later, s"),
 }  # fmt: skip
 
