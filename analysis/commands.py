@@ -185,10 +185,16 @@ def power(
         str | None,
         typer.Option(help="responses per trial, instead of --items: 30, or 20:60:20"),
     ] = None,
-    cost: Annotated[float | None, typer.Option(min=0, help="cost per participant")] = None,
+    cost: Annotated[float | None, typer.Option(min=0, max=1e6, help="cost per participant")] = None,
     chance: Annotated[
-        float, typer.Option(min=0.001, max=0.999, help="accuracy of guessing", show_default="1/6")
-    ] = 1 / 6,
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.999,
+            help="accuracy of guessing, for --against-chance",
+            show_default="1/6",
+        ),
+    ] = None,
     against_chance: Annotated[bool, typer.Option(help="test conditions against chance")] = False,
     reference: Annotated[str | None, typer.Option(help="reference condition of contrasts")] = None,
     primary_share: Annotated[
@@ -201,13 +207,17 @@ def power(
         ),
     ] = 0.8,
     sd_participant: Annotated[
-        float, typer.Option(min=0, help="SD of participants' ability (logit)")
+        float, typer.Option(min=0, max=10, help="SD of participants' ability (logit)")
     ] = 0.5,
     sd_condition: Annotated[
         float,
-        typer.Option(min=0, help="SD of the effect of condition between participants (logit)"),
+        typer.Option(
+            min=0, max=10, help="SD of the effect of condition between participants (logit)"
+        ),
     ] = 0.0,
-    sd_item: Annotated[float, typer.Option(min=0, help="SD of trials' difficulty (logit)")] = 0.7,
+    sd_item: Annotated[
+        float, typer.Option(min=0, max=10, help="SD of trials' difficulty (logit)")
+    ] = 0.7,
     wanted: Annotated[float, typer.Option(min=0.05, max=0.99, help="required power")] = 0.8,
     studies: Annotated[int, typer.Option(min=50, help="simulated studies per design")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="seed of the simulation")] = 0,
@@ -239,9 +249,15 @@ def power(
     from analysis.run.report import on_screen
     from tasks.responses import RESPONSES, read_table
 
+    if against_chance and reference is not None:
+        raise ValueError("give --reference or --against-chance: contrasts or conditions are tested")
+    if chance is not None and not against_chance:
+        raise ValueError(
+            "--chance is used only with --against-chance; contrasts do not depend on it"
+        )
     design = Design(
         parse_conditions(conditions), sd_participant=sd_participant, sd_item=sd_item,
-        sd_condition=sd_condition, chance=chance,
+        sd_condition=sd_condition, chance=1 / 6 if chance is None else chance,
     )  # fmt: skip
     if pilot is not None:
         answers = read_table(pilot, RESPONSES).query("role == 'trial'")

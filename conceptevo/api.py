@@ -88,7 +88,8 @@ def space(
         seed: seed of the method's random draws.
         base: the checkpoint whose neurons span the space; the last of the first series by default.
         progress: show progress bars.
-        parameters: fields of SpaceParameters, e.g. dimension=30.
+        parameters: fields of SpaceParameters, e.g. dimension=30; a method ignores those that it
+            does not use.
     """
     method = register_plugin(SPACES, method)
     SPACES.get(method)

@@ -6,12 +6,12 @@ import reprlib
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
 from harness.config import explain_problem
-from harness.section import Section
+from harness.section import Section, describe_fault
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +33,7 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """
     parameters, kinds = signature(function), get_type_hints(function, include_extras=True)
     name = function.__qualname__.removesuffix(".__init__")
+    types = {n: _name_type(kinds[n], text) for n, text in function.__annotations__.items()}
     # `bind` supplies the defaults; of `**parameters`, the function's own sections know the types
     fields: dict[str, Any] = {
         parameter.name: (kinds[parameter.name], None)
@@ -51,7 +52,7 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
         try:
             checked = model(**given)
         except ValidationError as error:
-            texts = [_explain_type(function, given, problem) for problem in error.errors()]
+            texts = [_explain_type(types, given, problem) for problem in error.errors()]
             raise _refusal(name, texts) from error
         bound.arguments.update((n, getattr(checked, n)) for n in given)
         try:
@@ -72,15 +73,23 @@ def _refusal(name: str, texts: list[str]) -> ValueError:
     return ValueError("; ".join(dict.fromkeys(f"{name}: {text}" for text in texts)))
 
 
-def _explain_type(function: Callable[..., Any], given: Mapping[str, Any], problem: Any) -> str:
+def _name_type(kind: Any, text: str) -> str:
+    """Return a type as it is written, but that of a number without its limits."""
+    return kind.__origin__.__name__ if get_origin(kind) is Annotated else text
+
+
+def _explain_type(types: Mapping[str, str], given: Mapping[str, Any], problem: Any) -> str:
     parameter = problem["loc"][0]
-    is_literal = problem["type"] == "literal_error"
-    kind = problem["ctx"]["expected"] if is_literal else function.__annotations__[parameter]
+    match problem["type"]:
+        case "literal_error":
+            rule = f"must be {problem['ctx']['expected']}"
+        case "greater_than" | "greater_than_equal" | "less_than_equal":
+            rule = describe_fault(problem)
+        case _:
+            rule = f"must be {types[parameter]}"
     value = problem["input"] if isinstance(given[parameter], Mapping) else given[parameter]
     simple = isinstance(value, str | int | float | tuple | list | None)
-    return (
-        f"{parameter} must be {kind}, got {reprlib.repr(value) if simple else type(value).__name__}"
-    )
+    return f"{parameter} {rule}, got {reprlib.repr(value) if simple else type(value).__name__}"
 
 
 def _explain_value(problem: Any) -> str:

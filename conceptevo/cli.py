@@ -366,7 +366,7 @@ _debug = False
 
 
 def main() -> None:
-    """Run the command line; ValueErrors and OSErrors are shown as messages, without traceback."""
+    """Run the command line; errors that users can mend are shown as messages, without traceback."""
     os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written to files
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns at every estimate
     for stream in (sys.stdout, sys.stderr):
@@ -374,10 +374,10 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if _debug:
             raise
-        text = f"[bold red]error:[/] {escape(str(error))}"
+        text = f"[bold red]error:[/] {escape(str(error) or 'not enough memory')}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as stop:

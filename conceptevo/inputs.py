@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from conceptevo.arguments import check_fields
 from harness.artifacts import Run, fingerprint
 from harness.config import MemoryImagesSection
-from harness.images.sets import ArrayImages, to_rgb
+from harness.images import sets
+from harness.images.sets import ArrayImages, Side, to_rgb
 from harness.networks.objectives import OBJECTIVES
 from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
@@ -37,8 +38,8 @@ class View:
         channels: 3, or 1 for a network that takes greyscale images.
     """
 
-    height: int
-    width: int
+    height: Side
+    width: Side
     mean: float | Sequence[float] | np.ndarray | Tensor = 0.5
     std: float | Sequence[float] | np.ndarray | Tensor = 0.25
     channels: int = 3
@@ -48,10 +49,24 @@ class View:
             raise ValueError(f"View: the input must be square, got {self.height} x {self.width}")
         if self.channels not in (1, 3):
             raise ValueError(f"View: channels must be 1 or 3, got {self.channels}")
+        try:
+            sets.View(self.height, self.width, self.numbers("mean"), self.numbers("std"))
+        except ValueError as error:
+            raise ValueError(f"View: {error}") from None
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        value = np.asarray(getattr(self, name), dtype=float)
-        return tuple(value.tolist()) if value.ndim else (value.item(),) * self.channels
+        value = getattr(self, name)
+        array = np.asarray(_as_numpy(value), dtype=float)
+        if array.shape not in ((), (self.channels,)):
+            raise ValueError(
+                f"{name} must be one number, or one for each of {self.channels} channels, got "
+                f"{array.tolist()}"
+            )
+        return tuple(np.broadcast_to(array, self.channels).tolist())
+
+
+def _as_numpy(value: Any) -> Any:
+    return value.numpy(force=True) if isinstance(value, Tensor) else value
 
 
 @check_fields
@@ -110,27 +125,42 @@ class Images:
     classes: Sequence[str]
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, set | frozenset | Mapping):
+        is_list = isinstance(self.classes, Iterable)
+        if not is_list or isinstance(self.classes, str | set | frozenset | Mapping):
             raise ValueError(
                 f"Images: classes must be a list of names in the order of the labels, got a "
                 f"{type(self.classes).__name__}"
             )
+        classes = tuple(normalise_name(str(name)) for name in self.classes)
         pixels: Any = self.pixels
+        is_list = isinstance(pixels, Sequence) or hasattr(pixels, "__array__")
+        if not is_list or isinstance(pixels, str):
+            raise ValueError(
+                f"Images: pixels must be an array or a list of images, got a "
+                f"{type(pixels).__name__}; of a data set: [image for image, label in data]"
+            )
         if isinstance(pixels, Sequence):
-            pixels = [to_rgb(p) if isinstance(p, Image.Image) else p for p in pixels]
+            pixels = [to_rgb(p) if isinstance(p, Image.Image) else _as_numpy(p) for p in pixels]
+            if pairs := [p for p in pixels if isinstance(p, tuple)]:
+                raise ValueError(
+                    f"Images: an image must be an array or a Pillow image, got a tuple of "
+                    f"{join_names(type(part).__name__ for part in pairs[0])}"
+                )
             if len(shapes := {np.shape(one) for one in pixels}) > 1:
                 raise ValueError(
                     f"Images: all images must have the same shape, got {join_names(sorted(shapes))}"
                 )
-        array, labels = np.asarray(pixels), np.asarray(self.labels)
+        array, labels = np.asarray(_as_numpy(pixels)), np.asarray(_as_numpy(self.labels))
         if array.dtype != np.uint8:
+            hint = "numbers in [0, 1] by (255 * x).round().astype('uint8')"
+            if np.issubdtype(array.dtype, np.integer):
+                hint = "integers in 0 to 255 by x.astype('uint8')"
             raise ValueError(
-                f"Images: pixels must be uint8 (0 to 255), got {array.dtype}; convert numbers "
-                f"in [0, 1] by (255 * x).round().astype('uint8')"
+                f"Images: pixels must be uint8 (0 to 255), got {array.dtype}; convert {hint}"
             )
         if array.ndim == 3:
             array = np.repeat(array[..., None], 3, axis=3)
-        if array.ndim != 4 or array.shape[3] != 3:
+        if array.ndim != 4 or array.shape[3] != 3 or not array.size:
             raise ValueError(
                 f"Images: pixels must be [images, height, width, 3], got shape {array.shape}"
             )
@@ -138,14 +168,16 @@ class Images:
             raise ValueError(
                 f"Images: labels must be {len(array)} integers, got {labels.dtype} {labels.shape}"
             )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+        if not 0 <= labels.min() <= labels.max() < len(classes):
             raise ValueError(
-                f"Images: labels must lie in 0 to {len(self.classes) - 1} ({len(self.classes)} "
+                f"Images: labels must lie in 0 to {len(classes) - 1} ({len(classes)} "
                 f"classes), got {labels.min()} to {labels.max()}"
             )
-        classes = tuple(normalise_name(str(name)) for name in self.classes)
-        if len(set(classes)) < len(classes):
-            raise ValueError(f"Images: the names of classes must differ, got {', '.join(classes)}")
+        if not all(name.strip() for name in classes) or len(set(classes)) < len(classes):
+            raise ValueError(
+                f"Images: the names of classes must differ and not be empty, got "
+                f"{join_names(map(repr, classes))}"
+            )
         if empty := [name for i, name in enumerate(classes) if i not in labels]:
             raise ValueError(
                 f"Images: there is no image of the classes {join_names(empty)}: leave them out, "
@@ -231,8 +263,8 @@ class MemorySource(Source):
         """Return a hash of the weights and of the printed structure."""
         digest = hashlib.sha256(repr(self.models[epoch]).encode())
         for name, value in self.models[epoch].state_dict().items():
-            if not isinstance(value, Tensor):
-                digest.update(f"{name} {value!r}".encode())
+            if not isinstance(value, Tensor) or value.is_meta or nn.parameter.is_lazy(value):
+                digest.update(f"{name} {value!r}".encode())  # `unwrap` refuses missing values
                 continue
             digest.update(f"{name} {value.dtype}".encode())
             flat = value.detach().cpu().contiguous().flatten()

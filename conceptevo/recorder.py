@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -62,7 +63,7 @@ class Evidence:
     images: Images | str | Path
     view: View
     parameters: ProbeParameters = field(default_factory=ProbeParameters)
-    layers: tuple[str, ...] | None = None
+    layers: str | Sequence[str] | None = None
     output: str | int | None = None
 
 
@@ -117,12 +118,14 @@ class Recorder:
     every: int = 1
     schedule: Literal["linear", "log"] = "linear"
     evidence: Evidence | None = None
-    weights: Collection[int] = ()
+    weights: Sequence[int] | AbstractSet[int] = ()
     network: Callable[[nn.Module], nn.Module] = field(default=lambda module: module)
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"Recorder: every must be at least 1, got {self.every}")
+        if min(self.weights, default=0) < 0:
+            raise ValueError(f"Recorder: weights must be epochs of at least 0, got {self.weights}")
         self.folder = Path(self.folder)
 
     def wants(self, epoch: int) -> bool:
@@ -147,7 +150,7 @@ class Recorder:
                 cannot be copied, or the folder holds evidence that was recorded with other images,
                 layers or settings.
         """
-        if not isinstance(epoch, Integral) or epoch < 0:
+        if not isinstance(epoch, Integral) or isinstance(epoch, bool) or epoch < 0:
             raise ValueError(f"Recorder: epoch must be an integer of at least 0, got {epoch!r}")
         epoch = int(epoch)
         if not (last or self.wants(epoch)):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -97,7 +98,7 @@ class Probed(Result):
             choices = ", ".join(map(repr, stimuli["series"].unique()))
             raise ValueError(f"no series {neuron.series!r}; there are {choices}")
         layers = self.layers[self.layers["series"] == neuron.series].set_index("layer")["channels"]
-        if not 0 <= neuron.channel < layers.get(neuron.layer, 0):
+        if neuron.channel not in range(layers.get(neuron.layer, 0)):
             choices = ", ".join(f"{name!r} ({count})" for name, count in layers.items())
             raise ValueError(f"no neuron {neuron}; layers (and their channels) are {choices}")
         key = (neuron.layer, neuron.channel)
@@ -121,7 +122,7 @@ class Space(Result):
         return pd.concat([self.space.neurons, pd.DataFrame(dense).add_prefix("v")], axis=1)
 
     @check_arguments
-    def nearest(self, neuron: Neuron, k: PositiveInt = 5, **among: object) -> pd.DataFrame:
+    def nearest(self, neuron: Neuron, k: PositiveInt = 5, **among: Any) -> pd.DataFrame:
         """Return the k neurons nearest to a neuron.
 
         Args:
@@ -137,6 +138,8 @@ class Space(Result):
             raise ValueError(f"{neuron} has no place in the space: it is dead or does not exist")
         if unknown := sorted(set(among) - set(NEURON)):
             raise ValueError(f"neighbours are chosen by {', '.join(NEURON)}, not {unknown[0]!r}")
+        if several := [name for name, value in among.items() if np.ndim(value)]:
+            raise ValueError(f"{several[0]} must be one value, got {among[several[0]]!r}")
         if not len(candidates := self.space.rows(**among)):
             conditions = ", ".join(f"{name} = {value!r}" for name, value in among.items())
             raise ValueError(f"no neuron of the space has {conditions}")
@@ -182,7 +185,10 @@ class Ablated(Result):
     def figure(self, name: str) -> Figure | None:
         """Return a figure of the benchmark by name: leaderboard, curves, layers, reliability."""
         with styled():
-            return shelf.get("bench", "figure", name)(self._bench)
+            figure = shelf.get("bench", "figure", name)(self._bench)
+        if figure is not None:
+            plt.close(figure.canvas)  # otherwise it stays open, and notebooks show it twice
+        return figure
 
     def _repr_html_(self) -> str:
         return self.leaderboard()._repr_html_()
@@ -192,11 +198,15 @@ def load(folder: str | Path) -> Result:
     """Load a saved result, which can be read but not computed with.
 
     Raises:
-        ValueError: the folder holds no saved result.
+        ValueError: the folder holds no saved result, or a damaged one.
     """
     path = Path(folder).absolute() / "result.json"
     if not path.exists():
         raise ValueError(f"{folder} holds no saved result")
-    metadata = json.loads(path.read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in (Probed, Space, Scores, Ablated)}
-    return kinds[metadata.pop("kind")](Run(path.parent), **metadata)
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        kind = kinds[metadata.pop("kind")]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: it names none of {', '.join(kinds)}") from error
+    return kind(Run(path.parent), **metadata)

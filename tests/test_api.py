@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ import torch
 from network_pairs import perturbed
 from PIL import Image
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import conceptevo as ce
 from conceptevo.inputs import register_plugin
@@ -100,6 +102,8 @@ def test_a_space_has_neighbours(probed):
         space.nearest(neuron, epochs=4)
     with pytest.raises(ValueError, match="no neuron of the space has series = 'other', epoch = 4"):
         space.nearest(neuron, series="other", epoch=4)
+    with pytest.raises(ValueError, match=r"epoch must be one value, got \[1, 4\]"):
+        space.nearest(neuron, epoch=[1, 4])
 
 
 @pytest.mark.parametrize("method", SPACES)
@@ -171,6 +175,7 @@ def test_ablation_ends_in_a_leaderboard_and_figures(undone):
     board = undone.leaderboard().frame
     assert set(board["method"]) == {"sign_t", "my_score"} and board["gap"].notna().all()
     assert "data:image/png" in undone.figure("curves")._repr_html_()
+    assert not plt.get_fignums()  # an open figure is shown twice in a notebook
     assert undone.leaderboard().caption in html.unescape(undone._repr_html_())
 
 
@@ -198,12 +203,31 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
         _ = again.session
     with pytest.raises(ValueError, match="holds no saved result"):
         ce.load(tmp_path)
+    for text in ("{", "[]", '{"kind": "Other"}'):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(ValueError, match="is damaged: it names none of Probed, Space, Scores"):
+            ce.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((np.zeros((2, 4, 4, 3)), [0, 0], ["a"]), "pixels must be uint8 .* got float64"),
+        ((np.zeros((2, 4, 4, 3)), [0, 0], ["a"]), "pixels must be uint8 .* got float64; .*255"),
+        ((torch.rand(2, 4, 4, 3, requires_grad=True), [0, 0], ["a"]), "uint8 .* got float32"),
+        ((np.zeros((2, 4, 4), int), [0, 0], ["a"]), "got int64; convert integers in 0 to 255"),
+        ((np.zeros((1, 0, 0, 3), np.uint8), [0], ["a"]), r"\[images, .* got shape \(1, 0, 0, 3\)"),
+        (
+            (TensorDataset(torch.zeros(2, 4)), [0, 0], ["a"]),
+            "a list of images, got a TensorDataset",
+        ),
+        (("images/", [0, 0], ["a"]), "an array or a list of images, got a str; of a data set"),
+        (([(torch.zeros(4, 4), 1)], [0], ["a"]), "an array or a Pillow image, got a tuple of Ten"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1], "ab"), "order of the labels, got a str"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1], None), "order of the labels, got a NoneType"),
+        (
+            (np.zeros((2, 4, 4), np.uint8), [0, 1], ["a", " "]),
+            "differ and not be empty, got 'a', ' '",
+        ),
         ((np.zeros((2, 3, 4, 4), np.uint8), [0, 0], ["a"]), r"pixels must be \[images, height"),
         ((np.zeros((2, 4, 4), np.uint8), [0], ["a"]), "labels must be 2 integers"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),
@@ -230,7 +254,7 @@ def test_pillow_images_are_read_as_files_are():
     np.testing.assert_array_equal(images.pixels, [np.asarray(palette.convert("RGB")), colours[1]])
 
 
-def test_only_what_a_function_needs_is_required(images):
+def test_only_what_a_function_needs_is_required(images, caplog):
     """Stimuli need no second image of a class, and scores no neurons that span a space."""
     torch.manual_seed(0)
     newer = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
@@ -247,6 +271,9 @@ def test_only_what_a_function_needs_is_required(images):
         assert scores.to_pandas()["class_id"].eq(2).all()
     with pytest.raises(ValueError, match="there are 4 probe images"):
         ce.probe(one, few, progress=False)
+    alone = ce.Series("one", {4: newer}, one.view, class_outputs={"a": 0})
+    ce.probe(alone, ce.Images(images.pixels[:1], [0], ["a"]), k=1, progress=False)
+    assert "no evolution is studied" not in caplog.text  # nothing was to be studied
 
 
 def test_bad_series_are_named(images, series):
@@ -340,7 +367,10 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
             ce.ablate(scores, arms=arms, progress=False)
     view = ce.View(8, 8, mean=np.array([0.1, 0.2, 0.3]), std=torch.tensor(0.5))
     assert view.numbers("mean") == (0.1, 0.2, 0.3) and view.numbers("std") == (0.5,) * 3
+    grey = ce.View(8, 8, mean=[0.5], std=torch.tensor([0.5]), channels=1)
+    assert grey.numbers("std") == (0.5,)
     assert ce.Images(np.zeros((2, 4, 4), np.uint8), [0, 1], range(2)).classes == ("0", "1")
+    assert ce.Images(np.zeros((1, 4, 4), np.uint8), [0], (c for c in "a")).classes == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +389,44 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
             r"methods must be Sequence\[str \| Callable\], got 'sign_t'",
         ),
         (lambda s, i, p, c: p.strip(3), "Probed.strip: neuron must be Neuron, got 3"),
+        (lambda s, i, p, c: p.strip(ce.Neuron("mine", 1, "3", "5")), "no neuron .* '3' .12."),
+        (
+            lambda s, i, p, c: p.strip(ce.Neuron("mine", 1, "3", 5), 0),
+            "side must be greater than 0",
+        ),
+        (
+            lambda s, i, p, c: ce.View(0, 0),
+            "View: height must be greater than or equal to 1, got 0",
+        ),
+        (lambda s, i, p, c: ce.View(9999, 9999), "View: height must be less than or equal to 8192"),
+        (lambda s, i, p, c: ce.View(8, 8, std=0), "View: std must be positive, got"),
+        (
+            lambda s, i, p, c: ce.View(8, 8, mean=np.array([0.5, np.nan, 0.5])),
+            "View: .* got mean =",
+        ),
+        (lambda s, i, p, c: ce.View(8, 8, std=58.4), r"View: .* in \[0, 255\], divide both by 255"),
+        (
+            lambda s, i, p, c: ce.View(8, 8, mean=[0.5]),
+            "View: mean must be .* 3 channels, got .0.5",
+        ),
+        (
+            lambda s, i, p, c: ce.View(8, 8, std=[0.5] * 3, channels=1),
+            "View: std must be one number, or one for each of 1 channels, got",
+        ),
+        (lambda s, i, p, c: ce.Recorder("r", weights="12"), r"weights must be Sequence\[int\]"),
+        (lambda s, i, p, c: ce.Recorder("r", weights=[-1]), "weights must be epochs of at least 0"),
+        (lambda s, i, p, c: ce.Recorder("r", weights=[1.5]), r"weights must be Sequence\[int\]"),
+        (lambda s, i, p, c: ce.Recorder("r").record(s.models[1], True), "epoch must be an integer"),
+        (
+            lambda s, i, p, c: ce.probe(
+                replace(s, models={1: nn.Conv2d(3, 1, 3, device="meta")}), i
+            ),
+            "series 'mine', epoch 1: its weights are on the meta device .weight, bias",
+        ),
+        (
+            lambda s, i, p, c: ce.probe(replace(s, models={1: nn.LazyConv2d(3, 1)}), i),
+            "series 'mine', epoch 1: its lazy modules have no weights yet",
+        ),
         (
             lambda s, i, p, c: ce.Series("mine", {1: s.models[1].state_dict()}, s.view),
             r"Series: models must be Mapping\[int, nn.Module\], got OrderedDict",
@@ -373,7 +441,7 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
         ),
         (
             lambda s, i, p, c: p.strip(ce.Neuron("mine", 1, "features.2", 0), side=True),
-            "Probed.strip: side must be PositiveInt, got True",
+            "Probed.strip: side must be int, got True",
         ),
         (
             lambda s, i, p, c: ce.probe(s, i, k="5", activations="no"),

@@ -17,7 +17,7 @@ from analysis.run.audit import NUMBERS, checkpoints
 from harness.artifacts import Run
 from harness.config import ConfigError, EvolveSection, parse_config
 from harness.networks.architectures import build
-from harness.stages.check import remarks
+from harness.stages.check import note_unstudied, remarks
 from harness.stages.run import run_until
 
 IMAGES = {"source": "drawn", "train": 12, "probe": 12, "test": 24}
@@ -158,7 +158,9 @@ def test_the_first_epoch_of_lightning_is_not_the_untrained_network(tmp_path):
     series = {"name": "x", "source": "folder", "architecture": "small_vgg", "resize": 64,
               "crop": 64, "mean": [0.5], "std": [0.5], "folder": str(tmp_path),
               "pattern": "epoch={epoch}-step=*.ckpt"}  # fmt: skip
-    first, _ = remarks(parse_config({"images": IMAGES, "series": [series]}), pd.DataFrame())
+    config = parse_config({"images": IMAGES, "series": [series]})
+    (first,), (second,) = remarks(config, pd.DataFrame()), note_unstudied(config)
+    assert "no evolution is studied; a pair that begins with epoch 0" in second
     assert "saves as epoch=0 what was trained for one epoch" in first
     skipped = parse_config({"images": IMAGES, "series": [{**series, "skip": [0]}]})
     assert not any("Lightning" in note for note in remarks(skipped, pd.DataFrame()))

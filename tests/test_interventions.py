@@ -356,5 +356,5 @@ def test_undefined_outputs_and_sensitivities_are_refused():
     with pytest.raises(ValueError, match="'zero' of all in act, .* NaN or infinite for 4 of 4"):
         ablate(pair, [arm], shown, 1, "zero")
     undefined = ImportanceMethod(lambda change: {"act": change.maps_to["act"].mean(2).log() / 0})
-    with pytest.raises(ValueError, match="of 16 sensitivities in layer 'act' are NaN or infinite"):
+    with pytest.raises(ValueError, match="of importance method .* in layer 'act' are NaN"):
         sensitivities(Case(pair, [images], 1, np.random.default_rng(0)), undefined)

@@ -36,6 +36,7 @@ from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
 from analysis.study.results import Results, Settings
 from analysis.study.sentences import naming
+from conceptevo import cli
 from harness.text import pluralise
 from tasks.recruitment import Recruitment, write_recruitment
 from tasks.similarity import SIMILARITIES
@@ -494,6 +495,21 @@ def test_power_command_prints_and_writes(tmp_path):
     assert "receive 80 % of α = 0.05" in (tmp_path / "power.md").read_text()
     assert {p.suffix for p in tmp_path.iterdir()} == {".csv", ".md", ".tex", ".png", ".pdf"}
     assert "cost" in say("power", "--conditions=a=.6,b=.3", "--participants=20", "--studies=50")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--reference=b", "--against-chance"], "give --reference or --against-chance"),
+        (["--chance=.5"], "--chance is used only with --against-chance"),
+        (["--participants=99999999999"], "Unable to allocate"),
+    ],
+)
+def test_power_ignores_no_option(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["conceptevo", "power", "--conditions=a=.6,b=.3", *options])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert f"error: {message}" in capsys.readouterr().err
 
 
 def test_power_is_calibrated_by_a_pilot_from_its_file(tmp_path):

@@ -145,7 +145,6 @@ class Figure:
 
     def _repr_html_(self) -> str:
         """Show the picture in a notebook; the caption is in `caption`."""
-        plt.close(self.canvas)  # otherwise notebooks show it twice
         return f'<img src="{self.data_uri()}" alt="{html.escape(self.title)}">'
 
     def write(self, folder: Path) -> list[Path]:

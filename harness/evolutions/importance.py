@@ -213,8 +213,8 @@ def sensitivities(case: Case, method: ImportanceMethod) -> dict[str, np.ndarray]
         count = int((~np.isfinite(values)).sum())
         if count and not np.isnan(values).all():
             raise ValueError(
-                f"{count} of {values.size} sensitivities in layer {name!r} are NaN or infinite; "
-                f"{UNDEFINED}"
+                f"{count} of {values.size} sensitivities of importance method {method.name!r} in "
+                f"layer {name!r} are NaN or infinite; {UNDEFINED}"
             )
     return by_layer
 

@@ -59,6 +59,19 @@ class View:
                 f"crop must be positive and at most resize, got crop={self.crop}, "
                 f"resize={self.resize}"
             )
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise ValueError(
+                f"mean and std must both have 3 numbers, or 1 for greyscale images; got "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+        if not min(self.std) > 0:
+            raise ValueError(f"std must be positive, got {list(self.std)}")
+        if not all(abs(number) <= 1 for number in (*self.mean, *self.std)):
+            raise ValueError(
+                f"mean and std must be those of pixels in [0, 1], got mean = {list(self.mean)}, "
+                f"std = {list(self.std)}; if they are those of pixels in [0, 255], divide both by "
+                f"255"
+            )
 
     @property
     def channels(self) -> int:

@@ -75,26 +75,13 @@ class Source(Section, ABC):
         return name
 
     @model_validator(mode="after")
-    def _channels_agree(self) -> Source:
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise ValueError(
-                f"mean and std must both have 3 numbers, or 1 for greyscale images; got "
-                f"{len(self.mean)} and {len(self.std)}"
-            )
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {list(self.std)}")
-        if max(map(abs, (*self.mean, *self.std))) > 1:
-            raise ValueError(
-                f"mean and std must be those of pixels in [0, 1], got mean = {list(self.mean)}, "
-                f"std = {list(self.std)}; if they are those of pixels in [0, 255], divide both by "
-                f"255"
-            )
+    def _view_is_possible(self) -> Source:
         if len({"resize", "crop"} & self.model_fields_set) == 1:
             raise ValueError(
                 "resize and crop must be set together (the shorter side and the central square, in "
                 "pixels); one of them is missing"
             )
-        _ = self.view  # checks that crop is at most resize
+        _ = self.view  # checks its values
         return self
 
     @property

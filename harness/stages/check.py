@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import starmap
+from itertools import chain, starmap
 
 import numpy as np
 import pandas as pd
@@ -353,13 +353,18 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
                     f"epoch; here, epoch 0 is the untrained network. If these files are "
                     f"Lightning's, leave it out (skip = [0]), or rename them all"
                 )
+    return notes
+
+
+def note_unstudied(config: Config) -> Iterator[str]:
+    """Yield a note for each series of which no evolution is studied."""
+    for source in config.series:
         if not config.pairs(source):
             epochs = ", ".join(map(str, source.series().epochs))
-            notes.append(
+            yield (
                 f"series {source.name!r} (epochs {epochs}): no evolution is studied; "
                 f"{_explain_no_pair(config, source)}"
             )
-    return notes
 
 
 def _explain_no_pair(config: Config, source: Source) -> str:
@@ -385,6 +390,7 @@ def steps(plan: Plan, needs: Sequence[Need] = NEEDS) -> Iterator[Step]:
     if plan.dry_run or not works:
         return
     rows = pd.concat([plan.run.table(work.makes[0]) for work in works], ignore_index=True)
-    for note in remarks(plan.config, rows):
+    notes = note_unstudied(plan.config) if check_class_images in needs else ()
+    for note in chain(remarks(plan.config, rows), notes):
         logger.warning("%s", note)
     refuse(problems(plan, rows, needs))

@@ -180,7 +180,7 @@ def prepare_model(model: nn.Module, source: Source, in_channels_last: bool) -> n
 
 def fit_view(model: nn.Module, source: Source, images: ImageSet) -> View:
     """Return a series' view of images, in the memory format that suits a model of it."""
-    batch = load_batch(images, [0, 1], source.view)
+    batch = load_batch(images, [0, min(1, len(images) - 1)], source.view)
     return replace(source.view, channels_last=takes_channels_last(model, batch))
 
 
