@@ -53,6 +53,22 @@ def test_too_few_clusters_give_no_interval_but_a_reason():
     assert reason == "only 3 trials in a condition; at least 4 are needed"
 
 
+def test_a_condition_with_one_trial_does_not_change_the_others():
+    """It has no variance over trials, which made that of every condition undefined."""
+    frame = answers(accuracy={"a": 0.5, "b": 0.65, "c": 0.6}, participants=20, items=8)
+    others = frame[frame["condition"] != "c"]
+    in_c = frame[frame["condition"] == "c"]
+    found = pd.concat([others, in_c[in_c["trial"] == in_c["trial"].min()]])
+    for statistic in (ClusteredShares(0.5), ClusterContrasts()):
+        estimates = statistic(found)
+        for name, e in statistic(others).items():
+            same = estimates[name]
+            assert (same.low, same.high, same.p) == pytest.approx((e.low, e.high, e.p), nan_ok=True)
+            assert same.reason == e.reason == ""
+    reason = ClusteredShares(0.5)(found)[("c",)].reason
+    assert reason == "only 1 trial in a condition; at least 4 are needed"
+
+
 def test_equal_times_have_no_interval_of_rounding():
     found = AnswerTime()(answers(items=8).assign(milliseconds=5000))[("a",)]
     assert found.value == pytest.approx(5) and np.isnan([found.low, found.high]).all()
@@ -96,6 +112,9 @@ def test_degrees_of_freedom_count_the_clusters_that_inform_the_estimate():
     uneven = np.repeat(np.arange(4), [10, 1, 1, 1])  # one person gave nearly all answers
     alone = count_clusters(uneven, np.zeros_like(uneven), np.ones((1, 1)))
     assert alone.effective[0] == pytest.approx(13**2 / 103) and alone.df[0] == 1
+    # Ten people in both conditions are ten clusters, not twenty.
+    crossed = np.tile(np.arange(10), 2), np.repeat([0, 1], 10)
+    assert count_clusters(*crossed, np.array([[1.0, -1.0]])).df == pytest.approx([9])
 
 
 @pytest.mark.parametrize("accuracy", [0.5, 1 / 6, 1 / 12])

@@ -219,6 +219,12 @@ def test_chance_must_be_known():
     frame = answers(participants=10, items=5)
     with pytest.raises(ValueError, match="chance of condition 'b' must lie between 0 and 1"):
         ExactBinomial({"a": 0.5})(frame)
+    for chance in (0, 1):
+        with pytest.raises(ValueError, match=f"must lie between 0 and 1, got {chance}"):
+            ClusteredShares(chance)(frame)
+    with pytest.raises(ValueError, match="1 rows without 'correct': drop them first"):
+        missing = frame["correct"].astype("boolean").mask(frame.index == 0)
+        clusters.code_responses(frame.assign(correct=missing))
     with pytest.raises(ValueError, match="the table is empty"):
         ClusteredShares(0.5)(frame[:0])
 

@@ -205,7 +205,7 @@ def two_way_jackknife(
         n = len(total_without)
         with np.errstate(invalid="ignore"):  # infinite log odds: the variance is then NaN
             deviations = function(total_without, count_without) - point
-        return (n - 1) / n * np.square(deviations).sum(axis=0) if n > 1 else np.nan * point
+        return (n - 1) / n * np.square(deviations).sum(axis=0)
 
     people_total, people_count = data.sums(data.participant, data.participants)
     people = leave_one_out(total - people_total, count - people_count)
