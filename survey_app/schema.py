@@ -22,6 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from tasks.responses import LONGEST_CONDITION, LONGEST_TASK
+
 
 class Moment(TypeDecorator):
     """A time in UTC that Python reads with its time zone, from SQLite too."""
@@ -184,8 +186,8 @@ responses = Table(
     _participant(),
     Column("trial", String(24), primary_key=True),
     _source(),
-    Column("task", String(120), nullable=False),
-    Column("condition", String(40), nullable=False),
+    Column("task", String(LONGEST_TASK), nullable=False),
+    Column("condition", String(LONGEST_CONDITION), nullable=False),
     Column("role", String(10), nullable=False),
     Column("position", Integer, nullable=False),
     Column("options", JSON, nullable=False),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from survey_app import flow, tokens
 from survey_app.browser_report import DAY, clip_number, read_device
@@ -22,7 +22,7 @@ from survey_app.flow import QUESTION_TIMES, Progress, Stage
 from survey_app.participant_state import ParticipantState, derive_state
 from survey_app.places import Places
 from survey_app.platforms import LINK_OVER, BadAddress, Visitor, identify, pseudonym
-from survey_app.schema import participants, responses
+from survey_app.schema import of_participant, participants, responses
 from survey_app.store import Store, progress_of
 from survey_app.views import View
 from tasks.assignment import plan
@@ -36,6 +36,11 @@ from tasks.study import Study
 
 #: What a step changes in a participant's row, besides the progress.
 Columns = dict[str, Any]
+#: The columns that hold what a participant answered or did, as they are after a withdrawal.
+NO_ANSWERS: Columns = {
+    "questionnaire": {}, "device": None, "attention_right": 0, "practice_right": 0,
+    "instruction_seconds": None,
+}  # fmt: skip
 Step = tuple[Progress, Columns]
 
 
@@ -235,7 +240,7 @@ class Service:
             self.places.free_place(connection, row["participant"])
             columns = columns | {"code": getattr(codes, progress.status)}
         elif progress.status == "finished":
-            is_attentive = self.is_attentive(row | columns)
+            is_attentive = self._is_attentive(connection, row["participant"])
             columns = columns | {"code": codes.completed if is_attentive else codes.attention}
         return self.store.save_progress(connection, row, progress, lease, columns)
 
@@ -248,7 +253,7 @@ class Service:
         progress, course, stage = state.progress, state.course, state.stage
         if "withdraw" in turn.values:
             self.store.erase(turn.connection, responses, row["study"], row["participant"])
-            erasure: Columns = {"reason": "withdrew", "questionnaire": {}, "device": None}
+            erasure: Columns = {"reason": "withdrew", **NO_ANSWERS}
             return flow.end(progress, "withdrawn"), erasure
         if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
             step = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
@@ -355,8 +360,16 @@ class Service:
         token = tokens.sign(row["participant"], row["version"], self.secret)
         return {"version": row["version"], "token": token, **self.view.page(state)}
 
-    def is_attentive(self, row: dict[str, Any]) -> bool:
-        """Return whether the attention trials were passed by the rule of the frozen study."""
+    def _is_attentive(self, connection: Connection, participant: str) -> bool:
+        """Return whether the attention trials were passed by the rule of the frozen study.
+
+        Those whose pictures could not be loaded do not count, as in the analysis.
+        """
         rule = self.study.exclusion.attention_below
-        checks = [p for p in row["plan"] or () if self.study.by_id[p["trial"]].role == "attention"]
-        return rule is None or not checks or row["attention_right"] >= rule * len(checks)
+        checks = (
+            of_participant(responses, self.study.hash, participant),
+            responses.c.role == "attention",
+            responses.c.missing.is_distinct_from("picture"),
+        )
+        correct = list(connection.scalars(select(responses.c.correct).where(*checks)))
+        return rule is None or not correct or correct.count(True) / len(correct) >= rule

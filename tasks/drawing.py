@@ -8,7 +8,7 @@ from harness.records import Neuron
 from tasks.base import Draft, NoTrial, Task
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
-from tasks.responses import Role
+from tasks.responses import LONGEST_CONDITION, LONGEST_TASK, Role
 from tasks.sizing import Design, control_tasks, practice_counts
 
 TRIES = 200  # draws of one trial before its form is declared impossible
@@ -76,6 +76,13 @@ class Drawing:
                 raise ValueError(
                     f"trials.{name}.{unknown[0]}: no such condition; "
                     f"{name} has {', '.join(task.conditions)}"
+                )
+            too_long = [n for n in conditions if len(n) > LONGEST_CONDITION]
+            if too_long or len(name) > LONGEST_TASK:
+                raise ValueError(
+                    f"trials.{name}.{(too_long or list(conditions))[0]}: the survey's database "
+                    f"holds {LONGEST_TASK} characters of a task's name and {LONGEST_CONDITION} of "
+                    f"a condition's; choose shorter names"
                 )
             block = [
                 self._add_trial(name, condition, "trial", used)

@@ -41,6 +41,9 @@ class Column:
     later: bool = False
 
 
+#: Characters that a database holds of the names of tasks and of conditions.
+LONGEST_TASK, LONGEST_CONDITION = 120, 40
+
 #: Seconds that loading and sending may take beyond the time limit of a trial.
 LATE_AFTER = 15
 
@@ -211,6 +214,12 @@ def _read_records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     if rows[0][0].startswith("sep="):
         raise ValueError(f"{path}: row 1 is {','.join(rows[0])!r}, a hint for Excel; delete it")
     return rows[0], {number: row for number, row in enumerate(rows[1:], 2) if any(row)}
+
+
+def score_lapses(table: pd.DataFrame) -> pd.DataFrame:
+    """Return responses in which attention trials that were not answered in time are incorrect."""
+    is_lapsed = ((table["role"] == "attention") & (table["missing"] == "time")).fillna(False)
+    return table.assign(correct=table["correct"].mask(is_lapsed, False))
 
 
 def options_shown(table: pd.DataFrame) -> list[list[str]]:

@@ -18,7 +18,15 @@ from analysis.study.identical import identical_pairs
 from analysis.study.validation import find_problems
 from harness.registry import Registry
 from tasks.false_exclusion import LIMIT, one_sided_rate
-from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, options_shown, read_table
+from tasks.responses import (
+    PARTICIPANTS,
+    RESPONSES,
+    SOURCES,
+    TableError,
+    options_shown,
+    read_table,
+    score_lapses,
+)
 
 #: Source of responses -> noun for those who gave them.
 NOUNS = {"human": "participant", "pilot": "pilot participant", "simulated": "simulated participant"}
@@ -198,9 +206,9 @@ def _split_answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     if "missing" not in table:
         return table, table.iloc[:0].assign(missing=pd.NA)
-    is_lapsed = ((table["role"] == "attention") & (table["missing"] == "time")).fillna(False)
-    table = table.assign(correct=table["correct"].mask(is_lapsed, False))
-    answered = table["missing"].isna() | is_lapsed
+    table = score_lapses(table)
+    is_check = table["role"] == "attention"
+    answered = table["missing"].isna() | (is_check & (table["missing"] == "time").fillna(False))
     return table[answered], table[~answered & (table["role"] == "trial")]
 
 

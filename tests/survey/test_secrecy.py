@@ -216,14 +216,26 @@ def test_markup_shows_as_text(frozen, tmp_path):
     assert "<b>" not in markdown("<b>bold</b>")
 
 
-def test_failed_attention_gets_its_own_code(sqlite_service):
-    study = sqlite_service.study
-    row = {
-        "attention_right": 0,
-        "plan": [{"trial": t.id} for t in study.trials if t.role == "attention"],
-    }
-    assert not sqlite_service.is_attentive(row)
-    assert sqlite_service.is_attentive(row | {"attention_right": len(row["plan"])})
+@pytest.mark.parametrize(
+    ("missing", "code"), [(None, "DONE-A"), ("picture", "DONE"), ("right", "DONE")]
+)
+def test_failed_attention_gets_its_own_code(sqlite_service, missing, code):
+    """A picture that could not be loaded is no failure, as in the analysis."""
+    study, keys = sqlite_service.study, sqlite_service.keys
+    person = arrive(sqlite_service, f"attends, {missing}")
+    page = go(sqlite_service, person, Stage.TRIAL)
+    while page["stage"] != "finished":
+        action = fill(page)
+        with sqlite_service.store.read() as connection:
+            row = sqlite_service.store.row(connection, study.hash, person)
+        trial = study.by_id[row["plan"][row["done"]]["trial"]] if page["stage"] == "trial" else None
+        if trial is not None and trial.role == "attention":
+            wrong = next(o.id for o in trial.options if o.id != keys[trial.id])
+            action["values"]["choice"] = keys[trial.id] if missing == "right" else wrong
+            action |= {"missing": missing}
+        page, _ = sqlite_service.act(page["token"], action)
+    with sqlite_service.store.read() as connection:
+        assert sqlite_service.store.row(connection, study.hash, person)["code"] == code
 
 
 def test_paste_and_leaving_are_recorded_and_bounded(sqlite_service):

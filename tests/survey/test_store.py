@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from survey_app.flow import Stage
 from survey_app.platforms import Visitor, make_open_link
 from survey_app.schema import identities, metadata, participants, places, responses
-from survey_app.service import BadAction, Service
+from survey_app.service import NO_ANSWERS, BadAction, Service
 from survey_app.store import Store, now
 
 
@@ -230,6 +230,9 @@ def test_withdrawing_is_possible_on_every_page(service, stage):
     assert "cc=STOP" in after["html"]
     assert count(service, responses) == 0
     assert count(service, participants, status="withdrawn", reason="withdrew", code="STOP") == 1
+    with service.store.read() as connection:
+        row = service.store.row(connection, service.study.hash, person)
+    assert {name: row[name] for name in NO_ANSWERS} == NO_ANSWERS and row["feedback"] is None
     assert service.places.counts()["free"] == FEW
     left, done = service.act(page["token"], fill(page))  # in a tab that was left open
     assert (left["stage"], done) == ("withdrawn", False) and count(service, responses) == 0
