@@ -214,18 +214,17 @@ def dashboard(
     from survey_app.passwords import OIDC, VARIABLE
     from survey_app.serve import listen, serve
     from survey_app.server import environment
-    from tasks.study import load
 
     if not os.environ.get(VARIABLE) and not os.environ.get(OIDC):
         raise ValueError(
             f"the dashboard needs a password: set {VARIABLE} to a hash made by "
             f"`conceptevo survey-password` (or set {OIDC}, see docs/hosting.md)"
         )
-    frozen, _ = load(study)
-    url = database_url(study, database)
-    open_database(url)
+    frozen, store = open_study(study, database)
+    store.close()
     listening = listen(host, port)
     console.print(f"dashboard at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
+    url = database_url(study, database)
     serve(listening, 1, environment(study, frozen.hash, url), script="dashboard.py")
 
 

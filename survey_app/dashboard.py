@@ -7,15 +7,21 @@ import time
 from math import ceil
 from typing import cast
 
-import pandas as pd
 import streamlit as st
 
 from survey_app.export import as_csv, sources, submissions, tables
-from survey_app.figures import people_flow, per_condition, per_form, per_trial, rates
+from survey_app.figures import (
+    find_inattentive,
+    people_flow,
+    per_condition,
+    per_form,
+    per_trial,
+    rates,
+)
 from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, is_password
 from survey_app.places import Places
-from survey_app.server import service
-from tasks.responses import Source
+from survey_app.server import open_survey
+from tasks.responses import Source, score_lapses
 
 
 def _sign_in() -> bool:
@@ -54,23 +60,25 @@ def _sign_in() -> bool:
 
 
 def _show_study() -> None:
-    survey = service()
-    st.title(survey.study.title)
-    st.text(f"Study {survey.study.hash}")
-    choices = sources(survey.store)
+    store, study, _ = open_survey()
+    st.title(study.title)
+    st.text(f"Study {study.hash}")
+    choices = sources(store, study.hash)
     if not choices:
-        st.info("Nobody has arrived yet.")
+        others = " Other studies in this database have participants." * bool(sources(store))
+        st.info(f"Nobody has taken part in this study yet.{others}")
         return
     source = st.segmented_control("Source", choices, default=choices[0]) or choices[0]
-    answers, people = tables(survey.store, source, survey.study.hash)
-    places = Places(survey.store, survey.study.hash, cast(Source, source)).counts()["places"]
-    people = people.assign(excluded=people["participant"].isin(_inattentive(answers)))
+    answers, people = tables(store, source, study.hash)
+    scored = score_lapses(answers)
+    places = Places(store, study.hash, cast(Source, source)).counts()["places"]
+    inattentive = find_inattentive(scored, study.exclusion.attention_below)
     overview = {
-        "Participants": people_flow(people, places),
-        "Attention, time and agreement": rates(answers, people),
-        "Responses per condition": per_condition(answers),
-        "Participants per form": per_form(answers, people, survey.study, places),
-        "Responses per trial, with quota": per_trial(answers, survey.study, places),
+        "Participants": people_flow(people, inattentive, places),
+        "Attention, time and agreement": rates(scored, people),
+        "Responses per condition": per_condition(scored),
+        "Participants per form": per_form(answers, people, study, places),
+        "Responses per trial, with quota": per_trial(answers, study, places),
     }
     for heading, frame in overview.items():
         st.subheader(heading)
@@ -82,19 +90,12 @@ def _show_study() -> None:
             st.text(comment)
     st.subheader("Submissions")
     st.caption("With the platform's ids, for payment and complaints; keep apart from responses.")
-    payments = submissions(survey.store, source, survey.study.hash)
+    payments = submissions(store, source, study.hash)
     st.dataframe(payments.drop(columns=["study", "participant"]), hide_index=True)
-    downloads = {"responses": answers, "participants": people.drop(columns="excluded")}
+    downloads = {"responses": answers, "participants": people}
     for column, (name, frame) in zip(st.columns(2), downloads.items(), strict=True):
         file = f"{source}-{name}.csv"
         column.download_button(f"Download {name}", as_csv(frame), file, "text/csv")
-
-
-def _inattentive(answers: pd.DataFrame) -> list[str]:
-    rule = service().study.exclusion.attention_below
-    checks = answers[answers["role"] == "attention"]
-    shares = checks.groupby("participant")["correct"].mean()
-    return [] if rule is None else list(shares.index[shares < rule])
 
 
 st.set_page_config(page_title="Researcher's page", page_icon="📋")

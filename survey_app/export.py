@@ -31,10 +31,13 @@ SUBMISSIONS = (
 )  # fmt: skip
 
 
-def sources(store: Store) -> list[str]:
-    """Return the sources of participants that the database holds, sorted."""
+def sources(store: Store, study: str | None = None) -> list[str]:
+    """Return the sources of participants that the database holds, of one study or all, sorted."""
+    query = select(participants.c.source).distinct()
+    if study is not None:
+        query = query.where(participants.c.study == study)
     with store.read() as connection:
-        return sorted(connection.scalars(select(participants.c.source).distinct()))
+        return sorted(connection.scalars(query))
 
 
 def tables(
@@ -129,24 +132,26 @@ def choose_study(store: Store, source: str | None, study: str | None) -> tuple[s
     Raises:
         ValueError: there are several and none was named, or there is no such study or source.
     """
-    names = sources(store)
+    with store.read() as connection:
+        titles = dict(connection.execute(select(studies.c.hash, studies.c.title)).all())
+    titled = ", ".join(f"{key} ({title})" for key, title in sorted(titles.items()))
+    if study is not None and study not in titles:
+        raise ValueError(f"--study {study!r}: no such study; the database holds {titled or 'none'}")
+    names = sources(store, study)
+    holder = "the database" if study is None else f"study {study}"
     if source is not None and names and source not in names:
         raise ValueError(
-            f"--source {source}: the database holds no such responses, only {', '.join(names)}"
+            f"--source {source}: {holder} holds no such responses, only {', '.join(names)}"
         )
     if source is None and len(names) > 1:
         raise ValueError(
-            f"the database holds responses of {', '.join(names)}, which must not be mixed; "
+            f"{holder} holds responses of {', '.join(names)}, which must not be mixed; "
             f"name one with --source"
         )
     source = source or (names[0] if names else "human")
     with store.read() as connection:
-        titles = dict(connection.execute(select(studies.c.hash, studies.c.title)).all())
         query = select(participants.c.study).where(participants.c.source == source).distinct()
         hashes = sorted(connection.scalars(query))
-    titled = ", ".join(f"{key} ({title})" for key, title in sorted(titles.items()))
-    if study is not None and study not in titles:
-        raise ValueError(f"--study {study!r}: no such study; the database holds {titled or 'none'}")
     if study is None and len(hashes) > 1:
         raise ValueError(
             f"the database holds several studies, which must not be mixed: {titled}; name one "

@@ -12,10 +12,19 @@ from tasks.responses import STATUSES
 from tasks.study import Study
 
 
-def people_flow(people: pd.DataFrame, places: int) -> pd.DataFrame:
+def find_inattentive(answers: pd.DataFrame, least: float | None) -> list[str]:
+    """Return the participants of whose attention trials a share below `least` is correct; none if
+    it is None."""
+    checks = answers[answers["role"] == "attention"]
+    shares = checks.groupby("participant")["correct"].mean()
+    return [] if least is None else list(shares.index[shares < least])
+
+
+def people_flow(people: pd.DataFrame, inattentive: list[str], places: int) -> pd.DataFrame:
     """Count participants by status, beside the number wanted."""
     counts = people["status"].value_counts().reindex(STATUSES, fill_value=0)
-    counts["finished, but inattentive"] = int(people["excluded"].sum())
+    finished = people["participant"][people["status"] == "finished"]
+    counts["finished, but inattentive"] = int(finished.isin(inattentive).sum())
     counts["wanted"] = places
     return counts.rename_axis("status").reset_index(name="people")
 
@@ -34,12 +43,22 @@ def accuracy(correct: pd.Series) -> tuple[float, float, float]:
     return float(scores.mean()), *interval(int(scores.sum()), len(scores))
 
 
+def median(numbers: pd.Series) -> float:
+    """Return the median; NaN if there are none."""
+    return float(numbers.astype(float).median())
+
+
 def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
     """Return number of responses, accuracy with 95 % CI and median seconds per condition."""
     keys = ["task", "condition", "role"]
     columns = [*keys, "answers", "accuracy", "low", "high", "median seconds"]
     rows = [
-        (*names, len(group), *accuracy(group["correct"]), group["milliseconds"].median() / 1000)
+        (
+            *names,
+            len(group),
+            *accuracy(group["correct"]),
+            median(group["milliseconds"]) / 1000,
+        )
         for names, group in answers.groupby(keys)
     ]
     return pd.DataFrame(rows, columns=columns).round(3)
@@ -98,8 +117,10 @@ def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
         "share of attention trials correct": attention,
         "– 95 % from": low,
         "– 95 % to": high,
-        "median minutes from consent to end": float(finished["total_seconds"].median()) / 60,
-        "median seconds with the instructions": float(people["instruction_seconds"].median()),
+        "median minutes from consent to end": median(finished["total_seconds"]) / 60,
+        "median seconds with the instructions": people["instruction_seconds"]
+        .astype(float)
+        .median(),
         "share of pairs of participants who agree (trials with options)": agreement(answers),
     }
     return pd.DataFrame({"figure": list(values), "value": list(values.values())}).round(3)

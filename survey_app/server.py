@@ -13,6 +13,7 @@ import os
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,7 +34,7 @@ from survey_app.platforms import is_open_link, make_open_link
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
 from survey_app.tokens import BadToken
-from tasks.study import load
+from tasks.study import Study, load
 
 PREVIEW = "CONCEPTEVO_PREVIEW"  # if set, pages can be requested by name
 SERVED = "CONCEPTEVO_HASH"  # hash of the study when the survey was started
@@ -56,8 +57,12 @@ def environment(study: Path, digest: str, database: str, source: str = "human") 
 
 
 @cache
-def service() -> Service:
-    """Return this process's service. Raises ValueError if the folder's study has changed."""
+def open_survey() -> tuple[Store, Study, dict[str, Any]]:
+    """Return this process's database, study and keys, and change none of them.
+
+    Raises:
+        ValueError: the folder's study has changed.
+    """
     folder = os.environ["CONCEPTEVO_STUDY"]
     study, keys = load(Path(folder))
     if study.hash != os.environ.get(SERVED, study.hash):
@@ -65,9 +70,14 @@ def service() -> Service:
             f"{folder} held study {os.environ[SERVED]} when the survey was started, but now holds "
             f"{study.hash}: two studies must not share participants; start the survey again"
         )
-    store = Store(os.environ["CONCEPTEVO_DATABASE"])
+    return Store(os.environ["CONCEPTEVO_DATABASE"]), study, keys
+
+
+@cache
+def service() -> Service:
+    """Return this process's service. Raises ValueError if the folder's study has changed."""
     source = os.environ.get("CONCEPTEVO_SOURCE", "human")
-    return Service(store, study, keys, "pilot" if source == "pilot" else "human")
+    return Service(*open_survey(), "pilot" if source == "pilot" else "human")
 
 
 @cache

@@ -15,7 +15,7 @@ import uvicorn
 from streamlit.web import bootstrap
 
 from survey_app.allowed_requests import DASHBOARD, LARGEST_MESSAGE, SURVEY, restrict
-from survey_app.server import ROUTES, cached_first_page, pictures, service
+from survey_app.server import ROUTES, cached_first_page, open_survey, pictures, service
 
 #: Streamlit's settings, with the effects that were measured.
 SETTINGS = {
@@ -46,11 +46,12 @@ def main() -> None:
     fd, script = int(sys.argv[1]), sys.argv[2]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     bootstrap.load_config_options(SETTINGS)
+    is_survey = script == "app.py"
     try:
-        service()
+        (service if is_survey else open_survey)()
     except ValueError as error:
         sys.exit(f"worker not started: {error}")
-    allowed, routes = (SURVEY, ROUTES) if script == "app.py" else (DASHBOARD, [])
+    allowed, routes = (SURVEY, ROUTES) if is_survey else (DASHBOARD, [])
     if routes:  # fill the caches before the first request
         pictures()
         cached_first_page()

@@ -2,17 +2,31 @@
 
 import socket
 
+import pandas as pd
 import pytest
+from command_line import say
 from conftest import SET, Survey
 from oidc_provider import Provider
 from people import arrive, fill, go, open_service
 from visitors import needs_browser
 
 from survey_app.export import tables
-from survey_app.figures import agreement, interval, people_flow, per_condition, per_form, per_trial
+from survey_app.figures import (
+    agreement,
+    find_inattentive,
+    interval,
+    people_flow,
+    per_condition,
+    per_form,
+    per_trial,
+    rates,
+)
 from survey_app.flow import Stage
 from survey_app.passwords import OIDC, VARIABLE, hash_password
+from survey_app.places import Places
 from survey_app.service import Service
+from tasks.recruitment import load_recruitment
+from tasks.responses import score_lapses
 
 pytestmark = needs_browser
 
@@ -38,7 +52,7 @@ def filled(frozen, tmp_path) -> Service:
 def test_the_figures_by_hand(filled, frozen):
     study, _ = frozen
     answers, people = tables(filled.store, "human")
-    flow = people_flow(people.assign(excluded=False), 60).set_index("status")
+    flow = people_flow(people, [], 60).set_index("status")
     assert flow.loc["finished", "people"] == 2
     assert flow.loc["active", "people"] == 1
     conditions = per_condition(answers[answers["role"] != "practice"])
@@ -53,6 +67,52 @@ def test_the_figures_by_hand(filled, frozen):
     assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson, by hand
     # Two people did different forms: no trial has two answers, so there are no pairs.
     assert agreement(answers) != agreement(answers)
+
+
+def test_the_first_participant_has_figures_though_nobody_has_finished(frozen, tmp_path):
+    """The median time of nobody ended the page with an error."""
+    service = open_service(tmp_path / "a.sqlite", *frozen)
+    go(service, arrive(service, "first"), Stage.INSTRUCTIONS)
+    answers, people = tables(service.store, "human")
+    figures = rates(answers, people)
+    assert figures["value"].isna().all()
+    assert per_form(answers, people, frozen[0], 60)["started"].tolist() == [0, 0]
+    assert per_condition(answers).empty
+
+
+def test_only_those_who_finished_are_counted_as_inattentive(filled):
+    """Somebody midway may still pass; an attention trial not answered in time is incorrect."""
+    answers, people = tables(filled.store, "human")
+    checks = answers["role"] == "attention"
+    lapsed = answers.assign(
+        correct=answers["correct"].mask(checks, pd.NA),
+        missing=answers["missing"].mask(checks, "time"),
+    )
+    assert find_inattentive(lapsed, 0.8) == []
+    inattentive = find_inattentive(score_lapses(lapsed), 0.8)
+    assert len(inattentive) == 2 and find_inattentive(score_lapses(lapsed), None) == []
+    flow = people_flow(people, list(people["participant"]), 60).set_index("status")
+    assert flow.loc["finished, but inattentive", "people"] == 2
+
+
+def test_a_dashboard_opened_before_the_survey_sets_no_places(frozen, study_folder, tmp_path):
+    """It created 260 places, whatever recruitment.toml says, for which more people were paid."""
+    from survey_app import server
+
+    url = f"sqlite:///{tmp_path / 'a.sqlite'}"
+    dashboard = ("dashboard", study_folder, "--database", url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, hash_password("secret"))
+        assert "holds no survey" in say(*dashboard, error=ValueError)
+        few = load_recruitment(study_folder).model_copy(update={"places": 3})
+        pilot = open_service(url, *frozen, "pilot", few)
+        for name, value in server.environment(study_folder, frozen[0].hash, url).items():
+            patch.setenv(name, value)
+        server.open_survey.cache_clear()
+        store, study, _ = server.open_survey()
+        assert Places(store, study.hash, "human").counts() == {"places": 0, "free": 0}
+        human = Service(pilot.store, *frozen, "human", few)
+        assert human.places.counts()["places"] == 3
 
 
 def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch):

@@ -83,6 +83,10 @@ def test_an_unknown_study_is_an_error_and_two_must_be_told_apart(database, froze
     go(service, arrive(service, "x"))
     told = say(*export, error=ValueError)
     assert "several studies" in told and "name one with --study" in told and "(Another)" in told
+    told = say(*export, "--study", "0" * 16, "--source", "pilot", error=ValueError)
+    assert told == f"--source pilot: study {'0' * 16} holds no such responses, only human"
+    pilot = Service(store, *frozen, "pilot")
+    go(pilot, arrive(pilot, "x"))  # of the other study: no reason to ask which source is meant
     say(*export, "--study", "0" * 16)
     assert set(read_table(tmp_path / "r.csv")["study"]) == {"0" * 16}
 

@@ -20,6 +20,7 @@ def client(study_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CONCEPTEVO_STUDY", str(study_folder))
     monkeypatch.setenv("CONCEPTEVO_DATABASE", url)
     Store(url).migrate()
+    server.open_survey.cache_clear()
     server.service.cache_clear()
     server.pictures.cache_clear()
     return TestClient(Starlette(routes=server.ROUTES), client=("127.0.0.1", 5))
