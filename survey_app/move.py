@@ -35,6 +35,8 @@ def move(
         raise ValueError(f"{moved}, of an earlier move, would be replaced; rename it first")
     target = open_database(database_url(study, to))
     _close_log(path)
+    for leftover in ("-wal", "-shm"):  # of an interrupted move: SQLite would apply it to this file
+        moved.with_name(moved.name + leftover).unlink(missing_ok=True)
     path.rename(moved)  # first, so that a survey that is started now is refused
     try:
         with closing(open_database(file_url(moved))) as source:

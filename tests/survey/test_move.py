@@ -98,6 +98,18 @@ def test_a_study_moves_to_postgresql_and_goes_on_there(folder, service, frozen, 
         assert "if the move was interrupted, rename the file to answers.sqlite" in told
 
 
+def test_the_log_of_an_interrupted_move_is_not_applied(folder, service, tmp_path):
+    """After the file was renamed and used again, its old pages would have replaced newer ones."""
+    path, moved = folder / "answers.sqlite", folder / "answers-moved.sqlite"
+    shutil.copy(f"{path}-wal", f"{moved}-wal")
+    service.places.add(1)
+    before = contents(service.store)
+    service.store.engine.dispose()
+    url = file_url(tmp_path / "new.sqlite")
+    say("responses", "move", folder, "--to", url)
+    assert contents(Store(url)) == before
+
+
 def test_nothing_is_moved_if_it_cannot_be_moved_whole(folder, service, frozen, postgres):
     before, path = contents(service.store), folder / "answers.sqlite"
     filled = Store(postgres())
