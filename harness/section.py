@@ -111,7 +111,8 @@ def explain(origin: Path | str, error: ValidationError, section: type[Section]) 
         message = describe_fault(problem)
         if problem["type"] == "extra_forbidden":
             message = f"unknown key{suggest(str(problem['loc'][-1]), fields_of(section))}"
-        lines.append(f"{origin}: {place} = {problem['input']!r}: {message}")
+        parameter = f"{place} = {problem['input']!r}: " if place else ""
+        lines.append(f"{origin}: {parameter}{message}")
     return "\n".join(lines)
 
 
@@ -121,7 +122,7 @@ def describe_fault(problem: Any) -> str:
         return "must be a table"
     message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
     message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
-    return message.replace("Field required", "is missing")
+    return message.replace("Field required", "is missing").replace("a valid tuple", "a list")
 
 
 def suggest(key: str, known: set[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from harness.section import Section
 from tasks.base import InvalidAnswer
@@ -38,8 +38,17 @@ RESERVED = {"withdraw", "consent", *(f"{check}_right" for check in (UNDERSTANDIN
 
 
 class Choice(Section):
+    """A choice, written as {value = …, label = …}, or as one text that is both."""
+
     value: str
     label: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, raw: object) -> object:
+        if not isinstance(raw, str | dict):
+            raise ValueError("must be text in quotes, or {value = …, label = …}")
+        return {"value": raw, "label": raw} if isinstance(raw, str) else raw
 
 
 class Entry(QuestionSettings):
@@ -47,9 +56,14 @@ class Entry(QuestionSettings):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     label: str = Field(min_length=1)
-    choices: tuple[str | Choice, ...] = ()  # type: ignore[assignment]
+    choices: tuple[Choice, ...] = ()  # type: ignore[assignment]
     points: int = Field(default=0, ge=0, le=11)
-    right: tuple[str, ...] | str = ()
+    right: tuple[str, ...] = ()
+
+    @field_validator("right", mode="before")
+    @classmethod
+    def _read_one(cls, right: object) -> object:
+        return (right,) if isinstance(right, str) else right
 
 
 class Understanding(Section):
@@ -90,6 +104,18 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     checks = []
     needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
     _check_needed(needed, len(keyed), f"{path}: understanding.needed")
+    if hidden := [q for q in keyed if q.shown_if]:
+        _check_needed(
+            needed, len(keyed) - len(hidden), f"{path}: understanding.needed",
+            f" that everybody sees, as {hidden[0].name!r} has shown_if",
+        )  # fmt: skip
+    if file.understanding.model_fields_set and not keyed:
+        raise ValueError(
+            f"{path}: [understanding] has nothing to count: no question has `right`; name right "
+            f"answers, or leave the section out"
+        )
+    if not (file.question or file.colour_check):
+        raise ValueError(f"{path} asks nothing; for no questions at all, set questions = false")
     if keyed:
         attempts = file.understanding.attempts
         checks.append(Check(name=UNDERSTANDING, needed=needed, attempts=attempts))
@@ -103,23 +129,20 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     return Questionnaire(translated, tuple(checks), tuple(pictures))
 
 
-def _check_needed(needed: int, count: int, parameter: str) -> None:
+def _check_needed(needed: int, count: int, parameter: str, which: str = "") -> None:
     if needed > count:
-        raise ValueError(f"{parameter} = {needed}: there are {count} such questions")
+        raise ValueError(f"{parameter} = {needed}: there are {count} such questions{which}")
 
 
 def _question(entry: Entry, where: str) -> Question:
-    choices = tuple(
-        (c, c) if isinstance(c, str) else (c.value, c.label) for c in entry.choices
-    ) or tuple((str(i), str(i)) for i in range(1, entry.points + 1))
+    points = tuple((str(i), str(i)) for i in range(1, entry.points + 1))
+    choices = tuple((c.value, c.label) for c in entry.choices) or points
     if entry.choices and entry.points:
         raise ValueError(f"{where}: give choices or points, not both")
-    right = (entry.right,) if isinstance(entry.right, str) else entry.right
-    if right and entry.when != "quiz":
+    if entry.right and entry.when != "quiz":
         raise ValueError(f"{where}: right answers are for questions with when = 'quiz'")
-    values = entry.model_dump(exclude={"choices", "points", "right", "picture"})
-    check = UNDERSTANDING if right else ""
-    return Question(**values, choices=choices, right=right, check=check)
+    values = entry.model_dump(exclude={"choices", "points", "picture"})
+    return Question(**values, choices=choices, check=UNDERSTANDING if entry.right else "")
 
 
 def _problems(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
@@ -153,6 +176,11 @@ def _problems(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
         yield f"stay_within is for a number; a {kind} has screen_out"
     if question.shown_if:
         yield from _condition_problems(question, question.shown_if, earlier)
+    if question.when == "after" and (question.screen_out or question.stay_within):
+        yield (
+            "screen_out and stay_within would turn away participants who have answered all trials; "
+            "ask it before them (when = 'before')"
+        )
 
 
 def _condition_problems(
@@ -163,10 +191,14 @@ def _condition_problems(
     before = {q.name: q for q in earlier if order.index(q.when) <= latest}
     if condition.question not in before:
         yield (f"shown_if names {condition.question!r}, which is not asked before it: "
-               f"{', '.join(before)}")  # fmt: skip
+               f"{', '.join(before) or 'no question is'}")  # fmt: skip
         return
-    answers = [value for value, _ in before[condition.question].choices]
-    if unknown := set(condition.answers) - set(answers):
+    asked = before[condition.question]
+    answers = [value for value, _ in asked.choices]
+    if not answers:
+        yield (f"shown_if names {condition.question!r}, a {asked.kind}, which has no choices to "
+               f"name as answers; name a question with choices")  # fmt: skip
+    elif unknown := set(condition.answers) - set(answers):
         yield (f"shown_if: {sorted(unknown)[0]!r} is no answer to {condition.question!r}: "
                f"{', '.join(answers)}")  # fmt: skip
 

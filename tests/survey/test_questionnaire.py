@@ -88,6 +88,15 @@ NUMBER = "[[question]]\nname = 'a'\nkind = 'number'\nlabel = 'A'\nwhen = 'quiz'\
             CHOICE + CHOICE.replace("'a'", "'b'") + "shown_if = {question='a', answers=['z']}",
             "shown_if: 'z' is no answer to 'a': x, y",
         ),
+        (
+            NUMBER.replace("quiz", "after")
+            + CHOICE.replace("'a'", "'b'")
+            + "shown_if = {question='a', answers=['5']}",
+            "shown_if names 'a', a number, which has no choices to name",
+        ),
+        (CHOICE + "screen_out = ['x']", r"have answered all trials; ask it before .*'before'"),
+        (NUMBER.replace("quiz", "after") + "stay_within = [1, 2]", "have answered all trials"),
+        ("[understanding]\nattempts = 3", r"\[understanding\] has nothing to count"),
         (CHOICE + "points = 7", "give choices or points, not both"),
         (CHOICE + "limits = [0, 9]", "limits are for a number; a choice has none"),
         (CHOICE.replace("'A'", "' '"), "its label is empty"),
@@ -100,6 +109,16 @@ NUMBER = "[[question]]\nname = 'a'\nkind = 'number'\nlabel = 'A'\nwhen = 'quiz'\
         ("[understanding]\nneeded = 1", "understanding.needed = 1: there are 0 such questions"),
         ("[colour_check]\nplates = 2\nneeded = 3", "colour_check.needed = 3: there are 2"),
         ("= 3", "cannot be read"),
+        ("", "asks nothing; for no questions at all, set questions = false"),
+        (CHOICE.replace("'x', 'y'", "1, 2"), r"choices.0 = 1: must be text in quotes, or \{value"),
+        (CHOICE.replace("'x', 'y'", "{ value = 'x' }"), r"choices.0.label = .*: is missing"),
+        (NUMBER + "right = 7", r"right = 7: must be a list"),
+        (
+            CHOICE + "when = 'before'\n" + CHOICE.replace("'a'", "'b'") + "when = 'quiz'\n"
+            "right = 'x'\n"
+            "shown_if = {question='a', answers=['x']}",
+            "needed = 1: there are 0 such questions that everybody sees, as 'b' has shown_if",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_what_is_allowed(tmp_path, text, told):
