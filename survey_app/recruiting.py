@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -136,6 +137,11 @@ def prolific_draft(
     recruitment = load_recruitment(study)
     if not address.startswith("https://"):
         raise ValueError(f"--address {address!r}: participants need an address with https://")
+    if recruitment.signed and urlsplit(address).netloc != recruitment.audience:
+        raise ValueError(
+            f"--address {address!r} is not of the domain audience = {recruitment.audience!r} in "
+            f"{study / 'recruitment.toml'}, so that every signed link would be refused; change one"
+        )
     check_codes(study, recruitment)
     new_draft = Prolific().call(
         "POST", "/studies/", json=draft(frozen, recruitment, address, reward, description)

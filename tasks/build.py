@@ -22,7 +22,8 @@ from tasks.files import content_name
 from tasks.kinds import all_tasks
 from tasks.language import N_, Words
 from tasks.pictures import equal_files
-from tasks.reading import StudyTexts, read_texts
+from tasks.questionnaire import Questionnaire
+from tasks.reading import StudyTexts, read_questions, read_texts
 from tasks.recruitment import Recruitment, write_recruitment
 from tasks.settings import Analysis, StudySettings
 from tasks.similarity import SIMILARITIES
@@ -53,6 +54,11 @@ def build(
             f"language = {settings.language!r}: {pluralise(len(texts), 'text')} will be shown in "
             f"English, as the catalogue has no translation; the first is {texts[0]!r}"
         )
+    if settings.participants < settings.forms:
+        note(
+            f"participants = {settings.participants}, forms = {settings.forms}: each participant "
+            f"completes one form, so that some are shown to nobody unless places are added"
+        )
     evidence = Evidence(run, settings.evidence)
     design: Design = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()
@@ -66,7 +72,8 @@ def build(
             f"analysis.similarity = 'words' counts only equal labels as similar; 'trigrams' "
             f"compares their characters"
         )
-    sizes = size(design, settings)
+    questionnaire = read_questions(settings)
+    sizes = size(design, settings, len(questionnaire.questions))
     values = {
         "minutes": sizes.minutes,
         "duration": words.duration(sizes.minutes, "minute"),
@@ -81,7 +88,7 @@ def build(
         if number == 0:  # all forms are of one design: refuse before the others are drawn
             rules = check_rules(settings.exclusion, drawing.choices(form), note)
             settings = settings.model_copy(update={"exclusion": rules})
-    return _freeze(out, settings, drawing, study_texts, sizes)
+    return _freeze(out, settings, drawing, study_texts, questionnaire, sizes)
 
 
 #: Languages that are written without spaces between words.
@@ -118,6 +125,12 @@ def _complete_plan(settings: StudySettings, design: Design) -> Analysis:
             f"analysis.primary = {primary!r}: this design can answer "
             f"{', '.join(kinds) or 'nothing'}"
         )
+    for name in ("smallest_effect", "smallest_rating"):
+        if getattr(plan, name) and not any(kind.endswith(".equivalence") for kind in kinds):
+            raise ValueError(
+                f"analysis.{name} = {getattr(plan, name)}: no task of this design has two or more "
+                f"conditions, controls left out, that it applies to; leave it out, or add some"
+            )
     SIMILARITIES.get(plan.similarity)  # refuses an unknown one
     conditions = {name for condition in design.values() for name in condition}
     if plan.reference and plan.reference not in conditions:
@@ -147,7 +160,12 @@ def _kinds(name: str, conditions: Mapping[str, int], settings: StudySettings) ->
 
 
 def _freeze(
-    out: Path, settings: StudySettings, drawing: Drawing, texts: StudyTexts, sizes: Size
+    out: Path,
+    settings: StudySettings,
+    drawing: Drawing,
+    texts: StudyTexts,
+    questionnaire: Questionnaire,
+    sizes: Size,
 ) -> Study:
     """Write the folder of the study, which does not change afterwards."""
     words = Words(settings.language)
@@ -171,7 +189,7 @@ def _freeze(
         recipes[identifier] = draft.recipe
     tasks = tuple(_task_text(name, examples[name], names, words) for name in drawing.design)
     own_pictures = [p for files_of in texts.pictures.values() for p in files_of.values()]
-    for picture in (*own_pictures, *texts.questionnaire.pictures):
+    for picture in (*own_pictures, *questionnaire.pictures):
         _save(out, picture.name, picture.data)
     setting_names = (
         "language", "seed", "seconds_per_trial", "min_width", "confidence", "exclusion", "analysis",
@@ -195,8 +213,8 @@ def _freeze(
         practice_pass=settings.practice.pass_share,
         practice_attempts=settings.practice.attempts,
         minutes=sizes.minutes,
-        questions=texts.questionnaire.questions,
-        checks=texts.questionnaire.checks,
+        questions=questionnaire.questions,
+        checks=questionnaire.checks,
         payment=settings.payment.model_copy(update={"text": words(settings.payment.text)}),
         evidence={
             "space": drawing.evidence.space.method,

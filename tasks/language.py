@@ -47,12 +47,12 @@ class Words:
         if language not in languages():
             raise ValueError(
                 f"there is no catalogue of language {language!r}; "
-                f"choose one of {', '.join(languages())}"
+                f"choose one of {', '.join(languages())}, or add {LOCALES / language}.po"
             )
         self.language = language
         try:
             self._locale = Locale.parse(language.replace("-", "_"))
-        except UnknownLocaleError as error:
+        except (UnknownLocaleError, ValueError) as error:  # ValueError: it is no code at all
             raise ValueError(
                 f"language = {language!r}: Unicode's CLDR has no such language; name the catalogue "
                 f"by a code that it has, such as fr or pt_BR"
@@ -126,6 +126,11 @@ def _translations(language: str) -> dict[str, str]:
     if language == SOURCE:
         return {}
     catalogue = read_catalogue(language)
+    if unusable := [m for m in catalogue if m.id and (m.pluralizable or m.context)]:
+        raise ValueError(
+            f"{LOCALES / language}.po: {unusable[0].id!r} has msgid_plural or msgctxt, which are "
+            f"not used; translate the texts that `python -m tasks.catalogue` collects"
+        )
     translated = (m for m in catalogue if m.id and str(m.string).strip() and not m.fuzzy)
     texts = {str(m.id): str(m.string) for m in translated}
     for text, translation in texts.items():

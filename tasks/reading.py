@@ -1,4 +1,4 @@
-"""Read the files of a study when it is built: texts, the pictures in them, the questionnaire."""
+"""Read the files of a study when it is built: texts, the pictures in them, the questions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from tasks.settings import TEXTS, StudySettings
 
 @dataclass(frozen=True)
 class StudyTexts:
-    """The contents of the files: texts by name, the pictures they name, the questionnaire."""
+    """The texts by name, and the pictures that they name."""
 
     texts: dict[str, str]
     pictures: dict[str, dict[str, OwnPicture]]
-    questionnaire: Questionnaire
 
 
 def read_texts(settings: StudySettings, values: Mapping[str, object]) -> StudyTexts:
@@ -47,14 +46,25 @@ def read_texts(settings: StudySettings, values: Mapping[str, object]) -> StudyTe
             source: read_picture(source, Path(path).parent, path)
             for source in picture_names(texts[part])
         }
-    path = settings.texts.questionnaire
+    return StudyTexts(texts, pictures)
+
+
+def read_questions(settings: StudySettings) -> Questionnaire:
+    """Return the researcher's questions, or the built-in ones translated.
+
+    Raises:
+        ValueError: as `read_questionnaire`, or a file is named although no questions are asked.
+    """
+    words, path = Words(settings.language), settings.texts.questionnaire
+    if not settings.questions and path:
+        raise ValueError(
+            f"questions = false, but texts.questionnaire names {path}: leave one of the two out"
+        )
     if not settings.questions:
-        questionnaire = Questionnaire()
-    elif path:
-        questionnaire = read_questionnaire(Path(path), words, settings.seed)
-    else:
-        questionnaire = Questionnaire(tuple(q.translate(words) for q in BUILT_IN))
-    return StudyTexts(texts, pictures, questionnaire)
+        return Questionnaire()
+    if path:
+        return read_questionnaire(Path(path), words, settings.seed)
+    return Questionnaire(tuple(q.translate(words) for q in BUILT_IN))
 
 
 def _load_text(name: str, path: str, words: Words) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from harness.files import write_text
-from harness.section import Section
+from harness.section import DISTINCT, Section
 
 Platform = Literal["prolific", "mturk", "open"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
@@ -29,6 +29,10 @@ _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # nothing that is read as someth
 
 #: A code that the platforms accept and that an address contains without escapes.
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")]
+
+
+#: A platform's own id of a study.
+StudyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class Codes(Section):
@@ -82,8 +86,8 @@ class Entry(Section):
         audience: the domain that signed links are made for, e.g. "survey.example.org".
     """
 
-    platforms: tuple[Platform, ...] = Field(default=("open",), min_length=1)
-    studies: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], ...] = ()
+    platforms: Annotated[tuple[Platform, ...], DISTINCT] = Field(default=("open",), min_length=1)
+    studies: Annotated[tuple[StudyId, ...], DISTINCT] = ()
     ids: str = ""
     signed: bool = False
     audience: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*(:\d+)?$")
@@ -117,7 +121,7 @@ class Recruitment(Entry):
     """
 
     places: int = Field(default=260, ge=1, le=100_000)
-    lease_minutes: float = Field(default=60, gt=0, le=LONGEST_LEASE)
+    lease_minutes: float = Field(default=60, ge=1, le=LONGEST_LEASE)
 
 
 _TEXT = """\

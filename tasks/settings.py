@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, StrictInt, field_validator
+from pydantic import Field, PositiveFloat, StrictInt, field_validator, model_validator
 
 from harness.section import Section
 from tasks.language import N_, SOURCE, Words
@@ -48,6 +49,14 @@ class EvidenceSettings(Section):
         if unknown := sorted(set(eps) - set(EPS)):
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(EPS)}")
         return eps
+
+    @model_validator(mode="after")
+    def _check_use(self) -> Self:
+        if self.eps and self.grouping != "clusters":
+            raise ValueError(
+                f"eps is for grouping = 'clusters', and has no effect with {self.grouping!r}"
+            )
+        return self
 
 
 class Practice(Section):
@@ -151,7 +160,7 @@ class StudySettings(Section):
     minutes: int = Field(default=0, ge=0)
     participants: int = Field(default=260, ge=1, le=100_000)
     forms: int = Field(default=8, ge=1, le=500)
-    lease_minutes: float = Field(default=60, gt=0, le=LONGEST_LEASE)
+    lease_minutes: float = Field(default=60, ge=1, le=LONGEST_LEASE)
     questions: bool = True
     confidence: bool = True
     seconds_per_trial: float = Field(default=0, ge=0, le=3600)
@@ -175,7 +184,7 @@ class StudySettings(Section):
     @field_validator("title")
     @classmethod
     def _check_title(cls, title: str) -> str:
-        if len(title.strip().splitlines()) != 1:
+        if len(title.strip().splitlines()) != 1 or re.search(r"[\x00-\x1f\x7f]", title.strip()):
             raise ValueError("participants see the title on every page; give one, in one line")
         return title
 
@@ -185,6 +194,16 @@ class StudySettings(Section):
         if 0 < seconds < 1:  # a page takes input after 0.3 s
             raise ValueError("nobody can answer in time; give 1 second or more, or 0 for no limit")
         return seconds
+
+    @model_validator(mode="after")
+    def _check_lease(self) -> Self:
+        if self.seconds_per_trial >= 60 * self.lease_minutes:
+            raise ValueError(
+                f"seconds_per_trial = {self.seconds_per_trial:g}, lease_minutes = "
+                f"{self.lease_minutes:g}: a place could be given away before the time of a trial "
+                f"is over; choose a longer lease"
+            )
+        return self
 
     @field_validator("trials")
     @classmethod

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from tasks.kinds import all_tasks
+from tasks.questionnaire import BUILT_IN
 from tasks.settings import StudySettings
 
 Design = Mapping[str, Mapping[str, int]]
@@ -46,14 +47,17 @@ def least_attention(threshold: float | None) -> int:
     return next(n for n in range(LEAST_ATTENTION, 1002) if n - 1 >= threshold * n)
 
 
-def size(design: Design, settings: StudySettings) -> Size:
+def size(design: Design, settings: StudySettings, questions: int = len(BUILT_IN)) -> Size:
     """Return attention trials and minutes, as set or as they follow from the design.
+
+    Args:
+        questions: number of questions beside the trials.
 
     Raises:
         ValueError: what is set contradicts the rest; the text says what would fit.
     """
     attention = _attention(design, settings)
-    estimate = seconds(design, settings, attention) / 60
+    estimate = seconds(design, settings, attention, questions) / 60
     minutes = settings.minutes or ceil(estimate)
     if minutes < estimate / 2:
         raise ValueError(
@@ -101,6 +105,12 @@ def _check_rules(settings: StudySettings, minutes: int) -> None:
             f"exclusion.total_seconds_outside = {list(limits)}: this study takes about "
             f"{60 * minutes} seconds and would exclude most people; choose limits around that"
         )
+    reading = settings.exclusion.instruction_seconds_below
+    if reading is not None and reading >= READING:
+        raise ValueError(
+            f"exclusion.instruction_seconds_below = {reading:g}: all texts together take about "
+            f"{READING} seconds to read, so that this would exclude most people; choose less"
+        )
     allowed = settings.exclusion.practice_attempts_above
     if allowed is not None and settings.practice.attempts > allowed:
         raise ValueError(
@@ -110,7 +120,9 @@ def _check_rules(settings: StudySettings, minutes: int) -> None:
         )
 
 
-def seconds(design: Design, settings: StudySettings, attention: int) -> float:
+def seconds(
+    design: Design, settings: StudySettings, attention: int, questions: int = len(BUILT_IN)
+) -> float:
     """Return the approximate duration of a session."""
     times = {name: _trial_seconds(name, settings) for name in design}
     trials = sum(times[name] * sum(conditions.values()) for name, conditions in design.items())
@@ -118,11 +130,11 @@ def seconds(design: Design, settings: StudySettings, attention: int) -> float:
     checks = attention * sum(controls) / len(controls) if controls else 0
     counts = practice_counts(design, settings.practice.trials)
     practice = sum(n * (times[name] + FEEDBACK) for name, n in counts.items())
-    questions = 3 * QUESTION if settings.questions else 0
-    return READING + practice + trials + checks + questions
+    return READING + practice + trials + checks + QUESTION * questions
 
 
 def _trial_seconds(name: str, settings: StudySettings) -> float:
     task = all_tasks().get(name)
     confidence_seconds = CONFIDENCE if settings.confidence and task.confidence else 0
-    return getattr(task, "seconds", SECONDS) + confidence_seconds
+    duration = getattr(task, "seconds", SECONDS) + confidence_seconds
+    return min(duration, settings.seconds_per_trial or duration)

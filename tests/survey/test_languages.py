@@ -200,9 +200,14 @@ def test_a_catalogue_half_done_is_said_and_one_that_would_break_a_page_is_refuse
     add_catalogue("it", **{"Trial {number} of {total}": "Prova {number:d} di {total}"})
     with pytest.raises(ValueError, match="the names in braces must be those of 'Trial {number}"):
         Words("it")  # `:d` would fail when the page is shown
-    add_catalogue("xx")
-    with pytest.raises(ValueError, match="CLDR has no such language"):
-        StudySettings(language="xx")
+    for form in ('msgctxt "menu"\nmsgid "Continue"', 'msgid "Continue"\nmsgid_plural "Go on"'):
+        (tmp_path / "locale" / "nb.po").write_text(f'{form}\nmsgstr "Fortsett"\n')
+        with pytest.raises(ValueError, match="nb.po: .*Continue.* has msgid_plural or msgctxt"):
+            Words("nb")
+    for code in ("xx", "my language"):
+        add_catalogue(code)
+        with pytest.raises(ValueError, match="CLDR has no such language"):
+            StudySettings(language=code)
 
 
 def test_durations_have_the_form_that_their_number_requires():

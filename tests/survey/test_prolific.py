@@ -11,7 +11,7 @@ from survey_app import prolific
 from survey_app.flow import Stage
 from survey_app.platforms import Visitor
 from survey_app.signed_links import API
-from tasks.recruitment import load_recruitment
+from tasks.recruitment import load_recruitment, write_recruitment
 
 
 @pytest.fixture
@@ -56,6 +56,13 @@ def test_mistakes_before_any_money(double, folder, monkeypatch):
         "prolific", "draft", str(folder), "--address", "http://x.org", *DRAFT[2:], error=ValueError
     )
     assert "need an address with https://" in told
+    signed = {"signed": True, "platforms": ("prolific",), "audience": "survey.example.org"}
+    known = load_recruitment(folder)
+    write_recruitment(folder, known.model_copy(update=signed))
+    told = say("prolific", "draft", str(folder), *DRAFT, error=ValueError)
+    assert "audience = 'survey.example.org'" in told and "every signed link" in told
+    assert not double.studies
+    write_recruitment(folder, known)
     monkeypatch.setenv(prolific.TOKEN, "wrong")
     told = say("prolific", "draft", str(folder), *DRAFT, error=ValueError)
     assert "Prolific refused POST /studies/ (401)" in told

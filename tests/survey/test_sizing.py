@@ -23,7 +23,7 @@ from tasks.settings import (
     StudySettings,
     load_settings,
 )
-from tasks.sizing import least_attention, seconds, size
+from tasks.sizing import QUESTION, least_attention, seconds, size
 from tasks.study import load
 
 DEFAULT = {name: all_tasks().get(name).conditions for name in all_tasks()}
@@ -50,6 +50,10 @@ def test_the_default_design_fits_together():
         ({"attention": Attention(trials=3)}, "one error would exclude .* at least 5 attention"),
         ({"exclusion": Exclusion(attention_below=1.0)}, "excludes participants for a single error"),
         ({"minutes": 3}, "minutes = 3: this design takes about"),
+        (
+            {"exclusion": Exclusion(instruction_seconds_below=200)},
+            "instruction_seconds_below = 200: all texts together take about 120 seconds",
+        ),
         ({"exclusion": Exclusion(total_seconds_outside=(5000, 7200))}, "would exclude most people"),
         (
             {"practice": Practice(attempts=4)},
@@ -60,6 +64,15 @@ def test_the_default_design_fits_together():
 def test_contradictions_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         size(DEFAULT, StudySettings(**settings))
+
+
+def test_time_limits_and_all_questions_count_in_the_minutes():
+    settings = StudySettings(exclusion=Exclusion(total_seconds_outside=None))
+    design = {"concept_agreement": {"neighbours": 30}}
+    hasty = settings.model_copy(update={"seconds_per_trial": 2})
+    assert size(design, settings).minutes > 8 and size(design, hasty).minutes == 4
+    more = [seconds(design, settings, 0, questions) for questions in (0, 60)]
+    assert more[1] - more[0] == 60 * QUESTION
 
 
 def test_attention_trials_need_a_task_that_has_them():

@@ -17,7 +17,15 @@ from tasks.kinds import all_tasks
 from tasks.language import Words
 from tasks.pictures import equal_files
 from tasks.reading import read_texts
-from tasks.settings import Analysis, Exclusion, StudySettings, load_settings
+from tasks.settings import (
+    Analysis,
+    Attention,
+    Exclusion,
+    Practice,
+    StudySettings,
+    Texts,
+    load_settings,
+)
 from tasks.study import digest, load
 
 
@@ -228,6 +236,44 @@ def test_a_rule_that_chance_alone_would_trip_is_refused(run, tmp_path):
     study = build(run, settings, tmp_path / "study", lambda text: None, notes.append)
     assert study.exclusion.one_sided_above is None
     assert len(notes) == 1 and "one_sided_above, by default 0.8, is switched off" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"questions": False, "texts": Texts(questionnaire="q.toml")}, "questions = false, but"),
+        (
+            {"trials": {"odd_one_out": {"base": 2, "random": 2}},
+             "analysis": Analysis(smallest_effect=0.1)},
+            "analysis.smallest_effect = 0.1: no task of this design has two or more",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_would_have_no_effect_are_refused(run, tmp_path, changes, told):
+    with pytest.raises(ValueError, match=told):
+        build(run, StudySettings(**changes), tmp_path / "study", say=lambda text: None)
+
+
+def test_forms_that_nobody_would_complete_are_noted(run, tmp_path):
+    notes: list[str] = []
+    settings = StudySettings(
+        forms=2, participants=1, trials={"concept_agreement": {"neighbours": 1}}
+    )
+    build(run, settings, tmp_path / "study", say=lambda text: None, note=notes.append)
+    assert "participants = 1, forms = 2: each participant completes one form" in notes[0]
+
+
+def test_a_condition_whose_name_no_database_holds_is_refused(run, tmp_path, monkeypatch):
+    """SQLite stored it, but PostgreSQL refused every answer, and browsers tried for ever."""
+    task = all_tasks().get("odd_one_out")
+    monkeypatch.setattr(task, "conditions", {"x" * 41: 1}, raising=False)
+    monkeypatch.setattr(task, "draw", lambda evidence, condition, rng: pytest.fail("was drawn"))
+    settings = StudySettings(
+        trials={"odd_one_out": {"x" * 41: 1}}, practice=Practice(trials=0),
+        attention=Attention(trials=0),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="120 characters of a task's name and 40 of a condition's"):
+        build(run, settings, tmp_path / "study", say=lambda text: None)
 
 
 def test_equivalence_can_be_the_main_question_where_a_smallest_effect_is_named(run, tmp_path):
