@@ -88,6 +88,7 @@ def results(run, tmp_path_factory) -> Path:
     copy_study(folder / "study", folder / "results" / "study")
     about = {"source": "simulated", "settings": {}, "about": {}}
     write_text(folder / "results" / "analysis.json", json.dumps(about))
+    write_text(folder / "results" / "numbers.tex", "")
     return folder / "results"
 
 
@@ -494,10 +495,21 @@ def test_beyond_the_limit_the_pictures_lie_in_a_folder(run, visit, tmp_path, mon
     from analysis.explorer import page as module
 
     monkeypatch.setattr(module, "LARGEST_FILE", 1e6)
+    for name in ("mine.jpg", "sheet-099.webp"):
+        write_text(tmp_path / "large-images" / name, "")
     written = write_explorer(run, tmp_path / "large.html")
     assert written.folder == tmp_path / "large-images"
+    assert (written.folder / "mine.jpg").exists()
+    assert not (written.folder / "sheet-099.webp").exists()
     tab = visit("#neuron=vgg/features.2/3&epoch=1", path=written.page)
     tab.wait_for_function("() => SHEETS.some(s => s.picture && s.picture.naturalWidth > 0)")
+
+
+def test_wrong_paths_are_named_before_any_work(run, tmp_path):
+    with pytest.raises(ValueError, match="holds no analysis.json; give the --out of"):
+        write_explorer(run, tmp_path / "page.html", results=run.root)
+    with pytest.raises(ValueError, match="is a folder; name the HTML file to write"):
+        write_explorer(run, tmp_path)
 
 
 def test_the_groups_file_is_toml_for_any_name(visit):

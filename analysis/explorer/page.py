@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +19,7 @@ from analysis.explorer.columns import as_json
 from analysis.explorer.data import Source, explorer_columns
 from analysis.explorer.people import people_columns
 from analysis.explorer.sprites import Sheet, draw_sheets
+from analysis.study.pipeline import check_results
 from harness.artifacts import Run
 from harness.files import whole_file, write_text
 from harness.images.sets import View, open_images
@@ -28,6 +28,7 @@ from harness.images.sets import View, open_images
 LARGEST_FILE = 20e6
 #: Largest side of an image, in pixels, in sheets inside the page and in a folder.
 TILE_INSIDE, TILE_BESIDE = 112, 224
+SHEET = "sheet-{}.webp"
 CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes.js", "models.js",
         "selection.js", "validity.js", "start.js")  # fmt: skip
 
@@ -49,8 +50,13 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> WrittenP
         results: folder written by `conceptevo analyse` for a study of this run.
 
     Raises:
-        ArtifactError: the run is incomplete. ValueError: the study is of another run.
+        ArtifactError: the run is incomplete. ValueError: the study is of another run, or a path
+            is not what it should be.
     """
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name the HTML file to write")
+    if results is not None:
+        check_results(results)
     source = Source(run)
     data = explorer_columns(source)
     data["people"] = None if results is None else people_columns(source, results)
@@ -113,14 +119,15 @@ def _draw_sheets(source: Source, largest: int) -> list[Sheet]:
 
 def _place_sheets(image_sheets: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
     """Return the page's data of each sheet; write the sheets into `folder` if it is given."""
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder is not None:  # which may also hold files of the user
+        for earlier in folder.glob(SHEET.format("*")):
+            earlier.unlink()
     sheet_records = []
     for number, sheet in enumerate(image_sheets):
         if folder is None:
             address = "data:image/webp;base64," + base64.b64encode(sheet.data).decode("ascii")
         else:
-            name = f"sheet-{number:03d}.webp"
+            name = SHEET.format(f"{number:03d}")
             with whole_file(folder / name) as temporary:
                 temporary.write_bytes(sheet.data)
             address = f"{folder.name}/{name}"

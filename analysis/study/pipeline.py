@@ -53,6 +53,11 @@ NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
 #: Counts of questionnaire answers of the analysed participants; single answers are not kept.
 DEMOGRAPHICS = "demographics.csv"
 DATA = (NETWORK, REVERSION, DEMOGRAPHICS)
+#: Files without which a results folder or a pack is none.
+NEEDED = (
+    "analysis.json", "numbers.tex", "study/study.json", "study/keys.json",
+    "data/responses.csv", "data/responses-participants.csv",
+)  # fmt: skip
 #: Columns of these files that hold text, whatever it looks like.
 NAMES = dict.fromkeys(["trial", "series", "layer", "split", "arm", "question", "answer"], str)
 RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
@@ -151,6 +156,12 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Read what `_write_csv` wrote; NA, None and 007 are names where names stand."""
     return pd.read_csv(path, dtype=NAMES, keep_default_na=False, na_values=[""])
+
+
+def check_results(folder: Path) -> None:
+    """Raise ValueError if a folder holds no results of a study."""
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise ValueError(f"{folder} holds no {missing[0]}; give the --out of `conceptevo analyse`")
 
 
 def read_results(folder: Path) -> Results:

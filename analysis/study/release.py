@@ -12,18 +12,20 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from analysis.study.pipeline import DATA, read_results, write_pictures, write_tables
+from analysis.study.pipeline import (
+    DATA,
+    NEEDED,
+    check_results,
+    read_results,
+    write_pictures,
+    write_tables,
+)
 from analysis.study.responses import SOURCE_NOTES
 from harness.files import whole_file
 from tasks.responses import codebook
 
 log = logging.getLogger(__name__)
 
-#: Files without which a results folder or a pack is none.
-NEEDED = (
-    "analysis.json", "numbers.tex", "study/study.json", "study/keys.json",
-    "data/responses.csv", "data/responses-participants.csv",
-)  # fmt: skip
 #: Patterns of the files of a results folder that go into the pack: those that the analysis writes.
 PARTS = (
     *NEEDED, *(f"data/{name}" for name in DATA), "data/run/*.json", "study/images/*",
@@ -68,8 +70,7 @@ def release(results: Path, out: Path) -> Path:
     Raises:
         ValueError: the folder is not a results folder.
     """
-    if missing := [name for name in NEEDED if not (results / name).is_file()]:
-        raise ValueError(f"{results} holds no {missing[0]}; give the --out of `conceptevo analyse`")
+    check_results(results)
     paths = {path for part in PARTS for path in results.glob(part) if path.name[0] != "."}
     others = {path for part in ("data", "study", "tables") for path in _list_files(results / part)}
     for path in sorted(others - paths):
