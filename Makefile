@@ -3,9 +3,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# Two test processes and BLAS threads for each would stand in one another's way.
+# Test processes and BLAS threads for each would stand in one another's way.
 test nightly coverage: export OMP_NUM_THREADS = 1
 test nightly coverage: export OPENBLAS_NUM_THREADS = 1
+
+# Three, as the tests of the survey often wait for the browser. In the order of the files: files
+# of few tests may take longest, and must not be begun last.
+PROCESSES := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo browser test nightly coverage lint clean
@@ -32,11 +36,11 @@ browser:  # and proxy, for the survey's tests
 	  || echo "no chromium or nginx: the tests with a real browser or proxy will be skipped"
 
 test: $(READY) lint browser  ## every test but the slow ones
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest $(PROCESSES)
 
 nightly: $(READY) browser  ## every test
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cluster,checkpoints]'
-	$(BIN)/pytest -n 2 --dist loadfile -m ''
+	$(BIN)/pytest $(PROCESSES) -m ''
 
 coverage: $(READY)  ## are intervals and claims what they say? (simulated studies)
 	$(BIN)/python -m analysis.planning.coverage

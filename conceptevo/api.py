@@ -20,7 +20,7 @@ from conceptevo.results import Result as Result
 from conceptevo.results import load as load
 from conceptevo.session import Session
 from harness.concepts.probing import ProbeParameters
-from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
+from harness.concepts.space_methods import SPACES, SpaceParameters, reads_activations
 from harness.config import Config, EvolveSection, SpaceSection
 from harness.evolutions.ablation import ABLATIONS
 from harness.evolutions.arms import BenchParameters, ReversionParameters
@@ -58,12 +58,13 @@ def probe(
         progress: show progress bars.
     """
     methods = SpaceSection().methods
-    usable_methods = [m for m in methods if activations or not needs_activations(SPACES.get(m))]
+    if not activations:
+        methods = tuple(m for m in methods if not reads_activations.is_on(SPACES.get(m)))
     session = _session(
         [series] if isinstance(series, Series) else series,
         images,
         device,
-        space=SpaceSection(methods=tuple(usable_methods)),
+        space=SpaceSection(methods=methods),
         probe=ProbeParameters(k=k, responsive=responsive, activations=activations),
     )
     opening = session.opening(check.steps(session.plan, [check.check_probe_images]))

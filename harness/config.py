@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_
 
 import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters
-from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
+from harness.concepts.space_methods import SPACES, SpaceParameters, reads_activations
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import ImportanceParameters
 from harness.images.sets import ArrayImages, UserPath
@@ -163,7 +163,7 @@ class Config(Section):
         if unknown := sorted(set(self.evolve.pairs) - set(names)):
             yield f"evolve.pairs names series {unknown}; there are {names}"
         for method in self.space.methods:
-            if needs_activations(SPACES.get(method)) and not self.probe.activations:
+            if reads_activations.is_on(SPACES.get(method)) and not self.probe.activations:
                 yield f"space.methods: {method!r} needs probe.activations = true"
 
     def checkpoints(self) -> list[Checkpoint]:

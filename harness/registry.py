@@ -72,6 +72,20 @@ class Registry(Generic[T]):
         return iter(self._plugins)
 
 
+class Mark:
+    """A decorator by which a plug-in says what it needs beyond what every plug-in gets."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, plugin: T) -> T:
+        setattr(plugin, self._name, True)
+        return plugin
+
+    def is_on(self, plugin: object) -> bool:
+        return getattr(plugin, self._name, False)
+
+
 def description(plugin: Any) -> str:
     """Return the first sentence of a plug-in's docstring, for reports; "" if there is none."""
     text = " ".join((inspect.getdoc(plugin) or "").split("\n\n")[0].split())

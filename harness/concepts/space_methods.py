@@ -17,7 +17,7 @@ from harness.concepts.neuron_embedding import SkipGram, ppmi_factors, skip_gram
 from harness.concepts.sketch import Vectors, row_blocks, sketch_vectors, stack_rows
 from harness.concepts.space import SemanticSpace, unit_rows
 from harness.records import NEURON, Checkpoint
-from harness.registry import Registry
+from harness.registry import Mark, Registry
 from harness.section import Section
 
 
@@ -83,15 +83,8 @@ SPACES: Registry[SpaceMethod] = Registry("space method")
 SKETCH_SEED = 0
 
 
-def reads_activations(method: SpaceMethod) -> SpaceMethod:
-    """Mark a method that uses `Evidence.activations`, so that the probe keeps all activations."""
-    method.reads_activations = True  # type: ignore[attr-defined]
-    return method
-
-
-def needs_activations(method: object) -> bool:
-    """Return whether a space method is marked by `reads_activations`."""
-    return getattr(method, "reads_activations", False)
+#: Decorator of a method that uses `Evidence.activations`, so that the probe keeps all activations.
+reads_activations = Mark("reads_activations")
 
 
 def gather_evidence(

@@ -23,7 +23,7 @@ from harness.networks.objectives import Target, as_target
 from harness.networks.recording import record_layers
 from harness.networks.running import UNDEFINED
 from harness.records import ARM
-from harness.registry import Registry, call_user_code
+from harness.registry import Mark, Registry, call_user_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +66,8 @@ Ablation = Callable[[Maps, str], Tensor]
 ABLATIONS: Registry[Ablation] = Registry("ablation")
 
 
-def reads_donors(ablation: Ablation) -> Ablation:
-    """Mark an ablation that uses `Maps.donor`, so that it is refused if there is only one class."""
-    ablation.reads_donors = True  # type: ignore[attr-defined]
-    return ablation
-
-
-def needs_donors(name: str) -> bool:
-    """Return whether the ablation of this name is marked by `reads_donors`."""
-    return getattr(ABLATIONS.get(name), "reads_donors", False)
+#: Decorator of an ablation that uses `Maps.donor`: it is refused if there is only one class.
+reads_donors = Mark("reads_donors")
 
 
 @ABLATIONS.add("revert")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from harness.artifacts import Run
 from harness.config import Config, ConfigError, parse_config
-from harness.evolutions.ablation import ABLATIONS, needs_donors
+from harness.evolutions.ablation import ABLATIONS, reads_donors
 from harness.evolutions.arms import BenchParameters
 from harness.evolutions.importance import IMPORTANCE
 from harness.networks.sources import Source
@@ -86,13 +86,13 @@ def bench_study(plan: Plan, coverage: Coverage) -> AblationStudy:
             "no series has two trained checkpoints: there is no evolution to score; name --pairs, "
             "or add checkpoints"
         )
-    labels, of_donors = plan.test_images.labels, list(filter(needs_donors, config.bench.ablations))
+    labels, of_donors = plan.test_images.labels, list(filter(_needs_donors, config.bench.ablations))
     if of_donors and (labels == labels[0]).all():
         raise ConfigError(
             f"bench.ablations (--ablation): {of_donors[0]!r} uses the maps for an image of "
             f"another class, and all test images are of class "
             f"{plan.test_images.classes[labels[0]]!r}: add images of another class, or name other "
-            f"ablations ({', '.join(name for name in ABLATIONS if not needs_donors(name))})"
+            f"ablations ({', '.join(name for name in ABLATIONS if not _needs_donors(name))})"
         )
     names = dict.fromkeys(source.name for source, _ in selection)
     return AblationStudy(
@@ -105,6 +105,10 @@ def bench_study(plan: Plan, coverage: Coverage) -> AblationStudy:
         ablations=config.bench.ablations,
         splits=config.bench.splits,
     )
+
+
+def _needs_donors(ablation: str) -> bool:
+    return reads_donors.is_on(ABLATIONS.get(ablation))
 
 
 def _parse_pair(config: Config, text: str) -> tuple[Source, Pair]:

@@ -20,7 +20,7 @@ from scipy import sparse
 
 from harness.artifacts import Artifact
 from harness.concepts.probing import ranges
-from harness.concepts.space_methods import SPACES, Evidence, needs_activations
+from harness.concepts.space_methods import SPACES, Evidence, reads_activations
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.sets import ArrayImages, ImageSet, View, draw_arrays
@@ -194,7 +194,7 @@ def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple
     powers = np.log(whole / parts) / np.log(4)
     growth = np.array([[neurons], [images]]) / size[:, None]
     seconds, memory = whole * np.prod(growth ** np.clip(powers, 0, 2), axis=0)
-    if needs_activations(function):  # a matrix larger than `dense` is sketched
+    if reads_activations.is_on(function):  # a matrix larger than `dense` is sketched
         sketches = 8.0 * neurons * config.space.sketch
         memory = min(memory, max(whole[1], 2 * config.space.dense * GIB, sketches))
     return float(seconds), float(memory)
