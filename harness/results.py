@@ -40,6 +40,9 @@ Criterion: TypeAlias = str | list[int]
 #: Number of records that are averaged at once.
 ROWS_AT_ONCE = 250_000
 
+#: Number of classes whose sets of neurons and scores are read at once.
+CLASSES_AT_ONCE = 20
+
 #: The columns that identify the outcomes of one arm on the images of one class.
 ARM_ON_CLASS = [*PAIR, "ablation", *ARM, "class_id", "split"]
 
@@ -140,6 +143,14 @@ class Results:
     @property
     def methods(self) -> list[str]:
         return list(self.about["methods"])
+
+    @property
+    def class_blocks(self) -> list[list[int]]:
+        """The classes in blocks, the rows of whose neurons fit into the memory."""
+        ids = self.about["classes"]
+        return [
+            ids[start : start + CLASSES_AT_ONCE] for start in range(0, len(ids), CLASSES_AT_ONCE)
+        ]
 
     @property
     def objective_sentences(self) -> list[str]:

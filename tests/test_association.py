@@ -18,6 +18,7 @@ from analysis.study.pipeline import Inputs, analyse_study
 from analysis.study.release import rebuild, release
 from analysis.study.responses import prepare
 from analysis.study.results import Settings
+from harness import results
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT
@@ -73,7 +74,7 @@ def run(tmp_path_factory):
         for i in range(10)
     ]  # fmt: skip
     run.save(contents["records"], pd.DataFrame(records), "x")
-    about = {"methods": {"sign_t": {}}, "pairs": [pair], "images_per_class": 25}
+    about = {"methods": {"sign_t": {}}, "pairs": [pair], "classes": [0, 1], "images_per_class": 25}
     write_about(run, REVERSION, about, {kind: [a] for kind, a in contents.items()})
     neurons = pd.DataFrame(
         {"series": "vgg", "epoch": np.repeat([4, 12], CHANNELS), "layer": "features.5",
@@ -83,7 +84,9 @@ def run(tmp_path_factory):
     return run
 
 
-def test_evidence_is_joined_by_neuron(folder, run):
+@pytest.mark.parametrize("classes_at_once", [1, 20])
+def test_evidence_is_joined_by_neuron(folder, run, classes_at_once, monkeypatch):
+    monkeypatch.setattr(results, "CLASSES_AT_ONCE", classes_at_once)
     study = read_study(folder)
     table = association.network_measures(study, run, association.observe_trials(study, folder))
     data = study.trials[study.trials["role"] == "trial"]

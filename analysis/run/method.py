@@ -5,11 +5,11 @@ from __future__ import annotations
 from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE
-from analysis.run.reversion import count_images, describe_range, joint_means
+from analysis.run.reversion import count_images, describe_range, joint_means, reversion_study
 from analysis.run.tables import base_checkpoint, true_concepts
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Run
-from harness.results import REVERSION, has_results, read_results
+from harness.results import REVERSION, has_results
 
 
 def method_of_run(run: Run) -> list[str]:
@@ -17,7 +17,7 @@ def method_of_run(run: Run) -> list[str]:
     space, *others = manifest["space_methods"]
     reversion = {}
     if has_results(run, REVERSION):
-        results, means = read_results(run.root, REVERSION), joint_means(run)
+        results, means = reversion_study(run), joint_means(run)
         reversion = {
             "results": results,
             "bins": results.about["arms"]["bins"],

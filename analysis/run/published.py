@@ -10,10 +10,10 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
-from analysis.run.reversion import reversion_means
+from analysis.run.reversion import reversion_means, reversion_study
 from harness.artifacts import Run
 from harness.records import JOINT, PAIR
-from harness.results import REVERSION, has_results, read_results
+from harness.results import REVERSION, has_results
 
 #: Names of the paper's space and importance score.
 SPACE, SCORE = "sgns", "sign_t"
@@ -75,7 +75,7 @@ def _mean_over_images(means: pd.DataFrame, column: str) -> float:
 def reversion_published(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
-    pairs = pd.DataFrame(read_results(run.root, REVERSION).about["pairs"])
+    pairs = pd.DataFrame(reversion_study(run).about["pairs"])
     if pairs.merge(read_published(), on=PAIR).empty:
         return None  # before the records are read
     outcomes = {"top1": "accuracy", "top5": "top-5"}

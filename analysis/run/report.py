@@ -33,7 +33,7 @@ from analysis.statistics import classes
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.comparisons import clustered_by_class, differences
 from harness.artifacts import Run
-from harness.results import REVERSION, has_results, read_results
+from harness.results import REVERSION, has_results
 from harness.text import pluralise
 
 BASELINE = "random"
@@ -191,7 +191,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 def name_linear_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
     has_study = has_results(run, REVERSION)
-    methods = read_results(run.root, REVERSION).about["methods"] if has_study else {}
+    methods = reversion.reversion_study(run).about["methods"] if has_study else {}
     names = [name for name, description in methods.items() if description["linearises"] == "revert"]
     if not names:
         return []

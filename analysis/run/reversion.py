@@ -19,6 +19,12 @@ from harness.results import REVERSION, Results, has_results, read_results
 
 
 @lru_cache(maxsize=8)
+def reversion_study(run: Run) -> Results:
+    """Return the run's reversion study (see `read_results`), read once for all tables."""
+    return read_results(run.root, REVERSION)
+
+
+@lru_cache(maxsize=8)
 def reversion_means(run: Run, outcome: str, layer: str | None = JOINT) -> pd.DataFrame:
     """Return the means over the images of each class (`harness.results.mean_by_class`), for the
     pairs of epochs between which some neuron changed; no rows if the run lacks the outcome. They
@@ -32,8 +38,9 @@ def reversion_means(run: Run, outcome: str, layer: str | None = JOINT) -> pd.Dat
         ArtifactError: there is no such pair.
     """
     criteria = {} if layer is None else {"layer": layer}
-    results, column = read_results(run.root, REVERSION), classes.OUTCOMES[outcome]
-    means = results.class_means(column, with_controls=True, **criteria)
+    means = reversion_study(run).class_means(
+        classes.OUTCOMES[outcome], with_controls=True, **criteria
+    )
     if means.empty:
         return means
     changed = means["arm"].eq("q1").groupby([means[name] for name in PAIR]).transform("any")
@@ -51,7 +58,7 @@ def unchanged_pairs(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the pairs of epochs between which no neuron changed."""
     if not has_results(run, REVERSION):
         return []
-    about = read_results(run.root, REVERSION).about["pairs"]
+    about = reversion_study(run).about["pairs"]
     pairs = {tuple(pair[name] for name in PAIR) for pair in about}
     changed = (
         reversion_means(run, "accuracy")[PAIR].drop_duplicates().itertuples(index=False, name=None)
@@ -81,7 +88,7 @@ def methods_table(results: Results) -> Table:
 
 @shelf.table("run", "method")
 def methods(run: Run) -> Table | None:
-    return methods_table(read_results(run.root, REVERSION)) if has_results(run, REVERSION) else None
+    return methods_table(reversion_study(run)) if has_results(run, REVERSION) else None
 
 
 #: Outcome -> its name in the title and in the caption of a table, and the format of a change.
@@ -97,8 +104,6 @@ _MEASURES = {
 }
 #: Largest chance level (5 / outputs) at which top-5 accuracy is still informative and shown.
 MOST_CHANCE = 0.3
-#: Number of classes whose sets of neurons are read at once.
-CLASSES_AT_ONCE = 20
 _TESTS = {
     "page": "adjusted p (Page)",
     "wilcoxon": "adjusted p (q1 vs random)",
@@ -188,10 +193,8 @@ def matching(run: Run) -> Table | None:
     """Show how similar matched sets are to q1 in size of change."""
     if not has_results(run, REVERSION):
         return None
-    results = read_results(run.root, REVERSION)
-    ids, parts = results.about["classes"], []
-    for start in range(0, len(ids), CLASSES_AT_ONCE):
-        block = ids[start : start + CLASSES_AT_ONCE]
+    results, parts = reversion_study(run), []
+    for block in results.class_blocks:
         sets, sizes = results.sets(class_id=block), results.sizes(class_id=block)
         if sizes.empty:
             return None  # runs of older versions do not list them

@@ -71,10 +71,19 @@ def importance_by_neuron(run: Run) -> pd.DataFrame:
         series, epoch_from, epoch_to, layer, channel, class_id, importance.
     """
     results, columns = read_results(run.root, REVERSION), [*CHANNEL, "class_id", "score"]
-    table = results.importance(columns, method=SCORE).dropna(subset=["score"])
-    ordered = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
-    ordered = ordered.drop_duplicates(CHANNEL)
-    return ordered[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
+
+    def most_important(table: pd.DataFrame) -> pd.DataFrame:
+        ordered = table.dropna(subset=["score"]).sort_values(
+            ["score", "class_id"], ascending=[False, True], kind="stable"
+        )
+        return ordered.drop_duplicates(CHANNEL)
+
+    blocks = [
+        most_important(results.importance(columns, method=SCORE, class_id=block))
+        for block in results.class_blocks
+    ]
+    table = most_important(pd.concat(blocks, ignore_index=True))
+    return table[columns].rename(columns={"score": "importance"})
 
 
 def change_by_neuron(run: Run) -> pd.DataFrame:
@@ -92,8 +101,12 @@ def change_by_neuron(run: Run) -> pd.DataFrame:
     means = means[(means["layer"] != JOINT) & means["arm"].str.fullmatch(r"q\d+")]
     keys = [*PAIR, "layer", "arm", "class_id"]
     by_set = means[[*keys, "change"]].rename(columns={"change": "drop"})
-    members = results.sets(method=SCORE).merge(by_set, on=keys)
-    return members.groupby(CHANNEL)["drop"].mean().reset_index()
+    blocks = []
+    for block in results.class_blocks:
+        members = results.sets(method=SCORE, class_id=block).merge(by_set, on=keys)
+        blocks.append(members.groupby(CHANNEL)["drop"].agg(["sum", "count"]))
+    totals = pd.concat(blocks).groupby(CHANNEL).sum()
+    return (totals["sum"] / totals["count"]).rename("drop").reset_index()
 
 
 def displacement_by_neuron(run: Run, pairs: pd.DataFrame) -> pd.DataFrame:
