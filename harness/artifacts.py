@@ -94,8 +94,11 @@ LAYOUT = {
     "sets": "ablation/{0}/{1:04d}-{2:04d}/sets/{3}-{4}-{5}.parquet",
     # series, epoch_from, epoch_to, ablation, importance method, kind of arms, split, classes
     "records": "ablation/{0}/{1:04d}-{2:04d}/{3}/{4}/{5}-{6}-{7}.parquet",
-    "neighbours": "space/{0}/neighbours-{1}.parquet",  # space method, draw
+    "neighbours": "space/{0}/neighbours-{1:d}.parquet",  # space method, draw
 }
+
+#: A part of an artifact in LAYOUT: its place, and its format if it is a number.
+_PART = re.compile(r"\{(\d)(:\d*d)?\}")
 
 
 def _read_file(path: Path, read: Callable[[Path], T]) -> T:
@@ -159,7 +162,7 @@ class Run:
         """
         seconds = {}
         for kind in LAYOUT:
-            sidecars = [read_sidecar(path) or {} for path in self._paths(kind)]
+            sidecars = [read_sidecar(self.path(artifact)) or {} for artifact in self.stored(kind)]
             if times := [sidecar["seconds"] for sidecar in sidecars if "seconds" in sidecar]:
                 seconds[kind] = times
         return seconds
@@ -228,7 +231,7 @@ class Run:
 
         Rows of series and checkpoints that earlier configurations of the run had are left out.
         """
-        paths = self._paths(kind)
+        paths = [self.path(artifact) for artifact in self.stored(kind)]
         if not paths:
             raise ArtifactError(
                 f"{self.root} holds no {kind} tables; make them with `conceptevo run`"
@@ -248,22 +251,33 @@ class Run:
         return table[is_present].reset_index(drop=True)
 
     def stored(self, kind: str, *parts: str | int) -> list[Artifact]:
-        """Return the artifacts of a kind in the folder whose first parts are these, in path order;
-        the other parts are numbers."""
-        field = r"\{(\d)[^}]*\}"
-        place = re.sub(
-            field,
-            lambda match: match[0].format(*parts) if int(match[1]) < len(parts) else match[0],
-            LAYOUT[kind],
-        )
-        pattern = re.compile(re.sub(field, r"(\\d+)", place))
-        names = (p.relative_to(self.root) for p in find_paths(self.root, re.sub(field, "*", place)))
-        matches = (pattern.fullmatch(name.as_posix()) for name in sorted(names))
-        return [Artifact(kind, (*parts, *map(int, match.groups()))) for match in matches if match]
+        """Return the artifacts of a kind whose files exist, in path order; `parts`: their first
+        parts, if only those are wanted that have them."""
+        return list(self._find(kind, parts))
+
+    def _find(
+        self, kind: str, parts: tuple[str | int, ...] = (), suffix: str = ""
+    ) -> Iterator[Artifact]:
+        """Yield the artifacts of a kind for which there is a file of their path and a suffix."""
+        layout = LAYOUT[kind] + suffix  # the pattern of a kind matches no file of another kind
+
+        def fill(text: Callable[[re.Match[str]], str]) -> str:
+            """Return the layout with the parts that are given, and a text for each of the rest."""
+            return _PART.sub(
+                lambda p: p[0].format(*parts) if int(p[1]) < len(parts) else text(p), layout
+            )
+
+        paths = find_paths(self.root, fill(lambda part: "*"))
+        name = re.compile(fill(lambda part: r"(\d+)" if part[2] else r"([^./][^/]*)"))
+        types = [int if part[2] else str for part in _PART.finditer(layout)][len(parts) :]
+        for path in sorted(paths):
+            if match := name.fullmatch(path.relative_to(self.root).as_posix()):
+                others = (to(text) for to, text in zip(types, match.groups(), strict=True))
+                yield Artifact(kind, (*parts, *others))
 
     def holds(self, kind: str) -> bool:
         """Return whether the run has any artifact of a kind."""
-        return bool(self._paths(kind))
+        return bool(self.stored(kind))
 
     def remove(self, artifact: Artifact) -> None:
         """Delete an artifact, its sidecar first."""
@@ -272,14 +286,9 @@ class Run:
 
     def files(self) -> list[Path]:
         """Return every artifact's file for which the file or its sidecar exists, in order."""
-        paths = {path for kind in LAYOUT for path in self._paths(kind)}
-        sidecars = (path for kind in LAYOUT for path in self._paths(kind, ".json"))
-        return sorted(paths | {path.with_suffix("") for path in sidecars})
-
-    def _paths(self, kind: str, suffix: str = "") -> list[Path]:
-        # the pattern of a kind matches no file of another kind
-        paths = find_paths(self.root, re.sub(r"\{[^}]*\}", "*", LAYOUT[kind]) + suffix)
-        return sorted(path for path in paths if not path.name.startswith("."))
+        suffixes = ("", ".json")
+        found = (a for kind in LAYOUT for end in suffixes for a in self._find(kind, suffix=end))
+        return sorted({self.path(artifact) for artifact in found})
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the run for this command. Raises ArtifactError as `lock` does."""

@@ -67,7 +67,9 @@ def test_a_file_belongs_to_one_kind(name, tmp_path):
         fields = re.findall(r"\{\d+(:?)", place)  # those with a format are numbers
         Run(tmp_path).save(Artifact(kind, tuple(1 if f else name for f in fields)), TABLE, "f")
     for kind in artifacts.LAYOUT:
-        assert len(Run(tmp_path)._paths(kind)) == 1
+        (artifact,) = Run(tmp_path).stored(kind)
+        assert Run(tmp_path).has(artifact, "f")
+    assert len(Run(tmp_path).files()) == len(artifacts.LAYOUT)
 
 
 def test_what_a_killed_command_left_half_written_is_no_artifact_and_goes(tmp_path):
