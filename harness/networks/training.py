@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -123,8 +123,61 @@ def train(
             f"batch_size={parameters.batch_size} needs at least as many training images, "
             f"got {count}"
         )
-    model = build(architecture, data.classes, seed)
-    layout = torch.contiguous_format
+    parts, layout = _initialise(
+        architecture, data, parameters, seed, parameters.epochs * batches, device
+    )
+    log: list[tuple[float, ...]] = []  # one row of LOG per epoch
+    if state := _read_state(files, parameters, device):
+        for name, part in parts._asdict().items():
+            part.load_state_dict(state[name])
+        log = state["log"]
+        for _ in range(batches * (len(log) - 1)):
+            on_batch()
+    else:
+        test_accuracy = accuracy(parts.model, data.test, parameters.batch_size, device)
+        log.append((0, np.nan, np.nan, test_accuracy))
+        if 0 in parameters.save:
+            save_weights(parts.model, files.weights(0))
+
+    for epoch in range(len(log), parameters.epochs + 1):
+        # The order, the augmentation and dropout depend on (seed, epoch) alone, so resuming at the
+        # start of an epoch gives the same weights as an uninterrupted training.
+        rng = np.random.default_rng([seed, epoch])
+        torch.manual_seed(int(rng.integers(2**62)))
+        order = rng.permutation(count)[: batches * parameters.batch_size]
+        augment = partial(flip_and_shift, rng=rng) if parameters.augment else lambda batch: batch
+        total_loss, correct = 0.0, 0
+        parts.model.train()
+        for rows, batch in read_ahead(data.train.read, np.split(order, batches)):
+            images = device.batch(augment(batch).contiguous(memory_format=layout))
+            labels = device.batch(data.train.labels[torch.from_numpy(rows)])
+            loss, logits = _step(parts, images, labels, parameters.label_smoothing)
+            total_loss += loss.item()
+            correct += int((logits.argmax(1) == labels).sum())
+            on_batch()
+        test_accuracy = accuracy(parts.model, data.test, parameters.batch_size, device)
+        log.append((epoch, total_loss / batches, correct / len(order), test_accuracy))
+        if epoch in parameters.save:
+            save_weights(parts.model, files.weights(epoch))
+        states = {name: part.state_dict() for name, part in parts._asdict().items()}
+        _save({**states, "log": log}, files.state)
+    return pd.DataFrame(log, columns=LOG).astype({"epoch": int})
+
+
+class _Parts(NamedTuple):
+    """What changes during a training, and is restored when it resumes."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+
+
+def _initialise(
+    architecture: str, data: TrainingData, parameters: TrainingParameters, seed: int, steps: int,
+    device: Device,
+) -> tuple[_Parts, torch.memory_format]:  # fmt: skip
+    """Return the start of a training from random weights, and the format of its batches."""
+    model, layout = build(architecture, data.classes, seed), torch.contiguous_format
     if takes_channels_last(model, data.train.read(np.arange(2))):
         model, layout = channels_last(model), torch.channels_last
     model = device.model(model)
@@ -135,54 +188,23 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), parameters.learning_rate, weight_decay=parameters.weight_decay
     )
-    steps = parameters.epochs * batches
     onecycle = parameters.schedule == "onecycle"
     factor = partial(_one_cycle, steps) if onecycle else lambda step: 1.0
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    log: list[tuple[float, ...]] = []  # one row of LOG per epoch
+    return _Parts(model, optimizer, scheduler), layout
 
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    if state := _read_state(files, parameters, device):
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        log = state["log"]
-        for _ in range(batches * (len(log) - 1)):
-            on_batch()
-    else:
-        log.append((0, np.nan, np.nan, accuracy(model, data.test, parameters.batch_size, device)))
-        if 0 in parameters.save:
-            save_weights(model, files.weights(0))
 
-    for epoch in range(len(log), parameters.epochs + 1):
-        # The order, the augmentation and dropout depend on (seed, epoch) alone, so resuming at the
-        # start of an epoch gives the same weights as an uninterrupted training.
-        rng = np.random.default_rng([seed, epoch])
-        torch.manual_seed(int(rng.integers(2**62)))
-        model.train()
-        total_loss, correct = 0.0, 0
-        order = rng.permutation(count)[: batches * parameters.batch_size]
-        for rows, batch in read_ahead(data.train.read, np.split(order, batches)):
-            if parameters.augment:
-                batch = flip_and_shift(batch, rng)
-            labels = device.batch(data.train.labels[torch.from_numpy(rows)])
-            logits = model(device.batch(batch.contiguous(memory_format=layout)))
-            loss = functional.cross_entropy(
-                logits, labels, label_smoothing=parameters.label_smoothing
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            total_loss += loss.item()
-            correct += int((logits.argmax(1) == labels).sum())
-            on_batch()
-        test_accuracy = accuracy(model, data.test, parameters.batch_size, device)
-        log.append((epoch, total_loss / batches, correct / len(order), test_accuracy))
-        if epoch in parameters.save:
-            save_weights(model, files.weights(epoch))
-        states = {name: part.state_dict() for name, part in parts.items()}
-        _save({**states, "log": log}, files.state)
-    return pd.DataFrame(log, columns=LOG).astype({"epoch": int})
+def _step(
+    parts: _Parts, images: Tensor, labels: Tensor, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Change the weights by one batch; return its loss and its logits."""
+    logits = parts.model(images)
+    loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    parts.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parts.optimizer.step()
+    parts.scheduler.step()
+    return loss, logits
 
 
 def _read_state(
