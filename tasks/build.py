@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -178,15 +179,7 @@ def _freeze(
     # Ids follow a shuffled order: neither condition nor role can be read from them.
     numbers = drawing.rng.permutation(len(drawing.drafts))
     ids = [f"t{number:04d}" for number in numbers]
-    trials, keys, recipes = [], {}, {}
-    for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
-        panels, options = _freeze_pictures(draft, names, words)
-        trials.append(
-            Trial(id=identifier, task=name, condition=condition, role=role, panels=panels,
-                  options=options, neurons=draft.neurons)
-        )  # fmt: skip
-        keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
-        recipes[identifier] = draft.recipe
+    trials, keys, recipes = _freeze_drafts(drawing, ids, names, words)
     tasks = tuple(_task_text(name, examples[name], names, words) for name in drawing.design)
     own_pictures = [p for files_of in texts.pictures.values() for p in files_of.values()]
     for picture in (*own_pictures, *questionnaire.pictures):
@@ -236,6 +229,22 @@ def _freeze(
     write_recruitment(out, recruitment)
     write_text(out / "study.json", study.model_dump_json(indent=1))
     return study
+
+
+def _freeze_drafts(
+    drawing: Drawing, ids: Sequence[str], names: Iterator[str], words: Words
+) -> tuple[list[Trial], dict[str, Any], dict[str, Any]]:
+    """Return the trials of the drafts, their answer keys, and how they were drawn, by id."""
+    trials, keys, recipes = [], {}, {}
+    for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
+        panels, options = _freeze_pictures(draft, names, words)
+        trials.append(
+            Trial(id=identifier, task=name, condition=condition, role=role, panels=panels,
+                  options=options, neurons=draft.neurons)
+        )  # fmt: skip
+        keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
+        recipes[identifier] = draft.recipe
+    return trials, keys, recipes
 
 
 def _pictures(draft: Draft | Example) -> list[Image.Image]:

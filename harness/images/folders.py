@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -53,14 +53,7 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
 def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     if files := shard_files(root):
         return FileImages(*read_shards(root, files, classes))
-    if not root.is_dir():
-        hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
-        problem = f"is neither a folder nor a file of many images ({', '.join(SHARDS)})"
-        raise ValueError(
-            f"image folder {root} {problem if root.exists() else 'does not exist'}{hint}"
-        )
-    folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
-    present = {normalise_name(name): name for name in sorted(folders)}
+    present = _class_folders(root)
     names = tuple(classes) if classes is not None else tuple(sorted(present))
     if classes is None and names != tuple(present):
         logger.warning(
@@ -71,7 +64,33 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             ", ".join(names),
             ", ".join(present),
         )
-    if not names:
+    files_of_class = {
+        name: [p for p in walk(root / present[name]) if p.suffix.lower() in SUFFIXES]
+        for name in names
+        if name in present
+    }
+    if problems := [*_compare(root, names, present), *_unusable(root, files_of_class)]:
+        raise ValueError("; ".join(problems))
+    paths = tuple(path for files in files_of_class.values() for path in files)
+    counts = [len(files_of_class[name]) for name in names]
+    return FileImages(paths, np.repeat(np.arange(len(names)), counts), names)
+
+
+def _class_folders(root: Path) -> dict[str, str]:
+    """Return the names of the class folders in order, by the names of the classes.
+
+    Raises:
+        ValueError: there is no such folder, or it has no class folders, or two of one name.
+    """
+    if not root.is_dir():
+        hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
+        problem = f"is neither a folder nor a file of many images ({', '.join(SHARDS)})"
+        raise ValueError(
+            f"image folder {root} {problem if root.exists() else 'does not exist'}{hint}"
+        )
+    folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
+    present = {normalise_name(name): name for name in sorted(folders)}
+    if not present:
         raise ValueError(
             f"image folder {root} has no class folders: it must have one sub-folder of images per "
             f"class"
@@ -81,39 +100,38 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"image folder {root} has the sub-folders {', '.join(present)}, which are splits, not "
             f"classes: name one of them for each split, e.g. {root / min(present)}"
         )
-    problems = []
     if len(present) < len(folders):
-        problems.append(f"image folder {root} has two class folders whose names look the same")
+        raise ValueError(f"image folder {root} has two class folders whose names look the same")
+    return present
+
+
+def _compare(root: Path, names: Sequence[str], present: Mapping[str, str]) -> Iterator[str]:
+    """Yield what differs between the expected classes and the class folders that are present."""
     if missing := sorted(set(names) - set(present)):
-        problems.append(f"image folder {root} lacks the class folders {', '.join(missing)}")
+        yield f"image folder {root} lacks the class folders {', '.join(missing)}"
     if unexpected := sorted(set(present) - set(names)):
-        problems.append(
+        yield (
             f"image folder {root} has the class folders {', '.join(unexpected)}, which the probe "
             f"images lack; a class's position among the folders is that of its output of the "
             f"network, so all splits must have the same ones: add them there, or remove them here"
         )
-    files_of_class = {
-        name: [p for p in walk(root / present[name]) if p.suffix.lower() in SUFFIXES]
-        for name in names
-        if name in present
-    }
-    paths = [path for files in files_of_class.values() for path in files]
-    all_names = [*folders, *(path.name for path in paths)]
+
+
+def _unusable(root: Path, files_of_class: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Yield what is wrong with the names of files and classes, and classes without images."""
+    all_names = [
+        *files_of_class,
+        *(path.name for paths in files_of_class.values() for path in paths),
+    ]
     # Python reads bytes beyond UTF-8 as surrogates
     if unreadable := [ascii(name) for name in all_names if re.search("[\ud800-\udfff]", name)]:
-        problems.append(
-            f"image folder {root}: names that are not UTF-8: {join_names(unreadable, 4)}"
-        )
+        yield f"image folder {root}: names that are not UTF-8: {join_names(unreadable, 4)}"
     if empty := [str(root / name) for name, files in files_of_class.items() if not files]:
         problem = "class folder" if len(empty) == 1 else "class folders"
-        problems.append(
+        yield (
             f"{problem} {', '.join(empty)} {'holds' if len(empty) == 1 else 'hold'} no image; "
             f"allowed: {', '.join(sorted(SUFFIXES))}"
         )
-    if problems:
-        raise ValueError("; ".join(problems))
-    counts = [len(files_of_class[name]) for name in names]
-    return FileImages(tuple(paths), np.repeat(np.arange(len(names)), counts), names)
 
 
 def walk(folder: Path) -> list[Path]:
