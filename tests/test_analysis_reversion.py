@@ -33,6 +33,7 @@ from analysis.statistics.classes import (
     summary,
     wilcoxon,
 )
+from analysis.statistics.clusters import holm
 from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
@@ -85,6 +86,7 @@ def test_page_trend_on_its_worked_example():
     # scipy's .00182 takes tied ranks for distinct; 400,000 random orders give .000383.
     assert p == pytest.approx(0.000384215, rel=1e-5) and classes == 10
     assert page_trend(table.iloc[:1])[1] == 1 and np.isnan(page_trend(table.iloc[:1])[0])
+    assert page_trend(table.reindex(range(12))) == (p, 10)  # classes without a bin are left out
 
 
 def records_of(effects, images=8, classes=6, seed=0):
@@ -131,6 +133,18 @@ def test_the_summary_is_the_mean_over_classes_whatever_their_sizes():
     assert probability["q1"] == pytest.approx(-0.64)
 
 
+def test_p_values_are_adjusted_over_the_rows_of_a_split():
+    means = [
+        mean_by_class(records_of(EFFECTS, seed=k).assign(method=f"m{k}"), "correct")
+        for k in range(3)
+    ]
+    tests = ["page", "wilcoxon", "matched_test"]
+    alone = pd.concat([summary(m) for m in means])[tests].apply(lambda p: holm(p.to_numpy()))
+    together = summary(pd.concat([*means, means[0].assign(split="importance")]))
+    np.testing.assert_allclose(together[tests][:3], alone)
+    np.testing.assert_allclose(together[tests][3:], summary(means[0])[tests])
+
+
 def test_a_layer_with_fewer_neurons_than_bins_has_no_tests_of_the_first_bin():
     means = mean_by_class(records_of(EFFECTS), "correct")
     row = summary(means[~means["arm"].isin(["q1", "q4", "random", "matched"])]).iloc[0]
@@ -155,6 +169,9 @@ def test_over_layers_is_a_t_interval_over_classes():
     assert row["change"] == pytest.approx(classes.mean()) and row["classes"] == len(classes)
     low, high = stats.t.interval(0.95, len(classes) - 1, classes.mean(), stats.sem(classes))
     assert (row["low"], row["high"]) == pytest.approx((low, high))
+    first = records[records["arm"] == "q1"]
+    before = first["correct_before"].astype(float).groupby(first["class_id"]).mean().mean()
+    assert row["before"] == pytest.approx(before)
 
 
 def test_bins_are_ordered_by_number():
@@ -181,18 +198,20 @@ def test_concept_sharing_equals_the_plain_count(seed):
     neurons = pd.DataFrame(
         [("a", 0, c) for c in range(4)]
         + [("a", 9, c) for c in range(7)]
-        + [("b", 3, c) for c in range(5)],
+        + [("b", 9, c) for c in range(5)]
+        + [("a", 5, c) for c in range(3)],
         columns=["series", "epoch", "channel"],
     ).assign(layer="l", coverage=1.0)
     space = SemanticSpace(
-        "t", neurons[["series", "epoch", "layer", "channel", "coverage"]], rng.normal(size=(16, 3))
+        "t", neurons[["series", "epoch", "layer", "channel", "coverage"]], rng.normal(size=(19, 3))
     )
-    concepts = space.neurons.assign(concept=rng.choice(["x", "y"], 16)).drop(columns="coverage")
+    concepts = space.neurons.assign(concept=rng.choice(["x", "y"], 19)).drop(columns="coverage")
     found = concept_sharing(space, concepts, Checkpoint("a", 9), k=3)
     base = np.arange(4, 11)
     names = concepts["concept"].tolist()
     for group, rows in (
         ("base", base),
+        ("other epochs", np.arange(16, 19)),
         ("other series", np.arange(11, 16)),
         ("untrained", np.arange(4)),
     ):
@@ -208,6 +227,8 @@ def test_concept_sharing_equals_the_plain_count(seed):
         assert mine["share"].tolist() == pytest.approx(expected)
         alike = [sum(names[b] == names[r] for b in base if b != r) for r in rows]
         assert mine["ceiling"].tolist() == pytest.approx([min(n, 3) / 3 for n in alike])
+        totals = (~same).sum(axis=1)
+        assert mine["chance"].tolist() == pytest.approx(alike / totals)
 
 
 def test_identity_is_one_where_nothing_moves_and_chance_where_all_is_new():
@@ -256,6 +277,7 @@ def test_spaces_are_compared_on_the_same_neurons_clustered_by_layer():
         gain = (rows["share"] - rows["chance"]).groupby("layer").sum()
         possible = (rows["ceiling"] - rows["chance"]).groupby("layer").sum()
         assert table.loc[name, NORMALISED].tolist() == pytest.approx(ends(gain, possible))
+        assert table.loc[name, "chance"] == pytest.approx(rows["chance"].mean())
     for row in alignment_differences(shared).itertuples():
         first, second = layers[row.first], layers[row.second]
         expected = ends(first["sum"] - second["sum"], first["size"])
