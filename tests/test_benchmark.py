@@ -244,6 +244,9 @@ def test_split_halves_equal_the_plain_correlation_and_nan_is_counted():
         scores = [summarise(values[half], False)[0] for half in halves]
         assert row.rho == pytest.approx(oracles.split_half(*scores))
         assert row.rho == pytest.approx(stats.spearmanr(*scores).statistic)
+    np.testing.assert_allclose(summarise(values, False), [values.mean(axis=0), stats.sem(values)])
+    partial = np.where(np.arange(12)[:, None] == 0, np.nan, values)
+    assert split_half(partial, False, np.random.default_rng(0))["left_out"].tolist()[-1] == 10
     flat = split_half(np.zeros((8, 5)), True, np.random.default_rng(0), draws=3)
     assert flat["rho"].isna().all() and (flat["left_out"] == 3).all()
     assert split_half(np.zeros((1, 5)), True, np.random.default_rng(0)).empty

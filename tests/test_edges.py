@@ -24,7 +24,7 @@ from analysis.statistics.clusters import (
     two_way_jackknife,
 )
 from analysis.statistics.contrasts import ClusterContrasts, differences
-from analysis.statistics.crossed_effects import CrossedEffects, fit_conditions
+from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
 from analysis.statistics.estimate import FEWEST, add_permutation_test
 from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.shares import ClusteredShares, log_odds, means
@@ -46,6 +46,8 @@ def test_too_few_clusters_give_no_interval_but_a_reason():
     found = ClusterContrasts()(thinned(FEWEST - 1))["a", "b", "risk difference"]
     assert np.isfinite(found.value) and np.isnan([found.low, found.high, found.p]).all()
     assert found.reason == "only 3 participants in a condition; at least 4 are needed"
+    ratio = CrossedContrasts()(thinned(FEWEST - 1))["a", "b", "odds ratio"]
+    assert np.isnan(ratio.p) and ratio.reason == found.reason
     shares = ClusteredShares(0.5)(thinned(FEWEST - 1))
     assert np.isfinite(shares[("a",)].p) and np.isnan(shares[("b",)].p)
     few_trials = answers(items=3)

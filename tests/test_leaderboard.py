@@ -71,7 +71,14 @@ def test_area_is_the_mean_distance_of_the_curves_within_their_ends():
     table = pd.concat([table, table[table["arm"] == "none"].assign(arm="all")])
     outcomes = measures.pivot_outcomes(table)
     area = measures.evaluate(outcomes, measures.MEASURES["area"], ["good"])["good"]
-    curve = measures.ablation_curve(outcomes, "good", 4).iloc[1:-1]
+    whole = measures.ablation_curve(outcomes, "good", 4)
+    for row, arm, column in ((0, "none", "correct_before"), (-1, "all", "correct_after")):
+        own = table[table["arm"] == arm].astype({column: float})
+        mean = own.groupby("class_id")[column].mean().mean()
+        assert whole.iloc[row].tolist()[1:] == pytest.approx([mean, mean])
+    twice = measures.pivot_outcomes(pd.concat([table, table.assign(series="other")]))
+    pd.testing.assert_frame_equal(measures.ablation_curve(twice, "good", 4), whole)
+    curve = whole.iloc[1:-1]
     assert area.groupby("class_id").mean().mean() == pytest.approx(
         (curve["least"] - curve["most"]).mean()
     )

@@ -185,6 +185,11 @@ def test_crossed_contrast_lets_people_differ_in_what_a_condition_does():
     sampling = 2 * 4 / (60 * 20)  # 1/(n p (1 − p)) of each mean
     assert variance == pytest.approx(2 * model.fit.sd[1] ** 2 / 60 + sampling, rel=0.25)
     assert 20 < df < 400
+    # Satterthwaite by hand: shares of 1/60 of each person and of 1/20 of each item in a condition.
+    for weights, sums in (([1, -1], [0, 2 / 60, 2 / 20]), ([1, 0], [1 / 60, 1 / 60, 1 / 20])):
+        _, variance, df = model.combination(np.array(weights, dtype=float))
+        parts = model.fit.sd**2 * sums
+        assert df == pytest.approx(variance**2 / (parts**2 / model.fit.df).sum())
 
 
 def test_crossed_contrast_is_a_ratio_of_conditional_odds():
@@ -205,6 +210,9 @@ def test_nothing_wrong_falls_back_on_clusters_as_trials():
     assert estimate.p == pytest.approx(stats.binomtest(8, 8, 0.5).pvalue)
     model = CrossedEffects(0.5)(frame)[("a",)]
     assert np.isnan(model.value) and model.left_out == 160
+    assert CrossedContrasts()(frame) == {}
+    one = frame.assign(correct=np.where(frame["condition"] == "a", 1, np.arange(len(frame)) % 2))
+    assert CrossedContrasts("a")(one) == {}  # the model has no odds of its reference
 
 
 def test_missing_answers_are_counted():

@@ -289,9 +289,7 @@ def split_half(
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Compute Spearman's correlation of each row of two arrays [rows, n]; NaN where undefined."""
-    ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
+    ranks = [stats.rankdata(values, axis=1) for values in (first, second)]  # NaN with any NaN
     a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
-        rho = (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    undefined = np.isnan(first).any(axis=1) | np.isnan(second).any(axis=1)
-    return np.where(undefined, np.nan, rho)
+        return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
