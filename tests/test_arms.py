@@ -71,6 +71,13 @@ def test_matching_takes_neurons_of_the_nearest_size():
     size = pd.Series([1.0, 2.0, 4.0, 8.0, 1.1, 2.2, 3.9, 100.0, 0.0])
     partners = arms.match(np.array([0, 1, 2]), np.array([3, 4, 5, 6, 7, 8]), size)
     assert sorted(partners) == [4, 5, 6]
+    ratios = pd.Series([10.0, 1.0, 25.0])  # 25 is the nearer by ratio, 1 by difference
+    assert arms.match(np.array([0]), np.array([1, 2]), ratios) == [2]
+
+
+def test_remainders_go_to_the_bins_nearest_the_middle():
+    for count, sizes in ((11, [2, 2, 3, 2, 2]), (13, [2, 3, 3, 3, 2]), (14, [2, 3, 4, 3, 2])):
+        assert [len(part) for part in arms.to_bins(np.arange(count), 5)] == sizes
 
 
 def test_sets_that_coincide_are_run_once_and_recorded_for_each():
