@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, count_table, dawid_skene
@@ -65,6 +66,20 @@ def test_alpha_is_its_plain_twin():
     units = [list(unit) for _, unit in frame.groupby("trial")["answer"]]
     expected = plain.krippendorff_nominal(units)
     assert KrippendorffAlpha()(frame).value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", ["nominal", "ordinal"])
+def test_the_interval_is_that_of_units_drawn_one_by_one(metric):
+    frame = long_form(EXAMPLE)
+    estimate = KrippendorffAlpha(metric, replicates=20)(frame)
+    units = [unit for _, unit in frame.groupby("trial") if len(unit) > 1]
+    shares = np.full(len(units), 1 / len(units))
+    values = []
+    for draw in np.random.default_rng(0).multinomial(len(units), shares, 20):
+        drawn = [u.assign(trial=f"{k}/{c}") for k, u in enumerate(units) for c in range(draw[k])]
+        values.append(KrippendorffAlpha(metric, 1)(pd.concat(drawn)).value)
+    half_width = stats.t.ppf(0.975, len(units) - 1) * np.std(values, ddof=1)
+    assert estimate.value - estimate.low == pytest.approx(half_width)
 
 
 def test_alpha_undefined_is_nan():
@@ -163,3 +178,7 @@ def test_dawid_skene_tells_good_from_bad():
     assert agreed > (given_answers.mean(1).round() == truth).mean() - 0.02
     tied = dawid_skene(pd.DataFrame({"trial": [1, 1], "participant": [0, 1], "answer": list("ab")}))
     assert list(tied.majority) == [""]
+    seen = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2)]
+    partial = pd.DataFrame(seen, columns=["participant", "trial"])
+    partial["answer"] = np.where(partial["trial"] < 3, "a", "b")  # the last person saw no "b"
+    assert dawid_skene(partial).quality()["accuracy"].tolist() == pytest.approx([1, 1, 1])

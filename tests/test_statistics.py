@@ -246,6 +246,7 @@ def test_a_share_is_the_same_number_under_every_method():
         STATISTICS.get(n)(0.5)(frame) for n in ("cluster_bootstrap", "exact_binomial")
     )
     assert clustered[("a",)].value == exact[("a",)].value == 69 / 120
+    assert clustered[("a",)].effect == 69 / 120 - 0.5
 
 
 SHARES = {"exact_binomial": {"chance": 0.5}, "cluster_bootstrap": {"chance": 0.5},
