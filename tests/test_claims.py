@@ -47,7 +47,10 @@ def test_without_a_main_question_all_weigh_the_same():
     table = judge(table_of([0.001, 0.02]), "t.other", 0.8)
     assert list(table["p"]) == pytest.approx([0.01, 0.18])
     lone = judge(table_of([0.04], 1), "t.chance", 0.8)
-    assert lone["p"].iloc[0] == 0.04  # without other tests, no part is kept for them
+    assert lone[["p", "weight"]].iloc[0].tolist() == [
+        0.04,
+        1,
+    ]  # without other tests, no part is kept for them
     # An undefined test keeps its part: the parts that others pass on change no claim.
     undefined = judge(table_of([np.nan, 0.009, 0.011]), "t.chance", 0.8)
     assert list(undefined["claimed"]) == [False, False, False]

@@ -23,11 +23,11 @@ from analysis.statistics.clusters import (
     t_interval,
     two_way_jackknife,
 )
-from analysis.statistics.contrasts import ClusterContrasts, differences
+from analysis.statistics.contrasts import ClusterContrasts, _Share, differences
 from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
 from analysis.statistics.estimate import FEWEST, add_permutation_test
 from analysis.statistics.labels import LabelAgreement
-from analysis.statistics.shares import ClusteredShares, log_odds, means
+from analysis.statistics.shares import AS_TRIALS, ClusteredShares, log_odds, means
 from tests import oracles_statistics as plain
 
 
@@ -193,7 +193,19 @@ def test_no_interval_is_narrower_than_that_of_independent_answers():
         data = code_responses(frame)
         result = two_way_jackknife(data, lambda t, c: np.log(t / (c - t)))
         narrower += bool(result.variance[0] < result.independent[0])
+        assert _Share(share, 1e-4, result.independent[0], 10).ends(0.05, 9) == pytest.approx(
+            (low, high), abs=1e-3
+        )
     assert narrower > 10  # it is the rule that keeps them wide
+
+
+def test_a_difference_from_a_share_that_hangs_on_one_participant_has_the_exact_interval():
+    frame = answers(accuracy={"a": 0.5, "b": 0.5}, participants=12, items=8)
+    is_wrong = (frame["condition"] == "a") & (frame["participant"] == 0) & frame["correct"].eq(0)
+    correct = frame["correct"].where(frame["condition"] == "b", ~is_wrong)
+    assert 1 < is_wrong.sum() < 8
+    found = ClusterContrasts()(frame.assign(correct=correct))["a", "b", "risk difference"]
+    assert found.reason == AS_TRIALS and -1 < found.low < found.value < found.high < 1
 
 
 def test_a_share_equal_to_chance_has_p_one():

@@ -68,7 +68,7 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     else:
         weight = np.full(len(tests), 1 / max(tested.sum(), 1))
     unadjusted = np.where(tested, tests["p"].to_numpy(dtype=float), np.nan)
-    reserved = share if primary and others.any() and not is_primary.any() else 0.0
+    reserved = share if primary and not is_primary.any() else 0.0
     adjusted = holm(unadjusted, np.where(tested, weight, 0.0), reserved)
     # If there is no interval, for example because all labels are equal, the exact p decides alone.
     contains_null = (tests["low"] <= tests["null"]) & (tests["high"] >= tests["null"])
