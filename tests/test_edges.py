@@ -310,12 +310,16 @@ def test_singular_fits_are_said():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.floats(-3, 3), st.integers(0, 99))
 @example(0, 2.0, 4)  # p is .05 exactly, and the interval ends just above zero
+@example(0, 0.5, 0)  # only the interval holds zero
 def test_a_permutation_test_and_its_bootstrap_interval_agree(seed, centre, reached):
     resampled = np.random.default_rng(seed).normal(centre, 1, 200)
     found = add_permutation_test(Estimate(centre), reached, 99, 0.0, resampled)
     assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
     assert found.p >= (reached + 1) / 100  # never more certain than the permutations
     low, high = np.quantile(resampled, [0.025, 0.975])
+    if low <= 0 <= high and (reached + 1) / 100 < 0.05:
+        tail = min(np.mean(resampled <= 0), np.mean(resampled >= 0))
+        assert found.p == pytest.approx(max(2 * tail, 0.05))
     assert found.low <= low + 1e-9 and found.high >= high - 1e-9
     assert found.p_error == pytest.approx(np.sqrt((reached + 1) * (99 - reached) / 1e4 / 99))
 

@@ -76,6 +76,8 @@ def test_undefined_is_said_and_a_margin_of_nothing_is_refused():
     for margin in (0, 1, 3):
         with pytest.raises(ValueError, match=f"margin must lie between 0 and 1, .*, got {margin}"):
             STATISTICS.get("equivalence")(margin=margin)
+    with pytest.raises(ValueError, match="margin must lie between 0 and 3, .*, got 3"):
+        STATISTICS.get("equivalence")(margin=3, scale=(1, 4))
 
 
 def test_intervals_end_where_the_scale_ends():

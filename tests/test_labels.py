@@ -206,5 +206,11 @@ def test_empty_labels_are_left_out_and_counted():
     frame.loc[:9, "label"] = [None, "", "!"] * 3 + [None]
     estimate = LabelAgreement(shuffles=9)(frame)
     assert estimate.left_out == 10 and estimate.n == 110
+    stages = pd.concat([frame.assign(stage=0), labels(1, 0.6).assign(stage=1)])
+    given = stages[stages["label"].notna()]  # a stage without a row is one without a label
+    absent, empty = (LabelAgreement(shuffles=9)(rows) for rows in (given, stages))
+    assert (absent.value, absent.n, absent.p) == (empty.value, empty.n, empty.p)
+    few = LabelAgreement(shuffles=9)(frame[frame["trial"] < "g03"])
+    assert np.isnan([few.low, few.high]).all() and few.p == 0.1
     nothing = LabelAgreement(shuffles=9)(frame[:5])
     assert np.isnan(nothing.value) and nothing.left_out == 5

@@ -195,7 +195,7 @@ class _Overlaps:
         intersection, active_area, concept_area = self._sums[layer.name]
         shared_area = torch.from_numpy(intersection)
         union = active_area[:, None] + concept_area[None, :] - shared_area
-        return torch.where(union > 0, shared_area / union.clamp(min=1e-12), 0.0).float()
+        return torch.where(union > 0, shared_area / union, 0.0).float()
 
 
 def _coverage(masks: Tensor, size: tuple[int, int]) -> Tensor:
