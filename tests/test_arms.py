@@ -160,9 +160,11 @@ def test_a_family_of_ones_own_is_one_function():
 def test_only_the_controls_of_the_reversion_study_leave_the_network_alone(method):
     model = build("small_vgg", 6, seed=0)
     layers = find_layers(model, View(32, 32))[:1]
-    sets = {("all", 0): {layers[0].name: np.arange(3)}}
+    sets = {("all", 0): {layers[0].name: np.arange(3)}, ("q1", 0): {layers[0].name: [2, 0, 1]}}
     run = arms.make_arms(sets, method, {"all"}, layers, untouched=method == CONTROLS)
-    assert sum(not arm.channels for arm in run) == 2 * (method == CONTROLS)
+    untouched = [arm.labels for arm in run if not arm.channels]
+    assert untouched == [[(method, "none", 0)]] * 2 * (method == CONTROLS)
+    assert run[0].labels == [(method, "all", 0), (method, "q1", 0)]  # equal but for the order
 
 
 def test_a_pair_without_sets_can_be_read_with_others(tmp_path):

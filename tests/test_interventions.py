@@ -1,5 +1,7 @@
 """Importance and reversion against their plain twins, on small and on torchvision's networks."""
 
+from functools import partial
+
 import numpy as np
 import oracles
 import pandas as pd
@@ -179,6 +181,41 @@ def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair
             expected = (full - running.rerun({layer.name: change})[:, 2]).mean()
             total = values["mean_path", layer.name].mean(axis=0).sum()
             assert total == pytest.approx(float(expected), abs=2e-3, rel=2e-2)
+
+
+def test_one_step_of_a_path_is_in_its_middle():
+    newer = build("small_vgg", 6, seed=0).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pair = perturbed(newer, 1), newer, find_layers(newer, View(32, 32)), images
+    older, newer, layers, _ = pair
+    values = measured(pair, [images], 2, ["mean_path"], path_steps=1)
+    (before, _), (after, _) = (maps_and_gradients(m, layers, images, 2) for m in (older, newer))
+    with execution(newer, layers) as running:
+        with torch.no_grad():
+            running.start(images)
+        for name, layer in ((layer.name, layer) for layer in layers):
+            middle = ((before[name] + after[name]) / 2).requires_grad_()
+            logits = running.rerun({name: partial(layer.like_output, middle)})
+            (gradient,) = torch.autograd.grad(logits[:, 2].sum(), middle)
+            expected = (gradient * (after[name] - before[name])).sum(dim=2)
+            np.testing.assert_allclose(values["mean_path", name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_a_layer_that_reaches_no_output_are_zero():
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.aside = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Tanh()
+
+        def forward(self, x):
+            y = self.relu(self.conv(x))
+            self.aside(y)
+            return y.mean(dim=(2, 3))
+
+    model = Aside().eval()
+    layers = find_layers(model, View(8, 8), ["relu", "aside"])
+    maps, gradients = maps_and_gradients(model, layers, torch.randn(2, 3, 8, 8), 1)
+    assert maps["aside"].any() and not gradients["aside"].any() and gradients["relu"].any()
 
 
 def test_traced_code_is_compared_once_for_a_model_and_size_of_image():

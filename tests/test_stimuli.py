@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import oracles
 import pytest
@@ -6,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.concepts.stimuli import TopK, sort_keys
+from harness.concepts.stimuli import ProbePart, TopK, sort_keys, stimuli_table
+from harness.records import Checkpoint
 
 # few distinct values, so that ties are common
 values = hnp.arrays(
@@ -69,6 +72,15 @@ def test_sortable_keeps_the_order_of_floats(floats):
     floats = np.concatenate([floats, np.nextafter(floats, np.float32(np.inf))])
     keys = sort_keys(torch.from_numpy(floats)).numpy()
     assert ((floats[:, None] < floats[None, :]) == (keys[:, None] < keys[None, :])).all()
+
+
+def test_peaks_are_centres_of_positions_and_class_tokens_are_in_the_centre():
+    layer = SimpleNamespace(name="t", channels=2, height=4, width=3, extra=1)
+    top = TopK(2, 1)
+    top.update(torch.tensor([[1.0, 2.0]]), torch.tensor([[0, 5]]), torch.tensor([0]))
+    part = ProbePart(np.array([[0, 1]]), top, torch.zeros(2))
+    table = stimuli_table(part, [layer], Checkpoint("s", 1), 1)
+    assert table[["peak_y", "peak_x"]].to_numpy().tolist() == [[0.5, 0.5], [1.5 / 4, 1.5 / 3]]
 
 
 def test_nan_names_the_images():

@@ -219,8 +219,7 @@ class Change:
             gradients = torch.autograd.grad(
                 self._target.margin(output).sum(),
                 list(parts.values()),
-                allow_unused=True,
-                materialize_grads=True,
+                materialize_grads=True,  # zeros for layers that the output does not use
             )
         return {name: -gradient for name, gradient in zip(parts, gradients, strict=True)}
 
@@ -318,9 +317,7 @@ def maps_and_gradients(
             value = as_target(target).value(logits_of(model, answer)).sum()
             maps = [record.kept[layer.name] for layer in layers]
             with explain_errors(model, batch, purpose):
-                gradients = torch.autograd.grad(
-                    value, maps, allow_unused=True, materialize_grads=True
-                )
+                gradients = torch.autograd.grad(value, maps, materialize_grads=True)
             break
     names = [layer.name for layer in layers]
     # float32 from here on, whatever the precision of the network

@@ -287,7 +287,7 @@ def measure_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> li
             return largest
         with explain_errors(model, image, f"for what neurons of layer {layer.name!r} see"):
             (gradient,) = torch.autograd.grad(
-                target, image, retain_graph=True, allow_unused=True, materialize_grads=True
+                target, image, retain_graph=True, materialize_grads=True
             )
         mask = (gradient != 0).any(dim=0).any(dim=0)
         extent = max(_extent(mask.any(dim=1)), _extent(mask.any(dim=0)))
