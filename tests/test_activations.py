@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import oracles
 import pandas as pd
@@ -52,6 +54,17 @@ class AsManyChannelsAsRows(nn.Module):
 
 def names(name, size=64, patterns=None):
     return [layer.name for layer in find_layers(build(name, 5, 0), View(size, size), patterns)]
+
+
+def test_thresholds_are_of_all_batches_and_a_constant_neuron_has_none():
+    layer = SimpleNamespace(name="l", extra=0, strength=lambda maps: maps)
+    thresholds = naming._Thresholds({"l": 2})
+    batches = torch.tensor([[[[0.0, 1.0], [1.0, 1.0]]], [[[2.0, 3.0], [1.0, 1.0]]]])
+    for maps in batches:  # [images, channels, positions]
+        thresholds.keep(maps, layer)
+    active = thresholds.active(batches[:, 0].transpose(0, 1).flatten(1), layer)
+    assert active.tolist() == [[False, False, True, True], [False] * 4]
+    assert thresholds.varies(layer).tolist() == [True, False]
 
 
 def test_default_layers_are_block_non_linearities():
