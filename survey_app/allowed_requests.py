@@ -7,6 +7,7 @@ its own, which a survey does not use.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,11 +30,27 @@ class AllowedRequests:
         """Return whether a request may reach the application."""
         path = scope["path"]
         if scope["type"] == "websocket":
-            return path == SOCKET
+            return path == SOCKET and _comes_from_own_page(scope)
         if scope["method"] == "POST":
             return path in self.post_paths
         is_listed = path in self.paths or path.startswith(self.prefixes)
         return is_listed and scope["method"] in ("GET", "HEAD")
+
+
+def _comes_from_own_page(scope: Scope) -> bool:
+    """Return whether a WebSocket is not opened by a page of another host.
+
+    Streamlit refuses those as well, but first asks a server elsewhere for this machine's address,
+    for up to two seconds in which the worker answers nobody.
+    """
+    headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
+    if b"origin" not in headers:
+        return True
+    try:
+        host = urlsplit(f"//{headers.get(b'host', '')}").hostname
+        return urlsplit(headers[b"origin"]).hostname == host
+    except ValueError:
+        return False
 
 
 SURVEY = AllowedRequests(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, select, update
 
 from harness.text import pluralise
 from survey_app.flow import UNFINISHED
@@ -289,16 +289,26 @@ class Places:
             return new_count
 
     def counts(self) -> dict[str, int]:
-        """Count places, free places, participants by status, and people turned away by reason."""
+        """Count places, free places, participants by status, and people turned away by reason.
+
+        Unfinished participants whose lease is over are `expired`, as on the dashboard: the next
+        person gets their place if none is free.
+        """
+        lease_is_over = participants.c.lease_until < self.store.clock()
+        is_expired = participants.c.status.in_(UNFINISHED) & lease_is_over
+        status = case((is_expired, "expired"), else_=participants.c.status)
         with self.store.read() as connection:
             total, occupied = connection.execute(
                 select(func.count(), func.count(places.c.participant)).where(self._is_own(places))
             ).one()
             counts = {"places": total, "free": total - occupied}
-            groups = (participants.c.status, ""), (turned_away.c.reason, "turned away: ")
-            for column, prefix in groups:
-                query = select(column, func.count()).where(self._is_own(column.table))
-                numbers = connection.execute(query.group_by(column).order_by(column))
+            groups = (
+                (participants, status, ""),
+                (turned_away, turned_away.c.reason, "turned away: "),
+            )
+            for table, kind, prefix in groups:
+                query = select(kind.label("kind"), func.count()).where(self._is_own(table))
+                numbers = connection.execute(query.group_by("kind").order_by("kind"))
                 counts |= {f"{prefix}{name}": n for name, n in numbers}
         return counts
 

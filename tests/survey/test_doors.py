@@ -16,7 +16,7 @@ from conftest import FEW, Survey
 from people import arrive, go, look, open_service
 
 from survey_app import preview
-from survey_app.allowed_requests import SURVEY
+from survey_app.allowed_requests import DASHBOARD, SURVEY
 from survey_app.flow import Stage
 from survey_app.passwords import Guard, LockedOut
 from survey_app.platforms import Visitor
@@ -76,6 +76,20 @@ def test_every_route_of_streamlit_that_a_survey_does_not_need_is_shut():
         return SURVEY.allow({"type": kind, "path": path, "method": method})
 
     assert {(method, path) for method, path in offered if opened(method, path)} == NEEDED
+
+
+@pytest.mark.parametrize(
+    ("origin", "opened"),
+    [
+        (b"https://survey.example.org", True), (b"https://survey.example.org:8443", True),
+        (None, True), (b"https://evil.example", False), (b"null", False), (b"http://[", False),
+    ],
+)  # fmt: skip
+def test_a_page_of_another_host_reaches_no_socket(origin, opened):
+    """Streamlit answered it after two requests to a server elsewhere, and nobody else meanwhile."""
+    headers = [(b"host", b"survey.example.org"), *[(b"origin", origin)] * (origin is not None)]
+    scope = {"type": "websocket", "path": "/_stcore/stream", "headers": headers}
+    assert SURVEY.allow(scope) is DASHBOARD.allow(scope) is opened
 
 
 class Clock:

@@ -171,8 +171,10 @@ def test_coming_back_late_to_a_free_place_goes_on(service):
     person = arrive(service, "slow")
     page = go(service, person, Stage.TRIAL)
     service.store.clock = lambda: now() + timedelta(days=2)
+    assert service.places.counts()["expired"] == 1  # as on the dashboard; the place is held
     assert look(service, person)["stage"] == "trial"
     assert service.act(page["token"], fill(page))[1] is True
+    assert service.places.counts()["active"] == 1 and "expired" not in service.places.counts()
 
 
 def test_a_decline_leaves_nothing_but_a_count(service):
