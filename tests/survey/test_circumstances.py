@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from visitors import FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored, wide
+
+import survey_app
+from survey_app.views import markdown
 
 pytestmark = needs_browser
 
@@ -36,6 +40,25 @@ def test_every_page_fits_a_window(browser, survey, frozen, window):
             visitor.answer()  # everything can be reached
         visitor.page.close()
     context.close()
+
+
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+def test_each_paragraph_of_the_researcher_begins_at_the_side_of_its_script(browser, direction):
+    """Persian has no catalogue, so that its texts stand in pages in English."""
+    css = Path(survey_app.__file__).parent / "component" / "page.css"
+    page = browser.new_page(viewport={"width": 700, "height": 400})
+    page.set_content(
+        f"<style>{css.read_text(encoding='utf-8')}</style><div dir={direction}><div class=prose>"
+        f"{markdown('شرکت داوطلبانه است.')}{markdown('You may stop.')}</div></div>"
+    )
+    gaps = page.evaluate(
+        """() => [...document.querySelectorAll("p")].map((p) => {
+          const text = document.createRange();
+          text.selectNodeContents(p);
+          return text.getBoundingClientRect().left - p.getBoundingClientRect().left; })"""
+    )
+    page.close()
+    assert gaps[0] > 100 and gaps[1] == 0
 
 
 @pytest.mark.parametrize(
