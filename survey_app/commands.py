@@ -281,9 +281,10 @@ def open_existing(url: str | None, study: str | None = None) -> Store:
 
     if url is None:
         if study is None or not (Path(study) / "study.json").exists():
+            reason = f"--study {study} is no folder of a study, and " if study else ""
             raise ValueError(
-                "no database is named: give its URL (--database), or the folder of the study "
-                "(--study), in which it is by default"
+                f"{reason}no database is named: give its URL (--database), or the folder of the "
+                f"study (--study), in which it is by default"
             )
         url = database_url(Path(study), None)
     is_missing = url.startswith("sqlite:///") and not Path(make_url(url).database or "").exists()

@@ -183,7 +183,13 @@ def export(
 
 
 def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:
-    """Write a table in the form of `as_csv`."""
+    """Write a table in the form of `as_csv`.
+
+    Raises:
+        ValueError: the file is not named .csv; others, such as the database, would be replaced.
+    """
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"--out {path}: the name of the file must end in .csv")
     with whole_file(path) as temporary:
         temporary.write_text(
             as_csv(frame, excel), encoding="utf-8-sig" if excel else "utf-8", newline=""

@@ -91,6 +91,16 @@ def test_an_unknown_study_is_an_error_and_two_must_be_told_apart(database, froze
     assert set(read_table(tmp_path / "r.csv")["study"]) == {"0" * 16}
 
 
+@pytest.mark.parametrize("command", ["export", "submissions"])
+def test_an_export_replaces_no_file_of_another_kind(database, tmp_path, command):
+    """The database and the frozen study were replaced by a table if they were named."""
+    before = (tmp_path / "a.sqlite").read_bytes()
+    out = ("--out", tmp_path / "a.sqlite")
+    told = say("responses", command, "--database", database, *out, error=ValueError)
+    assert "a.sqlite: the name of the file must end in .csv" in told
+    assert (tmp_path / "a.sqlite").read_bytes() == before
+
+
 def test_a_study_may_be_named_by_its_folder(database, study_folder, frozen, tmp_path):
     out = tmp_path / "r.csv"
     say(
