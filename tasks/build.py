@@ -26,7 +26,7 @@ from tasks.pictures import equal_files
 from tasks.questionnaire import Questionnaire
 from tasks.reading import StudyTexts, read_questions, read_texts
 from tasks.recruitment import Recruitment, write_recruitment
-from tasks.settings import Analysis, StudySettings
+from tasks.settings import Analysis, Payment, StudySettings
 from tasks.similarity import SIMILARITIES
 from tasks.sizing import Design, Size, size
 from tasks.study import FrozenExample, Study, TaskText, digest
@@ -59,6 +59,11 @@ def build(
         note(
             f"participants = {settings.participants}, forms = {settings.forms}: each participant "
             f"completes one form, so that some are shown to nobody unless places are added"
+        )
+    if settings.recruitment.platforms == ("open",) and settings.payment == Payment():
+        note(
+            f"platforms = ['open'], but payment.text promises {settings.payment.text!r}; say how "
+            f"participants of the open link are paid, or set it to ''"
         )
     evidence = Evidence(run, settings.evidence)
     design: Design = settings.trials or {

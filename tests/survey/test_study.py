@@ -17,10 +17,12 @@ from tasks.kinds import all_tasks
 from tasks.language import Words
 from tasks.pictures import equal_files
 from tasks.reading import read_texts
+from tasks.recruitment import Entry
 from tasks.settings import (
     Analysis,
     Attention,
     Exclusion,
+    Payment,
     Practice,
     StudySettings,
     Texts,
@@ -235,7 +237,7 @@ def test_a_rule_that_chance_alone_would_trip_is_refused(run, tmp_path):
     notes: list[str] = []
     study = build(run, settings, tmp_path / "study", lambda text: None, notes.append)
     assert study.exclusion.one_sided_above is None
-    assert len(notes) == 1 and "one_sided_above, by default 0.8, is switched off" in notes[0]
+    assert "one_sided_above, by default 0.8, is switched off" in notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -261,6 +263,23 @@ def test_forms_that_nobody_would_complete_are_noted(run, tmp_path):
     )
     build(run, settings, tmp_path / "study", say=lambda text: None, note=notes.append)
     assert "participants = 1, forms = 2: each participant completes one form" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("platform", "text", "noted"),
+    [("open", None, True), ("open", "", False), ("prolific", None, False)],
+)
+def test_a_promise_of_a_platforms_payment_to_an_open_link_is_noted(
+    run, tmp_path, platform, text, noted
+):
+    notes: list[str] = []
+    settings = StudySettings(
+        forms=1, participants=1, trials={"concept_agreement": {"neighbours": 1}},
+        recruitment=Entry(platforms=(platform,)),
+        payment=Payment() if text is None else Payment(text=text),
+    )  # fmt: skip
+    build(run, settings, tmp_path / "study", say=lambda text: None, note=notes.append)
+    assert any("payment.text promises 'You are paid" in note for note in notes) is noted
 
 
 def test_a_condition_whose_name_no_database_holds_is_refused(run, tmp_path, monkeypatch):
