@@ -23,7 +23,9 @@ from tasks.evidence import Evidence
 from tasks.language import N_, Refusal, Words
 from tasks.responses import Role
 
-TEXT_LIMIT = 120  # characters of a free-text answer; a few words are asked for
+TEXT_LIMIT = (
+    120  # characters of a free-text answer, unless a question asks for more than a few words
+)
 
 
 class Panel(Section):
@@ -308,8 +310,8 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
     return value
 
 
-def clean_text(value: object) -> str:
-    """Normalise free text for storage: one line of at most TEXT_LIMIT characters without control
+def clean_text(value: object, limit: int = TEXT_LIMIT) -> str:
+    """Normalise free text for storage: one line of at most `limit` characters without control
     characters.
 
     Characters that override the direction of writing are removed, too, as they would reorder what
@@ -324,7 +326,7 @@ def clean_text(value: object) -> str:
     text = "".join(
         " " if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in _OVERRIDES else c for c in text
     )
-    text = " ".join(text.split())[:TEXT_LIMIT].strip()
+    text = " ".join(text.split())[:limit].strip()
     return text if any(unicodedata.category(c)[0] in "LNPS" for c in text) else ""
 
 

@@ -12,13 +12,15 @@ import numpy as np
 from pydantic import Field
 
 from harness.section import Section
-from tasks.base import FormField, InvalidAnswer, clean_text
+from tasks.base import TEXT_LIMIT, FormField, InvalidAnswer, clean_text
 from tasks.files import OwnPicture
 from tasks.language import N_
 
 When = Literal["before", "quiz", "after"]
 NUMBERS = (-1e9, 1e9)  # of a question for a number that names no limits
 UNDERSTANDING, COLOUR = "understanding", "colour"
+#: Characters of the longest text, and of all texts of one page together, which are sent at once.
+LONG_TEXT, TEXTS_OF_PAGE = 2_000, 12_000
 
 
 class Condition(Section):
@@ -41,7 +43,8 @@ class QuestionSettings(FormField):
 
     Attributes:
         kind: `choice`: one of `choices`. `several`: any of them. `scale`: one of them in a row,
-            between the anchors `low` and `high`. `number`: within `limits`. `text`.
+            between the anchors `low` and `high`. `number`: within `limits`. `text`: of at most
+            `characters`, in a field of several lines if these are more than TEXT_LIMIT.
         when: before the instructions, after them (`quiz`: whoever does not pass reads them again),
             or after the trials.
         shown_if: what makes it appear. screen_out: answers that end the study. stay_within: of a
@@ -58,6 +61,7 @@ class QuestionSettings(FormField):
     low: str = ""
     high: str = ""
     limits: tuple[float, float] = NUMBERS
+    characters: int = Field(default=TEXT_LIMIT, ge=1, le=LONG_TEXT)
     picture: str = ""
 
 
@@ -74,7 +78,7 @@ BUILT_IN = (
                       ("45 to 59", N_("45 to 59")), ("60 or older", N_("60 or older")))),
     Question(kind="choice", name="colour_vision", label=N_("Do you have normal colour vision?"),
              choices=(("yes", N_("Yes")), ("no", N_("No")), ("unsure", N_("Not sure")))),
-    Question(kind="text", name="comment", label=N_("Do you have any comments?")),
+    Question(kind="text", name="comment", label=N_("Do you have any comments?"), characters=1000),
 )  # fmt: skip
 
 
@@ -117,7 +121,7 @@ def check_answers(
             continue
         value = raw.get(question.name)
         if question.kind == "text" and isinstance(value, str):
-            value = clean_text(value)
+            value = clean_text(value, question.characters)
         if value in (None, "", []) or (isinstance(value, str) and not value.strip()):
             if question.required:
                 text = N_("“{question}”: please answer this question.")

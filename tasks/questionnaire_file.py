@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from harness.section import Section
-from tasks.base import InvalidAnswer
+from tasks.base import TEXT_LIMIT, InvalidAnswer
 from tasks.drawings import draw_plate
 from tasks.files import OwnPicture, content_name, read_picture
 from tasks.language import N_, Words
@@ -22,12 +23,14 @@ from tasks.pictures import encode
 from tasks.questionnaire import (
     COLOUR,
     NUMBERS,
+    TEXTS_OF_PAGE,
     UNDERSTANDING,
     Check,
     Condition,
     Question,
     Questionnaire,
     QuestionSettings,
+    When,
     check_answers,
 )
 
@@ -100,6 +103,13 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
             pictures.append(read_picture(entry.picture, path.parent, where))
             question = question.model_copy(update={"picture": pictures[-1].name})
         questions.append(question)
+    for when in get_args(When):
+        longest = sum(q.characters for q in questions if q.when == when and q.kind == "text")
+        if longest > TEXTS_OF_PAGE:
+            raise ValueError(
+                f"{path}: the texts asked with when = {when!r} may have {longest:,} characters in "
+                f"all, and one page can send {TEXTS_OF_PAGE:,}; lower their `characters`"
+            )
     keyed = [q for q in questions if q.check == UNDERSTANDING]
     checks = []
     needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
@@ -232,10 +242,12 @@ def _right_problems(question: Question) -> Iterator[str]:
 
 
 def _limit_problems(question: Question) -> Iterator[str]:
-    """Yield limits that no number satisfies."""
+    """Yield limits that no answer satisfies, or that its kind does not have."""
     least, most = question.limits
     if question.kind != "number" and question.limits != NUMBERS:
         yield f"limits are for a number; a {question.kind} has none"
+    if question.kind != "text" and question.characters != TEXT_LIMIT:
+        yield f"characters are for a text; a {question.kind} has none"
     for name, bounds in (("limits", question.limits), ("stay_within", question.stay_within)):
         if bounds and not bounds[0] <= bounds[1]:
             yield f"{name} = {list(bounds)}: the smaller number comes first"

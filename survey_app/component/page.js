@@ -6,6 +6,7 @@ const ARM_AFTER = { feedback: 700, other: 300 };
 const RETRY = [300, 700, 1500, 3000, 5000];
 const PATIENCE = 12000; // ms to wait for one picture before an attempt counts as failed
 const DRAFT = "conceptevo-draft"; // key of the stored input of the current page
+const FIELDS = "form :is(input:not([type=hidden]), textarea)"; // what a draft holds
 
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".survey");
@@ -198,7 +199,7 @@ function start(root, words) {
 
   // Keep input, time and events of this page, so that they survive a reload of this tab.
   function saveDraft() {
-    const fields = [...view.querySelectorAll("form input:not([type=hidden])")].map((f) =>
+    const fields = [...view.querySelectorAll(FIELDS)].map((f) =>
       f.type === "radio" || f.type === "checkbox" ? f.checked : f.value);
     const { page: { token }, pastes, leaves } = state;
     withStorage((s) => s.setItem(DRAFT, JSON.stringify({ token, fields, before: elapsed(), pastes, leaves })));
@@ -209,7 +210,7 @@ function start(root, words) {
     if (draft?.token !== page.token || !page.token) return;
     const { before, pastes, leaves } = draft;
     Object.assign(state, { before, pastes, leaves });
-    [...view.querySelectorAll("form input:not([type=hidden])")].forEach((field, i) => {
+    [...view.querySelectorAll(FIELDS)].forEach((field, i) => {
       if (typeof draft.fields[i] === "boolean") field.checked = draft.fields[i];
       else if (draft.fields[i] !== undefined) field.value = draft.fields[i];
     });
@@ -249,7 +250,7 @@ function start(root, words) {
   function keys(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.composedPath()[0];
-    const writing = target?.type === "text";
+    const writing = /^text/.test(target?.type);
     if (event.key === "Enter" && event.repeat) {
       event.preventDefault(); // held down, perhaps since an earlier page
       return;

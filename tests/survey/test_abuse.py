@@ -349,7 +349,7 @@ def test_a_text_that_nobody_sees_is_none_and_overrides_of_direction_are_taken_ou
 
 def test_a_field_for_text_takes_the_direction_of_what_is_written(service):
     page = go(service, arrive(service, "writes arabic"), Stage.QUESTIONS)
-    assert 'type="text" dir="auto" name="comment"' in page["html"]
+    assert '<textarea rows="4" dir="auto" name="comment"' in page["html"]
     assert Words(service.study.language).direction == "ltr"
 
 

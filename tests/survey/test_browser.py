@@ -22,6 +22,7 @@ from visitors import (
     link,
     needs_browser,
     on_the_way,
+    rows_of,
     stored,
 )
 
@@ -79,6 +80,8 @@ def test_a_whole_session(browser, spoken, kind, by):
             break
         (visitor.answer if by == "mouse" else visitor.answer_by_keys)()
     assert len(stored(served.url, name)) == len(TRIALS)
+    (person,) = rows_of(served.url, name, participants)
+    assert person.questionnaire["comment"] in ("red <b>wheel</b>", "stripes")
     time.sleep(1)  # the debrief waits for the reader
     visitor.page.locator(".survey a.primary").click()
     visitor.page.wait_for_url("https://app.prolific.com/submissions/complete?cc=DONE*")

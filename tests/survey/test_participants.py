@@ -9,12 +9,21 @@ import time
 import pytest
 from conftest import Survey, short
 from PIL import Image
-from sqlalchemy import select
-from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, link, needs_browser, on_the_way, wide
+from visitors import (
+    CHOICES,
+    FIND,
+    SUBMIT,
+    Visitor,
+    axe,
+    link,
+    needs_browser,
+    on_the_way,
+    rows_of,
+    wide,
+)
 
 from survey_app.first_page import SECONDS, WAITING
 from survey_app.schema import participants, responses
-from survey_app.store import Store
 from tasks.build import build
 from tasks.settings import Texts
 from tasks.study import load
@@ -94,17 +103,7 @@ def sight(visitor: Visitor, expression: str):
 
 def person(survey, name: str, table=participants):
     """The rows of one person in a table."""
-    store = Store(survey.url)
-    with store.read() as connection:
-        from survey_app.schema import identities
-
-        rows = connection.execute(
-            select(table)
-            .join(identities, identities.c.participant == table.c.participant)
-            .where(identities.c.platform_id == name)
-        ).all()
-    store.engine.dispose()
-    return rows
+    return rows_of(survey.url, name, table)
 
 
 def test_a_picture_of_the_researchers_is_shown_and_holds_nothing_up(browser, own):

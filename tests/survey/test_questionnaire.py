@@ -66,6 +66,7 @@ def read(tmp_path, text, language="en"):
 
 CHOICE = "[[question]]\nname = 'a'\nkind = 'choice'\nlabel = 'A'\nchoices = ['x', 'y']\n"
 NUMBER = "[[question]]\nname = 'a'\nkind = 'number'\nlabel = 'A'\nwhen = 'quiz'\n"
+TEXT = "[[question]]\nname = 't'\nkind = 'text'\nlabel = 'T'\n"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,12 @@ NUMBER = "[[question]]\nname = 'a'\nkind = 'number'\nlabel = 'A'\nwhen = 'quiz'\
         ("[understanding]\nattempts = 3", r"\[understanding\] has nothing to count"),
         (CHOICE + "points = 7", "give choices or points, not both"),
         (CHOICE + "limits = [0, 9]", "limits are for a number; a choice has none"),
+        (CHOICE + "characters = 9", "characters are for a text; a choice has none"),
+        (TEXT + "characters = 2001", "characters = 2001: must be less than or equal to 2000"),
+        (
+            "".join(TEXT.replace("'t'", f"'t{n}'") + "characters = 2000\n" for n in range(7)),
+            "with when = 'after' may have 14,000 characters in all, .* can send 12,000",
+        ),
         (CHOICE.replace("'A'", "' '"), "its label is empty"),
         (CHOICE.replace("'y'", "{ value = 'y', label = ' ' }"), "label of one .* is empty"),
         (CHOICE.replace("'y'", "{ value = 'y', label = 'x' }"), "have the same label"),
@@ -178,6 +185,14 @@ def test_a_number_is_read_as_people_write_it_or_asked_for_again(language, text, 
     else:
         with pytest.raises(ValueError, match="please enter a number"):
             check_answers([question], {"q": text}, {}, mark)
+
+
+def test_a_long_text_is_stored_whole_in_one_line(tmp_path):
+    (question,) = read(tmp_path, TEXT + "characters = 500").questions
+    words = ["because"] * 60
+    answer = {"t": "\n".join(words)}
+    assert check_answers([question], answer, {}) == {"t": " ".join(words)}
+    assert len(check_answers([question], {"t": 9 * answer["t"]}, {})["t"]) <= 500
 
 
 def test_hidden_questions_are_neither_required_nor_stored(tmp_path):

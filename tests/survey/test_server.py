@@ -12,6 +12,7 @@ from survey_app.flow import Stage
 from survey_app.store import Store
 from survey_app.tokens import LONGEST
 from tasks.base import TEXT_LIMIT
+from tasks.questionnaire import TEXTS_OF_PAGE
 
 
 @pytest.fixture
@@ -68,7 +69,8 @@ def test_what_is_no_action_is_refused(client, body, status):
 
 
 def test_a_page_of_a_hundred_long_texts_in_any_script_is_taken(client):
-    assert 100 * 4 * TEXT_LIMIT + LONGEST < server.LARGEST
+    assert TEXTS_OF_PAGE == 100 * TEXT_LIMIT
+    assert 4 * TEXTS_OF_PAGE + LONGEST < server.LARGEST
 
 
 def test_an_answer_that_does_not_fit_is_told(client):

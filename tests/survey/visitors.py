@@ -35,6 +35,7 @@ FLAGS = [
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SUBMIT = ".survey form button[type=submit]"
 CHOICES = ".survey fieldset:has(input[type=radio])"
+TEXTS = ".survey :is(input[type=text], textarea)"
 FIND = """() => { const walk = (n) => { for (const e of n.querySelectorAll('*')) {
   if (e.matches('.survey')) return e;
   const f = e.shadowRoot && walk(e.shadowRoot); if (f) return f; } };
@@ -84,7 +85,7 @@ class Visitor:
     def fill(self) -> None:
         for group in self.page.locator(CHOICES).all():
             group.locator("label").first.click()
-        for box in self.page.locator(".survey input[type=text]:not([inputmode]):visible").all():
+        for box in self.page.locator(f"{TEXTS}:not([inputmode]):visible").all():
             box.fill("red <b>wheel</b>")
 
     def answer_by_keys(self) -> None:
@@ -97,11 +98,12 @@ class Visitor:
                     break
             keyboard.press("Enter")
         else:
-            for _ in range(60 if self.page.locator(".survey input[type=text]").count() else 0):
+            for _ in range(60 if self.page.locator(TEXTS).count() else 0):
                 keyboard.press("Tab")
-                if self.focused("type") == "text" and not self.focused("value", True):
+                kind = self.focused("type", True)
+                if kind in ("text", "textarea") and not self.focused("value", True):
                     keyboard.type("stripes")
-                if self.focused("type") == "submit":
+                if kind == "submit":
                     break
             for group in self.page.locator(CHOICES).all():
                 keyboard.press(group.locator("input").nth(1).get_attribute("data-key"))
@@ -141,17 +143,22 @@ def on_the_way(survey, frozen, name: str, stage: str = "trial") -> str:
     return link(survey, name)
 
 
-def stored(survey_url: str, name: str) -> list:
-    """Return a person's stored responses to trials, by the platform's id."""
+def rows_of(survey_url: str, name: str, table) -> list:
+    """Return a person's rows in a table, by the platform's id."""
     store = Store(survey_url)
     with store.read() as connection:
         rows = connection.execute(
-            select(responses)
-            .join(identities, identities.c.participant == responses.c.participant)
-            .where(identities.c.platform_id == name, responses.c.role != "practice")
+            select(table)
+            .join(identities, identities.c.participant == table.c.participant)
+            .where(identities.c.platform_id == name)
         ).all()
     store.engine.dispose()
     return rows
+
+
+def stored(survey_url: str, name: str) -> list:
+    """Return a person's stored responses to trials, by the platform's id."""
+    return [row for row in rows_of(survey_url, name, responses) if row.role != "practice"]
 
 
 def wide(visitor: Visitor) -> list[str]:
