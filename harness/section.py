@@ -147,7 +147,7 @@ def read_text(path: Path, kind: str) -> str:
         ValueError: it cannot be read, or is not in UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(f"{kind} {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -155,6 +155,11 @@ def read_text(path: Path, kind: str) -> str:
             f"{kind} {path} cannot be read: byte {error.start + 1} is not UTF-8; save the file in "
             f"UTF-8"
         ) from error
+    if "\0" in text:  # PostgreSQL cannot read it in a study's texts
+        raise ValueError(
+            f"{kind} {path} holds zero bytes, as files in UTF-16 do; save the file in UTF-8"
+        )
+    return text
 
 
 def read_toml(path: Path, kind: str) -> dict[str, Any]:

@@ -102,6 +102,9 @@ def test_a_file_in_another_encoding_is_named_with_what_to_do(tmp_path, name):
     (tmp_path / name).write_bytes("title = 'Größe'".encode("latin-1"))
     with pytest.raises(ValueError, match=rf"{name} cannot be read: byte 12 is not UTF-8; save"):
         READERS[name](tmp_path / name)
+    (tmp_path / name).write_bytes("title = 'Size'".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=rf"{name} holds zero bytes, as files in UTF-16 do; save"):
+        READERS[name](tmp_path / name)
 
 
 def test_a_byte_order_mark_is_taken_as_windows_writes_it(tmp_path, service):
