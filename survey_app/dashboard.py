@@ -17,6 +17,7 @@ from survey_app.figures import (
     per_form,
     per_trial,
     rates,
+    written_answers,
 )
 from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, is_password
 from survey_app.places import Places
@@ -83,8 +84,7 @@ def _show_study() -> None:
     for heading, frame in overview.items():
         st.subheader(heading)
         st.dataframe(frame, hide_index=True)
-    comments = people.loc[people["questionnaire"].str.contains('"comment"'), "questionnaire"]
-    if len(comments):
+    if comments := written_answers(people, study):
         st.subheader("Comments")
         for comment in comments:
             st.text(comment)

@@ -124,3 +124,15 @@ def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
         "share of pairs of participants who agree (trials with options)": agreement(answers),
     }
     return pd.DataFrame({"figure": list(values), "value": list(values.values())}).round(3)
+
+
+def written_answers(people: pd.DataFrame, study: Study) -> list[str]:
+    """Return the answers to questions that are answered in writing, after their questions."""
+    labels = {q.name: q.label for q in study.questions if q.kind == "text"}
+    questionnaires = map(json.loads, people["questionnaire"])
+    return [
+        f"{labels[name]} {answer}"
+        for questionnaire in questionnaires
+        for name, answer in questionnaire.items()
+        if name in labels
+    ]

@@ -20,6 +20,7 @@ from survey_app.figures import (
     per_form,
     per_trial,
     rates,
+    written_answers,
 )
 from survey_app.flow import Stage
 from survey_app.passwords import OIDC, VARIABLE, hash_password
@@ -55,6 +56,7 @@ def test_the_figures_by_hand(filled, frozen):
     flow = people_flow(people, [], 60).set_index("status")
     assert flow.loc["finished", "people"] == 2
     assert flow.loc["active", "people"] == 1
+    assert written_answers(people, study) == [f"Do you have any comments? {EVIL}"] * 2
     conditions = per_condition(answers[answers["role"] != "practice"])
     assert conditions["answers"].sum() == 2 * SET
     trials = per_trial(answers, study, 60)
