@@ -223,6 +223,10 @@ def test_every_kind_of_question_is_tested():
     asked = tests.loc[tests["p"].notna(), "question"]
     assert set(asked.str.rpartition(".")[2]) == {*QUESTIONS, CONTROL} - {"equivalence"}
     assert PRIMARY in set(asked)
+    tests["kind"] = tests["question"].str.rpartition(".")[2]
+    nulls = tests.groupby("kind")["null"].unique()
+    for kind in ("contrasts", "detection", "ratings", "learning", "confidence", "associations"):
+        assert nulls[kind].tolist() == [0.5 if kind == "confidence" else 0], kind
 
 
 @pytest.mark.slow

@@ -593,10 +593,14 @@ def test_forms_answered_by_unequal_numbers_of_people_are_counted(tmp_path):
     def count(gone):
         kept = [table[~table["participant"].isin(gone)] for table in (answers, people)]
         responses = prepare(study, *kept)
-        return {c.name: c for c in checks(responses)}[name].participants, notes(responses)
+        participants = {c.name: c.participants for c in checks(responses)}
+        assert participants["fewer responses than the form has trials"] == 0
+        assert participants["answered trials of more than one form"] == 0
+        return participants[name], notes(responses)
 
     form_0 = [f"p{number:03}" for number in range(0, 20, 2)]
     assert count([])[0] == count(form_0[:4])[0] == 0  # as chance may exclude them
+    assert count([*form_0, "p020", "p022"])[0] == 12  # a form that nobody has answered
     difference, sentences = count(form_0)
     assert difference == 10
     assert any("more than by chance (form 0: 2, form 1: 12); trials" in text for text in sentences)
