@@ -27,6 +27,7 @@ from harness.images.sets import (
     draw_arrays,
     image_index,
     open_images,
+    to_rgb,
 )
 from harness.stages.engine import Engine
 from harness.stages.images import note_shared_images, steps
@@ -66,6 +67,17 @@ def test_an_empty_class_folder_a_missing_one_and_none(folder):
 def test_view_must_fit():
     with pytest.raises(ValueError, match="crop must be positive and at most resize, got crop=9"):
         View(8, 9)
+    with pytest.raises(ValueError, match=r"std must be positive, got \[0.2, 0.0, 0.2\]"):
+        View(8, 8, std=(0.2, 0.0, 0.2))
+
+
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_the_shorter_side_is_resized_and_the_middle_is_seen(is_tall):
+    pixels = np.full((20, 40, 3), (0, 255, 0), np.uint8)  # the middle square is green
+    pixels[:, :8], pixels[:, -8:] = (255, 0, 0), (0, 0, 255)
+    image = Image.fromarray(pixels.transpose(1, 0, 2) if is_tall else pixels)
+    assert (View(10, 10).apply(image) == (0, 255, 0)).all()
+    assert (View(20, 12).apply(image) == (0, 255, 0)).all()
 
 
 @given(st.integers(5, 60), st.integers(5, 60), st.integers(4, 40))
@@ -143,6 +155,11 @@ RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
 def test_every_depth_and_mode_gives_the_same_pixels(image):
     seen = View(8, 8).apply(image)
     assert np.array_equal(seen, np.repeat(RAMP[:, :, None], 3, axis=2))
+
+
+def test_brightness_is_rounded():
+    assert to_rgb(Image.fromarray(np.float32([[0.999]]))).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(Image.fromarray(np.uint16([[65_400]]))).getpixel((0, 0)) == (254, 254, 254)
 
 
 def test_pixels_of_unknown_range_are_refused(tmp_path):

@@ -536,6 +536,7 @@ def test_answers_to_practice_alone_are_none_to_analyse(study, tables):
         assert (responses.everyone["excluded"] == "no answers").all()
         flow = responses.flow.set_index("step")["participants"]
         assert flow["excluded: no answers"] == len(people) and flow["analysed"] == 0
+        assert responses.everyone["identical"].isna().all()
 
 
 def test_the_rate_of_one_sided_choices_is_the_exact_one():
