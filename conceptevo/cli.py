@@ -152,6 +152,7 @@ def run(
     """Run all stages, from checkpoints and images to the report."""
     configuration = _read_config(config, device=device, precision=precision)
     folder = out or Path("runs") / config.stem
+    groups.refuse_cluster(plan, cluster)
     if plan:
         from harness.stages.run import show_estimate
 
@@ -198,6 +199,7 @@ def _split_names(text: str, known_names: Sequence[str]) -> list[str]:
 
 @groups.bench.command("run")
 def bench(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="folder of a run that has been probed")],
     methods: Annotated[
         str, _option("separated by commas: names, all, package.module:function")
@@ -210,7 +212,8 @@ def bench(
     ] = "",
     splits: Annotated[str, _option("separated by commas: heldout, importance")] = "",
     memory: Annotated[
-        float | None, _option("GiB for all workers together", "70 % of the free memory")
+        float | None,
+        _option("GiB for all workers together", "70 % of the free memory", min=1e-6, max=1e6),
     ] = None,
     workers: Annotated[int | None, _option("number of processes", "one per core", min=0)] = None,
     cluster: Cluster = None,
@@ -224,7 +227,11 @@ def bench(
     from harness.artifacts import Run
 
     results = Run(run)
-    if not leaderboard:
+    groups.refuse_cluster(plan, cluster)
+    if leaderboard:
+        if others := sorted(groups.given_options(context) - {"--leaderboard"}):
+            raise ValueError(f"--leaderboard computes nothing: leave out {', '.join(others)}")
+    else:
         from harness.images.sets import open_images
         from harness.stages.benchmark import Coverage
         from harness.stages.run import bench as run_bench

@@ -49,6 +49,22 @@ class BenchGroup(LazyGroup):
                 return first == "--help"
 
 
+def given_options(context: typer.Context) -> set[str]:
+    """Return the options, such as --plan, that are on the command line."""
+    given = [
+        parameter
+        for parameter in context.command.params
+        if getattr(context.get_parameter_source(str(parameter.name)), "name", "") == "COMMANDLINE"
+    ]
+    return {option for parameter in given for option in parameter.opts if option[:2] == "--"}
+
+
+def refuse_cluster(plan: bool, cluster: str | None) -> None:
+    """Raise ValueError if a plan, which is of this machine, is wanted for a cluster."""
+    if plan and cluster is not None:
+        raise ValueError("--plan is of the work on this machine: leave out --cluster")
+
+
 def group(text: str, lazy: dict[str, str], kind: type[LazyGroup] = LazyGroup) -> typer.Typer:
     """Return a group of commands; `lazy` has `module:function` of those imported when called."""
     lazy_group = type(kind.__name__, (kind,), {"lazy": lazy})

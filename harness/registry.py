@@ -15,11 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from harness.torchvision_import import call_with_torchvision
 
 T = TypeVar("T")
+#: Classes of plug-ins; Callable stands for any function or class.
+Kinds: TypeAlias = tuple[type | Any, ...]
 
 #: Names of folders of installed packages; there may be several, e.g. a user's own.
 INSTALLED = {"site-packages", "dist-packages"}
@@ -32,10 +34,16 @@ class Registry(Generic[T]):
     """Plug-ins of one kind by name, e.g. importance methods.
 
     A name ``package.module:attribute`` is imported, so a user's plug-in needs no registration.
+
+    Attributes:
+        kind: what the plug-ins are, for messages.
+        accepts: classes of which a user's plug-in must be; any function or class by default.
     """
 
-    def __init__(self, kind: str, plugins: Mapping[str, T] | None = None) -> None:
-        self.kind = kind
+    def __init__(
+        self, kind: str, plugins: Mapping[str, T] | None = None, accepts: Kinds = (Callable,)
+    ) -> None:
+        self.kind, self.accepts = kind, accepts
         self._plugins = dict(plugins or {})
 
     def add(self, name: str) -> Callable[[T], T]:
@@ -57,12 +65,13 @@ class Registry(Generic[T]):
         """Return the plug-in of a name.
 
         Raises:
-            ValueError: unknown name (the known ones are listed), or an import that fails.
+            ValueError: unknown name (the known ones are listed), an import that fails, or a plug-in
+                of a wrong kind.
         """
         if name in self._plugins:
             return self._plugins[name]
         if ":" in name:
-            return import_attribute(name, self.kind)
+            return import_attribute(name, self.kind, self.accepts)
         raise ValueError(
             f"unknown {self.kind} {name!r}; known: {', '.join(self)}, "
             f"or your own as 'package.module:attribute'"
@@ -100,12 +109,13 @@ def search_working_folder() -> str:
     return folder
 
 
-def import_attribute(path: str, kind: str):
-    """Import ``package.module:attribute``; `kind` names the kind of plug-in in errors."""
+def import_attribute(path: str, kind: str, accepts: Kinds = (Callable,)):
+    """Import ``package.module:attribute``, which must be of a class that a `kind` of plug-in
+    `accepts`."""
     module, _, attribute = path.partition(":")
     folder = search_working_folder()
     try:
-        return getattr(call_with_torchvision(importlib.import_module, module), attribute)
+        plugin = getattr(call_with_torchvision(importlib.import_module, module), attribute)
     except AttributeError:
         raise ValueError(f"{kind} {path!r}: module {module} has no {attribute!r}") from None
     except (Exception, SystemExit) as error:  # the user's module runs while it is imported
@@ -113,6 +123,10 @@ def import_attribute(path: str, kind: str):
         if importlib.util.find_spec(module.partition(".")[0]):
             hint = ""
         raise ValueError(f"{kind} {path!r} cannot be imported: {_summary(error)}{hint}") from error
+    if not isinstance(plugin, accepts):
+        names = " or ".join("function" if a is Callable else a.__name__ for a in accepts)
+        raise ValueError(f"{kind} {path!r} must be a {names}, got {type(plugin).__name__}")
+    return plugin
 
 
 def call_user_code(call: str, function: Callable[..., T], *arguments: Any) -> T:

@@ -11,6 +11,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import isfunction
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from harness.records import Neuron
 from harness.registry import Registry
 from harness.section import Section
+from harness.text import join_names
 from tasks.evidence import Evidence
 from tasks.language import N_, Refusal, Words
 from tasks.responses import Role
@@ -260,8 +262,27 @@ CONFIDENCE = Field(
 )  # fmt: skip
 
 
+#: What every task has.
+MEMBERS = (
+    *Task.__annotations__,
+    *(name for name, value in vars(Task).items() if isfunction(value) and name[0] != "_"),
+)
+
+
 class Tasks(Registry[Task]):
     """Tasks by name, in the order in which participants see them."""
+
+    def get(self, name: str) -> Task:
+        """Return the task of a name. Raises ValueError if it is unknown or not complete."""
+        task = super().get(name)
+        if isinstance(task, type):
+            raise ValueError(f"task {name!r} is a class; name an instance of it")
+        if missing := [member for member in MEMBERS if not hasattr(task, member)]:
+            raise ValueError(
+                f"task {name!r} ({type(task).__name__}) lacks {join_names(missing, 4)}; "
+                f"tasks/base.py says what a task has"
+            )
+        return task
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(super().__iter__(), key=lambda name: (order_of(self.get(name)), name)))
@@ -272,7 +293,7 @@ def order_of(task: Task | None) -> float:
     return getattr(task, "order", math.inf)
 
 
-TASKS = Tasks("task")
+TASKS = Tasks("task", accepts=(object,))
 
 
 def check_values(fields: Sequence[Field], trial: Trial, raw: object) -> dict[str, Any]:

@@ -352,3 +352,23 @@ def test_a_folder_without_a_run_or_benchmark_says_what_to_do(tmp_path, run):
     assert "holds no finished benchmark; run `conceptevo bench" in conceptevo_(
         "bench", run, "--leaderboard"
     )
+
+
+def test_options_that_would_have_no_effect_are_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    faults = {
+        ("--leaderboard", "--plan", "--methods", "sign_t"): "leave out --methods, --plan",
+        (
+            "--plan",
+            "--cluster",
+            "auto",
+        ): "is of the work on this machine: leave out --cluster",
+    }
+    for options, fault in faults.items():
+        assert fault in conceptevo_("bench", tmp_path, *options)
+    config = tmp_path / "one.toml"
+    config.write_text(CONFIG)
+    assert "leave out --cluster" in conceptevo_("run", config, "--plan", "--cluster", "auto")
+    for memory in ("nan", "-1", "inf", "0"):
+        result = CliRunner().invoke(cli.app, ["bench", str(tmp_path), "--memory", memory])
+        assert "Invalid value for '--memory'" in result.output

@@ -265,7 +265,7 @@ def test_a_users_own_function_is_a_method_scored_by_its_mean(pair):
     mine, theirs = (scored(older, newer, layers, [images], [n]) for n in (name, "change"))
     for layer in layers:
         assert (mine[name, layer.name] == theirs["change", layer.name]).all()
-    with pytest.raises(ValueError, match="neither an ImportanceMethod nor a function"):
+    with pytest.raises(ValueError, match="must be a function or ImportanceMethod, got int"):
         importance_method(f"{__name__}:NUMBER")
 
 

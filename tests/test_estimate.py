@@ -16,6 +16,7 @@ from harness.stages.run import run_until, show_estimate
 
 QUIET = Console(quiet=True)
 VALUES = small(
+    space={"methods": ["jaccard", "ppmi", "profile", "correlation"]},
     memory=4.0, images={"probe": 96, "test": 96}, evolve={"images_per_class": 250},
     revert={"random_draws": 3, "importance_images": 250, "heldout_images": 250},
 )  # fmt: skip
@@ -49,7 +50,9 @@ def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     assert said.loc["evolve", "hours"] * 3600 == pytest.approx(2 * images)  # by two methods
     assert said.loc["probe", "hours"] * 3600 == pytest.approx(2 * 96, rel=0.05)  # and decoding
     assert said.loc["train", "hours"] * 3600 == 2 * 64  # in whole batches
-    for stage, folder in (("revert", "ablation"), ("evolve", "importance"), ("probe", "probe")):
+    folders = {"revert": "ablation", "evolve": "importance", "probe": "probe"}
+    folders |= {f"space: {method}": f"space/{method}" for method in CONFIG.space.methods}
+    for stage, folder in folders.items():
         files = [
             p for p in (run.root / folder).rglob("*.*") if p.suffix in (".parquet", ".npy", ".npz")
         ]
@@ -77,12 +80,14 @@ def test_a_large_space_is_extrapolated_from_small_ones(monkeypatch):
         return [1e-9 * np.prod(sizes[-1], dtype=float)]
 
     monkeypatch.setattr("timeit.repeat", seconds)
-    seconds_of_all, memory = _space_cost("correlation", CONFIG, 100_000, 1_000_000)
+    seconds_of_all, memory, disk = _space_cost("correlation", CONFIG, 100_000, 1_000_000)
     assert np.max(sizes, axis=0).tolist() == list(SPACE_SIZE)
     assert seconds_of_all == pytest.approx(1e-9 * 100_000 * 1_000_000)
     assert memory == 2 * CONFIG.space.dense * 2**30  # it is sketched
-    _, smaller = _space_cost("sgns", CONFIG, 100_000, 500_000)
-    _, memory = _space_cost("sgns", CONFIG, 100_000, 1_000_000)
+    assert disk == 4 * 100_000 * CONFIG.space.sketch
+    assert _space_cost("correlation", CONFIG, 2000, 5000)[2] == pytest.approx(4 * 2000 * 5000, 0.01)
+    _, smaller, _ = _space_cost("sgns", CONFIG, 100_000, 500_000)
+    _, memory, _ = _space_cost("sgns", CONFIG, 100_000, 1_000_000)
     assert memory == pytest.approx(2 * smaller, rel=0.2) and memory > 2**30
 
 

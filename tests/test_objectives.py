@@ -157,7 +157,7 @@ def test_names_that_stand_for_nothing_are_refused(tmp_path):
     for name, message in {
         "logits": "unknown objective 'logits'; known: logit, .* or a file of class embeddings",
         "no/texts.npz": "there is no such file of class embeddings",
-        "torch:pi": "neither an Objective nor a function",
+        "torch:pi": "must be a function or Objective, got float",
         "torch:nothing": "has no 'nothing'",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -17,9 +17,11 @@ from torch import nn
 import conceptevo as ce
 from analysis import commands
 from harness.concepts.space import SemanticSpace
+from harness.evolutions.importance import ImportanceMethod
 from harness.images.sets import draw_arrays
-from harness.networks.sources import parse_source
+from harness.networks.sources import Source, parse_source
 from harness.registry import plugin_identity
+from tasks.base import TASKS
 from tests.synthetic_study import make_responses, make_study, write
 
 NETWORKS = '''
@@ -123,6 +125,10 @@ def same_letter(labels):
 """
 
 
+class Partial(Source):
+    """A source that is not finished."""
+
+
 @pytest.fixture
 def outside(tmp_path, monkeypatch, registries):
     """A folder outside the repository with two modules, as the working folder."""
@@ -154,7 +160,70 @@ def test_a_source_a_space_a_score_and_an_ablation_go_all_the_way(outside):
     assert "toy_networks:halved" in pd.read_csv(tables / "ablations.csv").columns
 
 
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("    def identity(self, epoch):\n        return None", "must return a text, got NoneType"),
+        ("    def identity(self, epoch):\n        return {}[epoch]", "failed: KeyError: 1"),
+        (
+            "    def identity(self):\n        return 'x'",
+            "failed: TypeError: Other.identity() ",
+        ),
+    ],
+)
+def test_the_identity_of_a_source_is_checked(outside, code, fault):
+    (outside / "toy_networks.py").write_text(f"{NETWORKS}\n\nclass Other(Fresh):\n{code}\n")
+    (outside / "own.toml").write_text(CONFIG.replace("toy_networks:Fresh", "toy_networks:Other"))
+    message = say("check", "own.toml", "--out", "RUN", error=ValueError)
+    assert "series 'fresh': identity(1) of source 'toy_networks:Other'" in message
+    assert fault in message
+
+
+def test_a_plug_in_of_a_wrong_kind_is_named_before_any_work(outside):
+    """Also by `check`, so that no computation is wasted."""
+    faults = {
+        "scattered": "space method 'toy_networks:__name__' must be a function, got str",
+        "gradient_size": "importance method 'toy_networks:__name__' must be a function or Imp",
+        "Fresh": "source 'toy_networks:__name__' must be a class derived from Source; a function",
+    }
+    for name, fault in faults.items():
+        config = CONFIG.replace(f"toy_networks:{name}", "toy_networks:__name__")
+        (outside / "own.toml").write_text(config)
+        assert fault in say("check", "own.toml", "--out", "RUN", error=ValueError)
+    (outside / "own.toml").write_text(CONFIG + '[bench]\nablations = ["toy_networks:__name__"]\n')
+    message = say("check", "own.toml", "--out", "RUN", error=ValueError)
+    assert "ablation 'toy_networks:__name__' must be a function, got str" in message
+    with pytest.raises(ValueError, match=r"task 'math:pi' \(float\) lacks name, title, .* 13 more"):
+        TASKS.get("math:pi")
+    with pytest.raises(ValueError, match="task 'tasks.base:PickOne' is a class; name an instance"):
+        TASKS.get("tasks.base:PickOne")
+    assert not (outside / "RUN").exists()
+
+
+def test_a_space_method_that_fails_is_named_by_the_estimate(outside):
+    code = NETWORKS.replace('return SPACES.get("random")', "return print")
+    (outside / "toy_networks.py").write_text(code)
+    (outside / "own.toml").write_text(CONFIG)
+    message = say("run", "own.toml", "--out", "RUN", "--plan", error=ValueError)
+    assert "space method 'toy_networks:scattered' must return a SemanticSpace" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ((3,), "has a function of a change, .* got 3 and False"),
+        ((np.abs, "yes"), "share = True or False; got .* and 'yes'"),
+        ((np.abs, False, "undo"), "unknown ablation 'undo'; known: revert"),
+    ],
+)
+def test_parts_of_an_importance_method_are_checked(arguments, fault):
+    with pytest.raises(ValueError, match=fault):
+        ImportanceMethod(*arguments)
+
+
 def test_a_source_is_a_class():
+    with pytest.raises(ValueError, match="_plugins:Partial' lacks epochs, identity, load"):
+        parse_source({"name": "net", "source": f"{__name__}:Partial"})
     with pytest.raises(ValueError, match='derived from Source; a function: source = "function"'):
         parse_source({"name": "net", "source": f"{__name__}:test_an_architecture_is_a_function"})
 

@@ -9,7 +9,7 @@ IMPORTANCE.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -19,6 +19,7 @@ from pydantic import Field
 from scipy import stats
 from torch import Tensor
 
+from harness.evolutions.ablation import ABLATIONS
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.layer import Layer
@@ -36,16 +37,25 @@ class ImportanceMethod:
         share: the score is the share of images with a positive sensitivity, otherwise the mean.
         linearises: the ablation (see `ablation.py`) that the score approximates, so that good
             results by it are weaker evidence than by others; "" for none.
+        name: name in messages; by default that of the sensitivity.
     """
 
     sensitivity: Callable[[Change], dict[str, Tensor]]
     share: bool = False
     linearises: str = ""
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """Name of the sensitivity, for messages."""
-        return getattr(self.sensitivity, "__name__", repr(self.sensitivity))
+    def __post_init__(self) -> None:
+        if not callable(self.sensitivity) or not isinstance(self.share, bool):
+            raise ValueError(
+                f"an ImportanceMethod has a function of a change, and share = True or False; got "
+                f"{self.sensitivity!r} and {self.share!r}"
+            )
+        if self.linearises and ":" not in self.linearises:  # the user's own may not be imported yet
+            ABLATIONS.get(self.linearises)
+        if not self.name:
+            name = getattr(self.sensitivity, "__name__", repr(self.sensitivity))
+            object.__setattr__(self, "name", name)
 
     @property
     def about(self) -> dict[str, str]:
@@ -148,6 +158,7 @@ IMPORTANCE: Registry[ImportanceMethod] = Registry(
         "tcav": ImportanceMethod(towards_concept, share=True),
         "random": ImportanceMethod(by_chance),
     },
+    (Callable, ImportanceMethod),
 )
 
 
@@ -158,11 +169,8 @@ def importance_method(name: str) -> ImportanceMethod:
         ValueError: unknown name, an import that fails, or something that cannot be called.
     """
     plugin = IMPORTANCE.get(name)
-    if isinstance(plugin, ImportanceMethod):
-        return plugin
-    if callable(plugin):
-        return ImportanceMethod(plugin)
-    raise ValueError(f"importance method {name!r} is neither an ImportanceMethod nor a function")
+    method = plugin if isinstance(plugin, ImportanceMethod) else ImportanceMethod(plugin)
+    return replace(method, name=name)
 
 
 Methods = Annotated[tuple[str, ...], Field(min_length=1), DISTINCT, check_each(importance_method)]

@@ -96,6 +96,7 @@ OBJECTIVES: Registry[Objective] = Registry(
             scale=COSINE_SCALE,
         ),
     },
+    (Callable, Objective),
 )
 
 
@@ -126,9 +127,7 @@ def choose_objective(name: str) -> Objective:
         ) from None
     if isinstance(plugin, Objective):
         return plugin
-    if callable(plugin):
-        return Objective(_wrap_function(name, plugin), f"the function {name}")
-    raise ValueError(f"objective {name!r} is neither an Objective nor a function")
+    return Objective(_wrap_function(name, plugin), f"the function {name}")
 
 
 def objective_identity(name: str) -> str:

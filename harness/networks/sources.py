@@ -26,7 +26,7 @@ from harness.text import join_names
 from harness.torchvision_import import call_with_torchvision
 
 #: Name in the configuration -> class.
-SOURCES: Registry[type[Source]] = Registry("source")
+SOURCES: Registry[type[Source]] = Registry("source", accepts=(object,))
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -383,4 +383,6 @@ def parse_source(section: Mapping[str, Any] | Source) -> Source:
         raise ValueError(
             f'source {name!r} must be a class derived from Source; a function: source = "function"'
         )
+    if kind.__abstractmethods__:
+        raise ValueError(f"source {name!r} lacks {', '.join(sorted(kind.__abstractmethods__))}")
     return kind.model_validate(dict(section))

@@ -52,7 +52,10 @@ def _identity(source: Source, epoch: int, precision: str) -> list[object]:
     single precision on every device.
     """
     unused = _UNUSED | source.places
-    parts: list[object] = [source.identity(epoch), source.model_dump(mode="json", exclude=unused)]
+    call = f"series {source.name!r}: identity({epoch}) of source {source.source!r}"
+    if not isinstance(identity := call_user_code(call, source.identity, epoch), str):
+        raise ValueError(f"{call} must return a text, got {type(identity).__name__}")
+    parts: list[object] = [identity, source.model_dump(mode="json", exclude=unused)]
     return parts if precision == "float32" else [*parts, precision]
 
 

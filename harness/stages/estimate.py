@@ -20,6 +20,7 @@ from scipy import sparse
 
 from harness.artifacts import Artifact
 from harness.concepts.probing import ranges
+from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, Evidence, reads_activations
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
@@ -44,7 +45,7 @@ from harness.stages.images import STREAMS, folder_split, image_works
 from harness.stages.probe import FindLayers, range_works
 from harness.stages.prototypes import prototype_works
 from harness.stages.sample import SAMPLE, Estimate, Sample
-from harness.stages.space import PlaceNeurons
+from harness.stages.space import PlaceNeurons, place
 from harness.stages.stage import Plan
 from harness.stages.study import AblationStudy, reversion_study
 
@@ -124,8 +125,7 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
     for method in config.space.methods:
         if rest := plan.remaining([PlaceNeurons(method, config)]):
             cost = _space_cost(method, config, neurons, image_counts["probe"])
-            vectors = 4.0 * neurons * config.space.dimension
-            yield Estimate(f"space: {method}", "", len(rest), *cost, vectors)
+            yield Estimate(f"space: {method}", "", len(rest), *cost)
 
 
 def _open_images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
@@ -168,22 +168,26 @@ def _open_networks(plan: Plan, source: Source) -> tuple[ModelPair, View]:
     return ModelPair(device.model(older), device.model(newer), layers), view
 
 
-def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple[float, float]:
-    """Return the seconds and bytes that a space needs, extrapolated as powers of the numbers of
-    neurons and images from spaces of random stimuli: a small one, and a quarter of it by each."""
+def _space_cost(
+    method: str, config: Config, neurons: int, images: int
+) -> tuple[float, float, float]:
+    """Return the seconds, bytes of memory and bytes on disk that a space needs, extrapolated as
+    powers of the numbers of neurons and images from spaces of random stimuli: a small one, and a
+    quarter of it by each."""
     share = 1 / len(config.checkpoints())
     function = SPACES.get(method)
 
-    def place_neurons(evidence: Evidence) -> object:
-        return function(evidence, config.space, np.random.default_rng(0), method)
+    def place_neurons(evidence: Evidence) -> SemanticSpace:
+        return place(method, evidence, config.space, np.random.default_rng(0))
 
     def cost(rows: int, columns: int) -> np.ndarray:
         evidence = partial(_evidence, config, rows, max(round(rows * share), 2), columns)
         seconds = min(timeit.repeat(partial(place_neurons, evidence()), number=1, repeat=5))
         tracemalloc.start()
         try:
-            place_neurons(evidence())
-            return np.array([seconds, tracemalloc.get_traced_memory()[1]])
+            space = place_neurons(evidence())
+            memory = tracemalloc.get_traced_memory()[1]
+            return np.array([seconds, memory, sum(a.nbytes for a in space.arrays().values())])
         finally:
             tracemalloc.stop()
 
@@ -193,11 +197,15 @@ def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple
     whole = cost(*size)
     powers = np.log(whole / parts) / np.log(4)
     growth = np.array([[neurons], [images]]) / size[:, None]
-    seconds, memory = whole * np.prod(growth ** np.clip(powers, 0, 2), axis=0)
+    # a vector has no more numbers if there are more neurons, or at most one for each image
+    largest = np.array([2, 2, 1])
+    seconds, memory, disk = whole * np.prod(growth ** np.clip(powers, 0, largest), axis=0)
     if reads_activations.is_on(function):  # a matrix larger than `dense` is sketched
         sketches = 8.0 * neurons * config.space.sketch
         memory = min(memory, max(whole[1], 2 * config.space.dense * GIB, sketches))
-    return float(seconds), float(memory)
+        if 8 * neurons * images > config.space.dense * GIB:
+            disk = min(disk, sketches / 2)
+    return float(seconds), float(memory), float(disk)
 
 
 def _evidence(config: Config, neurons: int, base: int, images: int) -> Evidence:

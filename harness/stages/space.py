@@ -13,7 +13,7 @@ from scipy import sparse
 from harness.artifacts import Artifact, Run
 from harness.concepts.map import project
 from harness.concepts.space import SemanticSpace
-from harness.concepts.space_methods import SPACES, Evidence, gather_evidence
+from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters, gather_evidence
 from harness.concepts.stimuli import neurons_of
 from harness.config import Config
 from harness.images.sets import open_images
@@ -52,10 +52,7 @@ class PlaceNeurons(Work):
         """Return the space; if `draw` is given, with another draw of the method's randomness."""
         evidence = read_evidence(run, self.config)
         rng = generator(self.config.seed, "space", self.method, *draw)
-        method = SPACES.get(self.method)
-        arguments = evidence, self.config.space, rng, self.method
-        space = call_user_code(f"space method {self.method!r}", method, *arguments)
-        return _check_space(self.method, space, evidence)
+        return place(self.method, evidence, self.config.space, rng)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         space = self.space(run)
@@ -112,6 +109,15 @@ class MapNeurons(Work):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         space = SemanticSpace.load(run, self.method)
         yield project(space, self.config.base_checkpoint(), self.config.seed)
+
+
+def place(
+    name: str, evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator
+) -> SemanticSpace:
+    """Return the space of a method. Raises ValueError if it fails, or returns no such space."""
+    arguments = evidence, parameters, rng, name
+    space = call_user_code(f"space method {name!r}", SPACES.get(name), *arguments)
+    return _check_space(name, space, evidence)
 
 
 def _check_space(method: str, space: object, evidence: Evidence) -> SemanticSpace:
