@@ -363,13 +363,19 @@ class Service:
     def _is_attentive(self, connection: Connection, participant: str) -> bool:
         """Return whether the attention trials were passed by the rule of the frozen study.
 
-        Those whose pictures could not be loaded do not count, as in the analysis.
+        Those whose pictures could not be loaded do not count, as in the analysis; but who says so
+        of every trial, whatever its role, has attended to none.
         """
         rule = self.study.exclusion.attention_below
-        checks = (
-            of_participant(responses, self.study.hash, participant),
-            responses.c.role == "attention",
-            responses.c.missing.is_distinct_from("picture"),
-        )
-        correct = list(connection.scalars(select(responses.c.correct).where(*checks)))
-        return rule is None or not correct or correct.count(True) / len(correct) >= rule
+        columns = (responses.c.role, responses.c.missing, responses.c.correct)
+        whose = of_participant(responses, self.study.hash, participant)
+        answers = connection.execute(
+            select(*columns).where(whose, responses.c.role != "practice")
+        ).all()
+        checks = [answer for answer in answers if answer.role == "attention"]
+        correct = [answer.correct for answer in checks if answer.missing != "picture"]
+        if rule is None or not checks:
+            return True
+        if not correct:
+            return any(answer.missing is None for answer in answers)
+        return correct.count(True) / len(correct) >= rule

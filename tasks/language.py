@@ -16,7 +16,7 @@ from typing import Literal
 from babel import Locale, UnknownLocaleError
 from babel.messages import Catalog
 from babel.messages.pofile import PoFileError, read_po
-from babel.numbers import get_decimal_symbol
+from babel.numbers import format_decimal, get_decimal_symbol
 from babel.units import format_unit
 
 from harness.section import read_text
@@ -72,6 +72,12 @@ class Words:
         Minuten."""
         return format_unit(number, f"duration-{unit}", locale=self._locale)
 
+    def number(self, number: float) -> str:
+        """Return a number with the language's decimal mark, and no marks between thousands."""
+        return format_decimal(
+            number, locale=self._locale, group_separator=False, decimal_quantization=False
+        )
+
     def markdown(self, text: str) -> str:
         """Translate a built-in Markdown text line by line."""
         return "\n".join(self(line) for line in text.splitlines())
@@ -96,16 +102,20 @@ class Refusal(ValueError):
 
     Args:
         text: of the catalogue.
-        values: of the names in braces.
+        values: of the names in braces: texts of the catalogue or of the researcher, or numbers.
     """
 
-    def __init__(self, text: str, **values: str) -> None:
-        super().__init__(text.format(**values))
+    def __init__(self, text: str, **values: str | float) -> None:
         self.text, self.values = text, values
+        super().__init__(self.message(Words(SOURCE)))
 
     def message(self, words: Words) -> str:
         """Return the message in a language."""
-        return words(self.text, **{name: words(value) for name, value in self.values.items()})
+        values = {
+            name: words(value) if isinstance(value, str) else words.number(value)
+            for name, value in self.values.items()
+        }
+        return words(self.text, **values)
 
 
 def read_catalogue(language: str) -> Catalog:

@@ -171,8 +171,7 @@ def _number(question: Question, value: Any, decimal_mark: str) -> float:
         if question.limits == NUMBERS:
             raise InvalidAnswer(N_("“{question}”: please enter a number."), question=question.label)
         text = N_("“{question}”: please enter a number from {least} to {most}.")
-        limits = {"least": f"{least:.15g}", "most": f"{most:.15g}"}
-        raise InvalidAnswer(text, question=question.label, **limits)
+        raise InvalidAnswer(text, question=question.label, least=least, most=most)
     return int(number) if number == int(number) else number
 
 

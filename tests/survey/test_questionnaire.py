@@ -13,6 +13,7 @@ from sqlalchemy import select
 from survey_app.flow import Stage
 from survey_app.schema import participants, places
 from survey_app.service import BadAction
+from tasks.base import InvalidAnswer
 from tasks.build import build
 from tasks.drawings import PLATE, draw_plate
 from tasks.language import Words
@@ -193,6 +194,13 @@ def test_a_long_text_is_stored_whole_in_one_line(tmp_path):
     answer = {"t": "\n".join(words)}
     assert check_answers([question], answer, {}) == {"t": " ".join(words)}
     assert len(check_answers([question], {"t": 9 * answer["t"]}, {})["t"]) <= 500
+
+
+def test_limits_are_written_as_in_the_language():
+    question = Question(kind="number", name="q", label="Q", limits=(0.5, 12000))
+    with pytest.raises(InvalidAnswer, match=r"a number from 0\.5 to 12000\.$") as refused:
+        check_answers([question], {"q": "0"}, {})
+    assert refused.value.message(Words("de")).endswith("0,5 bis 12000 ein.")
 
 
 def test_hidden_questions_are_neither_required_nor_stored(tmp_path):
