@@ -279,6 +279,12 @@ def test_ratings_that_do_not_vary_have_no_interval():
     assert Ratings()(frame)["a", "b"].value == 0
 
 
+def test_differences_of_ratings_end_where_the_scale_does():
+    frame = answers(accuracy={"a": 0.9, "b": 0.1}, participants=5, items=5)
+    found = Ratings(scale=(1, 4))(frame.assign(rating=1 + 3 * frame["correct"]))["a", "b"]
+    assert found.low < found.value < found.high == 3
+
+
 def test_an_interval_without_width_is_none():
     none = Estimate(1.0, 1.0, 1.0, p=0.003)
     assert np.isnan([none.low, none.high]).all() and none.p == 0.003 and none.reason

@@ -317,6 +317,9 @@ def test_pairs_are_compared_over_the_classes_that_both_have():
     assert row["p_alone"] == pytest.approx(plain.pvalue)
     interval = plain.confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+    undefined = comparisons.clustered_by_class(of_classes(A=[np.nan, np.nan], B=[-0.1, -0.2]))
+    row = comparisons.differences(undefined, ["A", "B"]).iloc[0]
+    assert (row["first"], row["reason"]) == ("B", "fewer than two clusters have both")
 
 
 def test_methods_equal_up_to_rounding_are_equal():

@@ -59,7 +59,7 @@ def test_everyone_who_learns_arrives(course, first):
         assert steps < 100
     assert progress.status == "finished"
     assert progress.done == course.trials
-    assert seen.count(Stage.TRIAL) == course.trials
+    assert seen.count(Stage.TRIAL) == course.trials and seen.count(Stage.QUESTIONS) == 1
     begun = sum(b < course.trials for b in course.begins)
     practised = sum(b < course.practice for b in course.practice_begins)
     assert seen.count(Stage.INTRODUCTION) == begun + practised
@@ -73,4 +73,15 @@ def test_practice_is_repeated_until_passed():
     for right in (False, False, True, False):
         progress = flow.acknowledge(flow.practise(progress, right), course)
     assert (progress.status, progress.practice_attempts) == ("active", 2)
+    assert not progress.feedback
     assert flow.answer(progress, course).status == "finished"
+
+
+def test_after_a_failed_quiz_the_instructions_are_read_again():
+    course, progress = Course(0, 0.5, 0, 1, first_pages=FIRST), flow.consent(Progress())
+    for _ in FIRST[1:]:
+        progress = flow.turn_page(progress, course)
+    assert flow.stage(progress, course) is Stage.QUIZ
+    again = flow.read_again(progress, course)
+    assert flow.stage(again, course) is Stage.INSTRUCTIONS
+    assert (again.quiz_attempts, again.version) == (1, progress.version + 1)
