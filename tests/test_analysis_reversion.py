@@ -17,8 +17,10 @@ from analysis.statistics.alignment import (
     alignment_differences,
     alignment_table,
     concept_sharing,
+    normalised_share,
     self_ranks,
     shared_concepts,
+    trained_steps,
 )
 from analysis.statistics.classes import (
     class_changes,
@@ -283,6 +285,14 @@ def test_spaces_are_compared_on_the_same_neurons_clustered_by_layer():
         expected = ends(first["sum"] - second["sum"], first["size"])
         assert [row.difference, row.low, row.high] == pytest.approx(expected)
         assert row.group == "base" and row.layers == 4
+    assert normalised_share(shared.assign(ceiling=shared["chance"])).isna().all(axis=None)
+
+
+def test_steps_are_between_consecutive_trained_epochs_of_a_series():
+    neurons = pd.DataFrame({"series": list("aaaabb"), "epoch": [9, 0, 4, 4, 2, 3], "layer": "l",
+                            "channel": range(6), "coverage": 1.0})  # fmt: skip
+    space = SemanticSpace("t", neurons, np.ones((6, 2)))
+    assert list(trained_steps(space)) == [("a", 4, 9), ("b", 2, 3)]
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=4))
@@ -349,3 +359,13 @@ def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_
     every = every[:2]
     with pytest.raises(ArtifactError, match="in no pair of epochs did a neuron change"):
         reversion.reversion_means(Run(tmp_path), "accuracy")
+
+
+def test_images_are_counted_by_class_and_epochs_are_one_column():
+    means = pd.DataFrame({"class_id": [0, 0, 1], "images": [25, 25, 20]})
+    assert reversion.count_images(means, "held-out ") == "45 held-out images (20 to 25 per class)"
+    assert reversion.count_images(means[:2]) == "25 images (25 per class)"
+    pair = pd.DataFrame({"series": ["s"], "epoch_from": [1], "epoch_to": [4], "ratio": [0.5]})
+    assert reversion.merge_epochs(pair).to_dict("records") == [
+        {"series": "s", "epochs": "1 → 4", "ratio": 0.5}
+    ]
