@@ -75,6 +75,8 @@ def test_wilcoxon_without_any_difference_is_one():
     same = pd.Series([0.5, 0.5])
     assert wilcoxon(same, same) == 1
     assert np.isnan(wilcoxon(same[:0], same[:0]))
+    more = pd.Series([0.1, 0.2, 0.3])
+    assert wilcoxon(more.reindex(range(4)), 0 * more) == wilcoxon(more, 0 * more) == 0.25
 
 
 def test_page_trend_on_its_worked_example():
@@ -242,6 +244,9 @@ def test_identity_is_one_where_nothing_moves_and_chance_where_all_is_new():
     )  # fmt: skip
     still = SemanticSpace("t", neurons, np.concatenate([first, first]))
     assert (self_ranks(still, "s", 1, 2)["reciprocal_rank"] == 1).all()
+    two_series = pd.concat([neurons, neurons.assign(series="r")], ignore_index=True)
+    both = SemanticSpace("t", two_series, np.concatenate([first, first, first, -first]))
+    assert (self_ranks(both, "s", 1, 2)["reciprocal_rank"] == 1).all()
     fresh = SemanticSpace("t", neurons, np.concatenate([first, rng.normal(size=(40, 8))]))
     expected = np.mean(1 / np.arange(1, 41))
     assert self_ranks(fresh, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(
@@ -260,6 +265,10 @@ def test_spaces_are_compared_on_the_same_neurons_clustered_by_layer():
               SemanticSpace("less", neurons[1:].reset_index(drop=True), vectors[1:])]  # fmt: skip
     concepts = neurons.assign(concept=rng.choice(["x", "y"], 40)).drop(columns="coverage")
     shared = shared_concepts(spaces, concepts, Checkpoint("s", 1))
+    groups = alignment_table(pd.concat([shared, shared.assign(group="other epochs")]))
+    assert groups["method"].tolist() == ["one"] * 2 + ["two"] * 2 + ["less"] * 2
+    alone = SemanticSpace("one", neurons[:1], vectors[:1])  # has no neighbours
+    assert concept_sharing(alone, concepts, Checkpoint("s", 1)).empty
     table = alignment_table(shared).set_index("method")
     assert (table["neurons"] == 39).all()  # those that all three place
     layers = {name: of["share"].groupby(of["layer"]).agg(["sum", "size"])
@@ -321,9 +330,11 @@ def test_page_without_ties_is_scipys_exact_p():
 
 def test_closeness_of_matched_sets_is_the_ratio_of_mean_sizes():
     neuron = {"series": "s", "epoch_from": 1, "epoch_to": 2, "class_id": 0, "layer": "l"}
-    sizes = pd.DataFrame([{**neuron, "channel": c, "score": s} for c, s in enumerate([4, 2, 3, 1])])
-    members = [("one", "q1", 0), ("one", "q2", 1), ("one", "matched", 2), ("two", "q1", 0),
-               ("two", "q2", 2), ("two", "matched", 2)]  # fmt: skip
+    sizes = pd.DataFrame(
+        [{**neuron, "channel": c, "score": s} for c, s in enumerate([4, 2, 3, 1, 4])]
+    )
+    members = [("one", "q1", 0), ("one", "q1", 4), ("one", "q2", 1), ("one", "matched", 2),
+               ("two", "q1", 0), ("two", "q2", 2), ("two", "matched", 2)]  # fmt: skip
     sets = pd.DataFrame([{**neuron, "method": m, "arm": a, "channel": c} for m, a, c in members])
     table = mean_closeness(closeness(sets, sizes)).set_index("method")
     assert table["ratio"].tolist() == [0.75, 0.75] and table["sets"].tolist() == [1, 1]
@@ -332,6 +343,10 @@ def test_closeness_of_matched_sets_is_the_ratio_of_mean_sizes():
     both = closeness(pd.concat([sets, sets.assign(layer="m")]), pd.concat([sizes, dead]))
     both = mean_closeness(both)
     pd.testing.assert_frame_equal(both, table.reset_index()[both.columns])  # 0/0 is no ratio
+    equal = sizes.assign(layer="n", score=1.0)
+    both = closeness(pd.concat([sets, sets.assign(layer="n")]), pd.concat([sizes, equal]))
+    means = mean_closeness(both)[["ratio", "within 10 %", "equal to q2", "sets"]]
+    assert means.to_numpy().tolist() == [[0.875, 0.5, 0, 2], [0.875, 0.5, 1, 2]]
 
 
 def test_changes_of_an_objective_have_no_largest_value():

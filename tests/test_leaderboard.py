@@ -1,6 +1,6 @@
 """The benchmark's statistics against hand counts, plain twins and outside implementations."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -206,6 +206,8 @@ def test_letters_are_shared_by_just_those_that_are_not_separated(count, data):
     found = comparisons.letters(names, pairs)
     for row in pairs.itertuples():
         assert bool(set(found[row.first]) & set(found[row.second])) == (row.p > 0.05)
+    groups = [{n for n in names if letter in found[n]} for letter in set("".join(found.values()))]
+    assert not any(a <= b for a, b in permutations(groups, 2))  # no letter says what another says
 
 
 def test_letters_of_piephos_kind():
