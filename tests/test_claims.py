@@ -61,6 +61,7 @@ def test_what_describes_is_no_test():
     table = pd.concat([table_of([0.04]), table_of([0.0, np.nan]).assign(question="")])
     judged = judge(table.reset_index(drop=True), "t.chance", 0.8)
     assert list(judged["p"][:1]) == [0.04] and judged["p"][1:].isna().all()
+    assert (judged["reason"] == "").all()
     assert list(judged["claimed"]) == [True, False, False]
 
 
