@@ -80,6 +80,12 @@ def build(
         )
     questionnaire = read_questions(settings)
     sizes = size(design, settings, len(questionnaire.questions))
+    count = sum(sum(conditions.values()) for conditions in design.values())
+    if sizes.attention > count:
+        note(
+            f"each participant answers {pluralise(sizes.attention, 'attention trial')}, but only "
+            f"{pluralise(count, 'other trial')}; ask for more trials, or set attention.trials"
+        )
     values = {
         "minutes": sizes.minutes,
         "duration": words.duration(sizes.minutes, "minute"),

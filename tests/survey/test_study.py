@@ -265,6 +265,15 @@ def test_forms_that_nobody_would_complete_are_noted(run, tmp_path):
     assert "participants = 1, forms = 2: each participant completes one form" in notes[0]
 
 
+def test_more_attention_trials_than_others_are_noted(run, tmp_path):
+    for count, noted in ((1, True), (5, False)):
+        notes: list[str] = []
+        settings = StudySettings(forms=1, participants=1, trials={"odd_one_out": {"base": count}})
+        build(run, settings, tmp_path / str(count), lambda text: None, notes.append)
+        text = "each participant answers 5 attention trials, but only 1 other trial; ask for more"
+        assert any(text in note for note in notes) is noted
+
+
 @pytest.mark.parametrize(
     ("platform", "text", "noted"),
     [("open", None, True), ("open", "", False), ("prolific", None, False)],
