@@ -17,10 +17,13 @@ def two_way_jackknife(frame: pd.DataFrame, function) -> np.ndarray:
         return (n - 1) / n * sum((function(part) - point) ** 2 for part in parts)
 
     people = spread([frame[frame["participant"] != p] for p in frame["participant"].unique()])
-    items, cells = 0.0, 0.0
-    for _, group in frame.groupby("condition"):
-        items += spread([frame[frame["trial"] != t] for t in group["trial"].unique()])
-        cells += spread([frame.drop(index=row) for row in group.index])
+    groups = [group for _, group in frame.groupby("condition")]
+    cells = sum(spread([frame.drop(index=row) for row in group.index]) for group in groups)
+    is_nested = frame.groupby("trial")["condition"].nunique().max() == 1
+    items = sum(
+        spread([frame[frame["trial"] != t] for t in stratum["trial"].unique()])
+        for stratum in (groups if is_nested else [frame])
+    )
     return max(people + items - cells, cells / 2)
 
 

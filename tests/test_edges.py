@@ -175,6 +175,10 @@ def test_the_wider_interval_and_the_larger_p_go_together(point, variance, df, in
         stats.t.ppf(0.975, df) * np.sqrt(variance), stats.norm.ppf(0.975) * np.sqrt(independent)
     )
     assert (low, high) == pytest.approx((point - reach, point + reach))
+    tail = stats.t.sf(abs(point) / np.sqrt(variance), df)
+    if independent > 0:
+        tail = max(tail, stats.norm.sf(abs(point) / np.sqrt(independent)))
+    assert p == pytest.approx(2 * tail)
     if abs(p - 0.05) > 1e-9:
         assert (p < 0.05) == (low > 0 or high < 0)
 

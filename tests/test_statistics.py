@@ -64,9 +64,11 @@ def test_one_way_parts_are_statsmodels_cluster_variances():
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from([None, 2]))
-def test_jackknife_is_its_plain_twin(seed, answered):
+@given(st.integers(0, 1000), st.sampled_from([None, 2]), st.booleans())
+def test_jackknife_is_its_plain_twin(seed, answered, is_crossed):
     frame = answers(seed, participants=6, items=4, answered=answered)
+    if is_crossed:  # the same four items in both conditions
+        frame["trial"] %= 4
 
     def odds(rows: pd.DataFrame) -> float:
         share = rows.groupby("condition")["correct"].mean()
