@@ -102,6 +102,18 @@ def test_what_is_no_exhibit_is_refused_and_names_are_not_taken_twice(own, tmp_pa
         shelf.figures_of("run", None)  # it was left out without a word
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("../outside", "may contain letters, digits, .* got '../outside'"), ("plain", "rename yours")],
+)
+def test_a_table_of_ones_own_writes_no_file_of_another(own, monkeypatch, name, message):
+    monkeypatch.setattr(shelf, "_exhibits", {})
+    shelf.use("run", ["own_exhibits:plain"])
+    shelf.table("run", shelf.OWN)(lambda run: Table(name, "", "", pd.DataFrame({"a": [1]})))
+    with pytest.raises(ValueError, match=message):
+        shelf.tables_of("run", None)
+
+
 def test_a_table_shows_its_named_index_and_columns_that_are_numbers():
     counts = pd.DataFrame({"epoch": [1, 4, 4], "layer": list("aab")}).value_counts(["epoch"])
     table = Table("t", "T", "C", counts.reset_index(name=7))

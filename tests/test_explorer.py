@@ -505,6 +505,15 @@ def test_beyond_the_limit_the_pictures_lie_in_a_folder(run, visit, tmp_path, mon
     tab.wait_for_function("() => SHEETS.some(s => s.picture && s.picture.naturalWidth > 0)")
 
 
+def test_a_run_without_epoch_0_has_no_untrained_network(visit):
+    sentence = """chance => firstSentence([{ first: [{ epoch: 1, all: 3, layer: 0, count: 2,
+        concept: 0, series: 0, chance }] }], () => 1)"""
+    tab = visit()
+    assert "(2; the untrained network has 0)" in tab.evaluate(sentence, 0)
+    assert "untrained" not in tab.evaluate(sentence, None)
+    assert tab.evaluate("untrainedCount(0, 0)") == tab.evaluate("countAt(0, 0, 0).all")
+
+
 def test_wrong_paths_are_named_before_any_work(run, tmp_path):
     with pytest.raises(ValueError, match="holds no analysis.json; give the --out of"):
         write_explorer(run, tmp_path / "page.html", results=run.root)

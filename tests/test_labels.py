@@ -185,6 +185,14 @@ def undefined(texts):
     return np.where(np.eye(len(texts)), 1, np.nan)
 
 
+def too_large(texts):
+    return 7 * constant(texts)
+
+
+def of_words(texts):
+    return [texts] * len(texts)
+
+
 def of_pairs(first, second):
     return float(first == second)
 
@@ -195,6 +203,8 @@ def test_own_similarity():
     for name, message in {
         "lopsided": "must give a symmetric matrix of .* got one of shape",
         "undefined": "must give a symmetric matrix of .* got one with NaN",
+        "too_large": "of .* numbers in .0, 1., got numbers from 7 to 7",
+        "of_words": "similarity 'tests.test_labels:of_words' must give .* got one of <U",
         "of_pairs": "similarity 'tests.test_labels:of_pairs' failed: TypeError: of_pairs.. missing",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -90,23 +90,29 @@ def test_own_checkpoints_and_images_go_all_the_way(finished):
 
 def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    rows = ["path,round,striped"]
+    rows = ["path,round,striped,real,odd"]
     for path in sorted((own / "test").rglob("*.*")):
         name = path.parent.name
-        rows.append(f"{name}/{path.name},{int(name == 'clock')},{int(name == 'zebra')}")
+        rows.append(f"{name}/{path.name},{int(name == 'clock')},{int(name == 'zebra')},1,0")
+    rows.append("other/1.png,0,0,0,1")
     (own / "attributes.csv").write_text("\n".join(rows) + "\n")
     section = f'test = "{own}/test"'
     config = CONFIG.format(own).replace(section, f'{section}\nattributes = "{own}/attributes.csv"')
-    run(tmp_path / "run", config, "report")
+    said = " ".join(run(tmp_path / "run", config, "report").split())
     named = pd.read_parquet(tmp_path / "run" / "probe" / "mine" / "concepts-0020.parquet")
     assert set(named["concept"]) <= {"round", "striped"} and named["iou"].between(0, 1).all()
+    assert said.count(f"1 of {len(rows) - 1} rows are of no test image") == 1
+    assert said.count("no test image, or every one, has real, odd: left out") == 1
     assert (tmp_path / "run" / "report" / "tables" / "alignment.csv").exists()
     alone = {row.rpartition("/")[2].partition(",")[0]: row.rpartition("/")[2] for row in rows}
     faults = {
-        "have no row for": rows[:-1],
+        "have no row for": rows[:-2],
+        "must have different names, got 'path', 'round', 'round'": ["path,round,round"],
+        "must have different names, got 'path', 'round', ''": ["path,round,"],
+        "no attribute differs between": [",".join(row.split(",")[::3]) for row in rows],
         "have several rows for": [*rows, rows[1]],
         "more of their paths": [rows[0], *[text for text in alone.values() if "." in text]],
-        "column 'striped' holds something other than 0 and 1": [
+        "column 'odd' holds something other than 0 and 1": [
             rows[0],
             *(row + "0" for row in rows[1:]),
         ],

@@ -11,6 +11,7 @@ section without exhibits is not shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -157,13 +158,16 @@ def _make(exhibit: Exhibit, *arguments: Any) -> Any:
     return call_user_code(f"exhibit {exhibit.name!r}", exhibit.make, *arguments)
 
 
-def _make_all(report: str, kind: str, result_type: type, subject: Any) -> dict[str, Any]:
+def _make_all(
+    report: str, kind: str, result_type: type[Table | Figure], subject: Any
+) -> dict[str, Any]:
     """Make the exhibits of a kind, and users' exhibits that return the type `result_type`."""
-    exhibits = {}
+    exhibits: dict[str, Any] = {}
     for e in _exhibits.values():
         if e.report == report and e.kind in (kind, EITHER):
             value = _make(e, subject)
             if isinstance(value, result_type):
+                _check_name(e, value.name, [other.name for other in exhibits.values()])
                 exhibits[e.name] = value
             elif value is not None and (e.kind == kind or not isinstance(value, Table | Figure)):
                 raise ValueError(
@@ -171,6 +175,20 @@ def _make_all(report: str, kind: str, result_type: type, subject: Any) -> dict[s
                     f"Figure) or None, got {type(value).__module__}.{type(value).__name__}"
                 )
     return exhibits
+
+
+def _check_name(exhibit: Exhibit, name: str, names: Sequence[str]) -> None:
+    """Raise ValueError if the name of a table or figure is no file name, or another one's."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"exhibit {exhibit.name!r}: the name of a table or figure may contain letters, digits, "
+            f"'_', '.' and '-', got {name!r}"
+        )
+    if name in names:
+        raise ValueError(
+            f"exhibit {exhibit.name!r}: the report has a table or figure named {name!r}; rename "
+            f"yours"
+        )
 
 
 def sections_of(

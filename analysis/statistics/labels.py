@@ -116,11 +116,20 @@ class LabelAgreement:
         """Return the similarities of labels, with a last row and column of NaN for empty ones."""
         similar, n = SIMILARITIES.get(self.similarity), len(texts)
         subject = f"similarity {self.similarity!r}"
-        matrix = call_user_code(subject, lambda: np.asarray(similar(texts), dtype=float))
-        if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
-            form = "one with NaN" if np.isnan(matrix).any() else f"one of shape {matrix.shape}"
+        returned = np.asarray(call_user_code(subject, similar, texts))
+        is_number = returned.dtype.kind in "bfiu"
+        matrix = returned.astype(float) if is_number else np.full(returned.shape, np.nan)
+        is_symmetric = matrix.shape == (n, n) and np.allclose(matrix, matrix.T)
+        if not is_symmetric or matrix.min(initial=0) < -1e-9 or matrix.max(initial=1) > 1 + 1e-9:
+            form = f"one of shape {matrix.shape}"
+            if not is_number:
+                form = f"one of {returned.dtype}"
+            elif np.isnan(matrix).any():
+                form = "one with NaN"
+            elif is_symmetric:
+                form = f"numbers from {matrix.min():g} to {matrix.max():g}"
             raise ValueError(
-                f"{subject} must give a symmetric matrix of {n} × {n} numbers, got {form}"
+                f"{subject} must give a symmetric matrix of {n} × {n} numbers in [0, 1], got {form}"
             )
         return np.pad(matrix, (0, 1), constant_values=np.nan)
 

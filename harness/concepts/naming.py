@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -236,19 +236,29 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
     """Read a CSV file of attributes: a column `path` (the end of an image's path, e.g. cat/12.jpg)
     and one column of 0 and 1 per attribute.
 
+    Rows of other images, and attributes that no image or every image has (every neuron's overlap
+    with the latter would be 1), are left out and reported.
+
     Returns:
         bool [images, attributes] in the order of `images`, and the attributes' names.
 
     Raises:
-        ValueError: the file cannot be read, lacks a column or has values other than 0 and 1; an
-            image has no row or several; or a row fits several images.
+        ValueError: the file cannot be read, lacks a column, has two of one name or one without a
+            name, or has values other than 0 and 1; an image has no row or several; a row fits
+            several images; or no attribute is left.
     """
     try:
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
         table = pd.read_csv(path, dtype={"path": str})
     except (OSError, ValueError) as error:
         raise ValueError(f"attributes {path} cannot be read: {error}") from error
     if "path" not in table or len(table.columns) < 2:
         raise ValueError(f"attributes {path} need a column `path` and one per attribute")
+    if header.isna().any() or header.duplicated().any():
+        raise ValueError(
+            f"attributes {path}: its columns must have different names, got "
+            f"{join_names(map(repr, header.fillna('')), 12)}"
+        )
     names = [str(name) for name in table.columns if name != "path"]
     values = table[names]
     if not values.isin([0, 1]).all(axis=None):
@@ -272,4 +282,20 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
                 f"write more of their paths"
             )
         image_of_row[row] = image
-    return values.to_numpy(dtype=bool)[list(image_of_row)], names
+    chosen = values.to_numpy(dtype=bool)[list(image_of_row)]
+    if others := len(table) - len(chosen):
+        _note(f"attributes {path}: {others} of {len(table)} rows are of no test image")
+    varies = chosen.any(axis=0) & ~chosen.all(axis=0)
+    if not varies.any():
+        raise ValueError(
+            f"attributes {path}: no attribute differs between the {len(chosen)} test images"
+        )
+    if not varies.all():
+        constant = join_names(name for name, keep in zip(names, varies, strict=True) if not keep)
+        _note(f"attributes {path}: no test image, or every one, has {constant}: left out")
+    return chosen[:, varies], [name for name, keep in zip(names, varies, strict=True) if keep]
+
+
+@cache  # said once, though the file is read for every checkpoint
+def _note(text: str) -> None:
+    logger.warning("%s", text)

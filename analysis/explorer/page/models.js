@@ -14,11 +14,11 @@ const COUNTS = (() => {
   return counts;
 })();
 const countAt = (concept, series, epoch) => (COUNTS.get(`${concept}/${series}/${epoch}`) || { all: 0, layers: new Map() });
-const untrainedCount = (concept, series) => (epochsOf(series).includes(0) ? countAt(concept, series, 0).all : 0);
+const untrainedCount = (concept, series) => (epochsOf(series).includes(0) ? countAt(concept, series, 0).all : null);
 
 // the first trained checkpoint with enough neurons, and more than the untrained network has by chance
 function appearance(concept, series) {
-  const chance = untrainedCount(concept, series);
+  const chance = untrainedCount(concept, series); // null, which counts as 0, without epoch 0
   for (const epoch of epochsOf(series)) {
     if (epoch === 0) continue;
     const { all, layers } = countAt(concept, series, epoch);
@@ -43,7 +43,7 @@ function modelsPanel() {
   return [
     h("h2", {}, "When concepts appear, network by network"), h("p", {}, top),
     h("div", { class: "bar" }, h("label", {}, "A concept has appeared with at least ", least, " neurons")),
-    soft(`A neuron counts for the concept with which it overlaps by at least ${D.overlap}. A concept appears at the first trained checkpoint that has enough such neurons, and more than the untrained network, which has some by chance. Between checkpoints nothing is known.`),
+    soft(`A neuron counts for the concept with which it overlaps by at least ${D.overlap}. A concept appears at the first trained checkpoint that has enough such neurons, and more than the untrained network (epoch 0, if the run has it), which has some by chance. Between checkpoints nothing is known.`),
     STATE.region ? regionView(STATE.region) : null,
     table("first appearance of concepts", [["concept", 1], ...D.series.flatMap((s) => [[s, 1], [`at the end`]])],
       rows.map((r) => [h("td", { class: "text" }, button(() => change({ region: r.name }), r.name)),
@@ -55,7 +55,7 @@ function firstSentence(rows, earliest) {
   const epoch = earliest(rows[0]);
   const all = rows.filter((r) => earliest(r) === epoch);
   const best = all[0].first.filter((f) => f && f.epoch === epoch).sort((a, b) => b.all - a.all)[0];
-  return `First: ${D.concepts[best.concept]}, at epoch ${epoch} in ${D.series[best.series]}, most of its ${best.all} neurons in ${D.layers[best.layer].name} (${best.count}; the untrained network has ${best.chance}). ${
+  return `First: ${D.concepts[best.concept]}, at epoch ${epoch} in ${D.series[best.series]}, most of its ${best.all} neurons in ${D.layers[best.layer].name} (${best.count}${best.chance === null ? "" : `; the untrained network has ${best.chance}`}). ${
     all.length > 1 ? `${all.length - 1} other concept${all.length > 2 ? "s" : ""} appeared by the same checkpoint; it is named first because it has the most neurons.` : ""}`;
 }
 
