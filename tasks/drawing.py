@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.records import Neuron
+from harness.registry import call_user_code
 from tasks.base import Draft, NoTrial, Task
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
@@ -36,9 +37,11 @@ class Drawing:
 
     def _add_trial(self, name: str, condition: str, role: Role, used: set[Neuron]) -> int:
         """Draw a trial without the `used` neurons, add its own to them, and return its index."""
-        task = all_tasks().get(name)
+        task, call = all_tasks().get(name), f"task {name!r}: draw of condition {condition!r}"
         for _ in range(TRIES):
-            draft = task.draw(self.evidence, condition, self.rng)
+            draft = call_user_code(call, task.draw, self.evidence, condition, self.rng)
+            if not isinstance(draft, Draft):
+                raise ValueError(f"{call} must return a Draft, got {type(draft).__name__}")
             if used.isdisjoint(draft.neurons) and frozenset(draft.neurons) not in self.neuron_sets:
                 used.update(draft.neurons)
                 self.neuron_sets.add(frozenset(draft.neurons))

@@ -10,6 +10,7 @@ import pytest
 from harness.records import Checkpoint
 from tasks.base import NoTrial, Trial, check_values, clean_text
 from tasks.build import build
+from tasks.drawing import Drawing
 from tasks.evidence import Evidence, read_groups
 from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, nearest_neighbours
@@ -216,6 +217,29 @@ def test_a_users_own_task_is_one_file(run, tmp_path, monkeypatch):
     settings = StudySettings(forms=1, participants=1, trials={"mine:TASK": {"random": 2}})
     study = build(run, settings, tmp_path / "study", say=lambda text: None)
     assert [t.task for t in study.trials] == ["mine:TASK"] * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("self, evidence, condition, rng): return None", "must return a Draft, got NoneType"),
+        ("self, evidence, condition, rng): return {}[condition]", "failed: KeyError: 'catch' ("),
+        ("self): return None", "failed: TypeError: Faulty.draw() takes 1 positional argument"),
+    ],
+)
+def test_an_error_in_a_users_draw_names_its_task(evidence, tmp_path, monkeypatch, code, fault):
+    (tmp_path / "faulty_task.py").write_text(
+        "from tasks.kinds.before_or_after import BeforeOrAfter\n"
+        f"class Faulty(BeforeOrAfter):\n    def draw({code}\ntask = Faulty()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "faulty_task", raising=False)
+    drawing = Drawing(evidence, {"faulty_task:task": {}}, np.random.default_rng(0))
+    with pytest.raises(ValueError) as error:
+        drawing.draw_practice(1)
+    message = str(error.value)
+    assert message.startswith("task 'faulty_task:task': draw of condition 'catch' ")
+    assert fault in message
 
 
 def test_a_new_built_in_task_is_one_file(tmp_path):
