@@ -3,13 +3,14 @@ import struct
 import unicodedata
 import warnings
 import zlib
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from rich.console import Console
@@ -32,6 +33,7 @@ from harness.images.sets import (
 from harness.stages.engine import Engine
 from harness.stages.images import note_shared_images, steps
 from harness.stages.stage import Plan
+from harness.torchvision_import import call_with_torchvision
 
 
 @pytest.fixture
@@ -80,10 +82,17 @@ def test_the_shorter_side_is_resized_and_the_middle_is_seen(is_tall):
     assert (View(20, 12).apply(image) == (0, 255, 0)).all()
 
 
-@given(st.integers(5, 60), st.integers(5, 60), st.integers(4, 40))
-def test_every_image_is_seen_in_the_view_s_size(width, height, size):
-    seen = View(size, size - 1).apply(Image.new("L", (width, height)))
-    assert seen.shape == (size - 1, size - 1, 3)
+@settings(deadline=None)  # torchvision is imported in the first example
+@given(st.integers(5, 60), st.integers(5, 60), st.integers(4, 40), st.integers(0, 3))
+def test_an_image_is_seen_as_by_torchvision(width, height, size, margin):
+    transforms = call_with_torchvision(import_module, "torchvision.transforms")
+    prepare = transforms.Compose(
+        [transforms.Resize(size), transforms.CenterCrop(size - margin), transforms.PILToTensor()]
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    expected = prepare(image).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(View(size, size - margin).apply(image), expected)
 
 
 def test_open_images_gives_back_what_a_run_used(tmp_path_factory, folder):

@@ -35,6 +35,11 @@ UserPath = Annotated[
 ]
 
 
+#: Version of how image files are read and prepared; where it differs, they are listed again, and
+#: all work on them is done again.
+VIEW_VERSION = 2
+
+
 @dataclass(frozen=True)
 class View:
     """The preparation of images for a network: the shorter side is resized to `resize` pixels,
@@ -81,16 +86,16 @@ class View:
     def apply(self, image: Image.Image) -> np.ndarray:
         """Return the image as uint8 [crop, crop, 3], rotated by its EXIF orientation.
 
+        Its pixels are those of torchvision's Resize and CenterCrop, whose roundings are repeated.
+
         Raises:
             ValueError: the range of its pixels is unknown (see `to_rgb`).
         """
         image = to_rgb(ImageOps.exif_transpose(image))
-        width, height = image.size
-        if min(width, height) != self.resize:
-            scale = self.resize / min(width, height)
-            size = (max(self.resize, round(width * scale)), max(self.resize, round(height * scale)))
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
+        if (short := min(image.size)) != self.resize:
+            width, height = (int(self.resize * side / short) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (round((side - self.crop) / 2) for side in image.size)
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
 
 

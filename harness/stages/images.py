@@ -17,7 +17,7 @@ from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.files import cached_listing
 from harness.images import drawn
 from harness.images.folders import count_unused, folder_images, image_remarks, remark_counts
-from harness.images.sets import ArrayImages, FileImages, draw_arrays, image_index
+from harness.images.sets import VIEW_VERSION, ArrayImages, FileImages, draw_arrays, image_index
 from harness.images.shards import containing_file
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 
@@ -79,12 +79,13 @@ class ListImages(Work):
 
     @property
     def depends(self) -> object:
-        """The files with sizes and modification times, the numbers of unused files, and the
-        classes, by which the labels of every split are numbered (those of the probe images)."""
+        """The version of reading, the files with sizes and modification times, the numbers of
+        unused files, and the classes, by which the labels of every split are numbered (those of
+        the probe images)."""
         paths = dict.fromkeys(map(containing_file, self._files.paths))
         stats = ((path, path.stat()) for path in paths)
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        return files, self._left_out, self._files.classes
+        return VIEW_VERSION, files, self._left_out, self._files.classes
 
     @cached_property
     def _left_out(self) -> dict[str, int]:
