@@ -262,10 +262,11 @@ CONFIDENCE = Field(
 )  # fmt: skip
 
 
-#: What every task has.
-MEMBERS = (
-    *Task.__annotations__,
-    *(name for name, value in vars(Task).items() if isfunction(value) and name[0] != "_"),
+#: What every task has; controls, questions and an example may be missing.
+MEMBERS = tuple(
+    name
+    for name in (*Task.__annotations__, *(n for n, v in vars(Task).items() if isfunction(v)))
+    if name[0] != "_" and name not in ("controls", "questions", "example")
 )
 
 

@@ -16,7 +16,7 @@ from harness.artifacts import Run
 from harness.files import whole_file, write_text
 from harness.text import pluralise
 from tasks.base import Draft, Example, Option, Panel, Trial
-from tasks.drawing import Drawing
+from tasks.drawing import Drawing, rehearse
 from tasks.evidence import Evidence
 from tasks.false_exclusion import check_rules
 from tasks.files import content_name
@@ -191,6 +191,9 @@ def _freeze(
     numbers = drawing.rng.permutation(len(drawing.drafts))
     ids = [f"t{number:04d}" for number in numbers]
     trials, keys, recipes = _freeze_drafts(drawing, ids, names, words)
+    for name in drawing.design:
+        trial = next(trial for trial in trials if trial.task == name)
+        rehearse(name, trial, keys.get(trial.id))
     tasks = tuple(_task_text(name, examples[name], names, words) for name in drawing.design)
     own_pictures = [p for files_of in texts.pictures.values() for p in files_of.values()]
     for picture in (*own_pictures, *questionnaire.pictures):

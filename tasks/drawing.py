@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from harness.records import Neuron
 from harness.registry import call_user_code
-from tasks.base import Draft, NoTrial, Task
+from tasks.base import Draft, Field, NoTrial, Task, Trial, check_values
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
 from tasks.responses import LONGEST_CONDITION, LONGEST_TASK, Role
 from tasks.sizing import Design, control_tasks, practice_counts
 
 TRIES = 200  # draws of one trial before its form is declared impossible
+
+
+def rehearse(name: str, trial: Trial, key: Any) -> None:
+    """Take a trial through what a survey asks of its task, before the study is frozen.
+
+    Raises:
+        ValueError: a part of the task fails, or gives what the next one cannot take.
+    """
+    task, call, rng = all_tasks().get(name), f"task {name!r}", np.random.default_rng(0)
+    fields = call_user_code(f"{call}: fields", task.fields, trial)
+    if not isinstance(fields, tuple) or not all(isinstance(field, Field) for field in fields):
+        raise ValueError(f"{call}: fields must return a tuple of Field, got {fields!r}")
+    for knows in (True, False):
+        simulated = call_user_code(f"{call}: simulate", task.simulate, trial, key, knows, rng)
+        values = call_user_code(f"{call}: values", task.values, simulated)
+        try:
+            checked = check_values(fields, trial, values)
+        except ValueError as error:
+            raise ValueError(f"{call}: {values!r} does not fit its fields: {error}") from error
+        answer = call_user_code(f"{call}: answer", task.answer, checked)
+        call_user_code(f"{call}: score", task.score, key, answer)
 
 
 class Drawing:

@@ -1,5 +1,6 @@
 """Trials: the faults of the published generator are searched for in many draws by plain code."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from harness.records import Checkpoint
-from tasks.base import NoTrial, Trial, check_values, clean_text
+from tasks.base import NoTrial, Option, Trial, check_values, clean_text
 from tasks.build import build
-from tasks.drawing import Drawing
+from tasks.drawing import Drawing, rehearse
 from tasks.evidence import Evidence, read_groups
 from tasks.kinds import all_tasks
+from tasks.kinds.before_or_after import BeforeOrAfter
 from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, nearest_neighbours
 from tasks.settings import EvidenceSettings, StudySettings
 
@@ -240,6 +242,29 @@ def test_an_error_in_a_users_draw_names_its_task(evidence, tmp_path, monkeypatch
     message = str(error.value)
     assert message.startswith("task 'faulty_task:task': draw of condition 'catch' ")
     assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [
+        ("fields = lambda self, trial: None", "fields must return a tuple of Field, got None"),
+        ("simulate = lambda self, *given: {}[0]", "simulate failed: KeyError: 0"),
+        ("values = lambda self, answer: {}", "{} does not fit its fields: "),
+        ("answer = lambda self, values: values[0]", "answer failed: KeyError: 0"),
+        ("score = lambda self, key: None", "score failed: TypeError: "),
+    ],
+)
+def test_a_task_that_a_survey_cannot_show_is_not_frozen(evidence, monkeypatch, part, fault):
+    class Faulty(BeforeOrAfter):
+        exec(part)
+
+    monkeypatch.setitem(all_tasks()._plugins, "faulty", Faulty())
+    draft = Faulty().draw(evidence, "one_reference", np.random.default_rng(0))
+    options = tuple(Option(id=letter, image="") for letter in "ab")
+    trial = Trial(id="t1", task="faulty", condition="one_reference", role="trial", options=options)
+    with pytest.raises(ValueError, match=f"^task 'faulty': {re.escape(fault)}"):
+        rehearse("faulty", trial, "ab"[draft.key])
+    rehearse("before_or_after", trial, "ab"[draft.key])
 
 
 def test_a_new_built_in_task_is_one_file(tmp_path):
