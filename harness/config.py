@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_validator
 
-import harness.networks.recorded_source  # noqa: F401 - registers it
+import harness.networks.recorded_source
+import harness.networks.torchvision_source  # noqa: F401 - with the line above, registers them
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, reads_activations
 from harness.evolutions.arms import BenchParameters, ReversionParameters

@@ -18,10 +18,10 @@ from harness.networks.sources import (
     CheckpointError,
     FolderSource,
     FunctionSource,
-    TorchvisionSource,
     load_weights,
     parse_source,
 )
+from harness.networks.torchvision_source import TorchvisionSource
 from harness.records import Series
 from harness.stages.checkpoints import load_epoch
 
@@ -144,6 +144,25 @@ def test_torchvision_by_name():
         TorchvisionSource(name="r", architecture="resnet18", checkpoints={1: "BEST"}).load(
             1, 3, Run(Path("none"))
         )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "told"),
+    [
+        ("resnet18", {}, []),
+        ("vgg16", {"checkpoints": {0: "random"}, "resize": 64, "crop": 64}, []),
+        ("inception_v3", {}, ["with other settings: resize = 342, crop = 299, mean = [0.485, "]),
+        ("inception_v3", {"resize": 342, "crop": 299}, []),
+        ("resnet18", {"mean": (0.5, 0.5, 0.5)}, ["mean = [0.485, 0.456, 0.406], std"]),
+        ("efficientnet_b0", {}, ["resized by bicubic interpolation; here"]),
+        ("resnet19", {}, []),  # cannot be loaded
+    ],
+)
+def test_how_torchvision_evaluates_its_weights_is_told_if_it_differs(architecture, changes, told):
+    values = {"checkpoints": {0: "random", 90: "IMAGENET1K_V1"}} | changes
+    source = TorchvisionSource(name="r", architecture=architecture, **values)
+    remarks = list(source.remarks())
+    assert len(remarks) == len(told) and all(t in r for t, r in zip(told, remarks, strict=True))
 
 
 def from_epoch(epoch):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,13 +16,15 @@ from harness.images.sets import Side, UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, match_epochs, weight_files
 from harness.networks.objectives import choose_objective
-from harness.networks.state_dicts import CheckpointError, fill
+from harness.networks.state_dicts import CheckpointError
 from harness.networks.training import TrainingParameters
 from harness.records import Series
 from harness.registry import Registry, call_user_code, import_attribute, plugin_identity
 from harness.section import ClassName, Section
-from harness.text import join_names
-from harness.torchvision_import import call_with_torchvision
+from harness.text import join_names, pluralise
+
+#: The fields of a view that follow from the training of a network.
+VIEW_FIELDS = ("resize", "mean", "std")
 
 #: Name in the configuration -> class.
 SOURCES: Registry[type[Source]] = Registry("source", accepts=(object,))
@@ -53,6 +54,8 @@ class Source(Section, ABC):
 
     #: Fields whose change changes no result, because `identity` depends on the content found there.
     places: ClassVar[frozenset[str]] = frozenset()
+    #: Fields of the view whose defaults are only a guess: whoever does not set them is told.
+    guessed: ClassVar[tuple[str, ...]] = ()
 
     name: Name
     source: str = "train"
@@ -91,6 +94,13 @@ class Source(Section, ABC):
     @abstractmethod
     def epochs(self) -> tuple[int, ...]:
         """Return the epochs for which there are (or, for a training, will be) checkpoints."""
+
+    def remarks(self) -> Iterator[str]:
+        """Yield notes for the user on what does not prevent the run."""
+        if unset := [name for name in self.guessed if name not in self.model_fields_set]:
+            settings = self.model_dump(mode="json")
+            values = ", ".join(f"{name} = {settings[name]}" for name in unset)
+            yield f"not set, and therefore {values}; set what the network was trained with"
 
     def loadable_epochs(self) -> tuple[int, ...]:
         """Return the epochs that `load` can return: all but those recorded as evidence only."""
@@ -172,6 +182,7 @@ class FolderSource(ArchitectureSource):
     """
 
     places = frozenset({"folder", "pattern"})
+    guessed = VIEW_FIELDS
 
     folder: UserPath
     pattern: str = "model-{epoch}.pth"
@@ -222,6 +233,20 @@ class FolderSource(ArchitectureSource):
         """Return files that would match with a whole number as epoch, or in other capitals."""
         return [str(p.relative_to(self.folder)) for p, e in self._match_files() if e is None]
 
+    def remarks(self) -> Iterator[str]:
+        yield from super().remarks()
+        if names := self.files_without_epoch():
+            yield (
+                f"left out {pluralise(len(names), 'file')} that would match {self.pattern!r} if "
+                f"its epoch were a whole number, or in other capitals: {join_names(names, 4)}"
+            )
+        if "epoch={epoch}" in self.pattern and 0 in self.series().epochs:
+            yield (
+                "Lightning saves as epoch=0 what was trained for one epoch; here, epoch 0 is the "
+                "untrained network. If these files are Lightning's, leave it out (skip = [0]), or "
+                "rename them all"
+            )
+
     def _match_files(self) -> list[tuple[Path, int | None]]:
         """Return the paths that match the pattern, sorted, each with its epoch."""
         if not self.folder.is_dir():
@@ -260,6 +285,8 @@ class HubSource(ArchitectureSource):
         key: the state dict to use, if a file holds several.
         cache: folder of the downloads; default: that of the library.
     """
+
+    guessed = VIEW_FIELDS
 
     repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
     revisions: dict[int, str] = Field(min_length=1)
@@ -303,46 +330,6 @@ class HubSource(ArchitectureSource):
         return fingerprint(*place, self.revisions[epoch])
 
 
-@SOURCES.add("torchvision")
-class TorchvisionSource(ArchitectureSource):
-    """A torchvision model with published weights or with random weights.
-
-    Attributes:
-        checkpoints: epoch -> "random" or the name of torchvision's weights, e.g.
-            {0: "random", 90: "IMAGENET1K_V1"}.
-    """
-
-    resize: Side = 256
-    crop: Side = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    outputs: int | None = Field(1000, ge=1)
-    checkpoints: dict[int, str] = Field({0: "random"})
-    seed: int = Field(0, ge=0)
-
-    def epochs(self) -> tuple[int, ...]:
-        return self._without_skipped(sorted(self.checkpoints))
-
-    def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        model = self.build(num_classes, self.seed)
-        weights = self.checkpoints[epoch]
-        if weights == "random":
-            return model
-        try:
-            models = call_with_torchvision(import_module, "torchvision.models")
-            entry = models.get_model_weights(self.architecture)[weights]
-        except KeyError as error:
-            raise CheckpointError(
-                f"series {self.name!r}: torchvision has no weights {weights!r} "
-                f"for {self.architecture}"
-            ) from error
-        state = entry.get_state_dict(progress=False, check_hash=True)
-        return fill(model, state, f"torchvision {self.architecture} {weights}")
-
-    def identity(self, epoch: int) -> str:
-        return fingerprint(self.architecture, self.outputs, self.checkpoints[epoch], self.seed)
-
-
 @SOURCES.add("function")
 class FunctionSource(Source):
     """User code: `function(epoch)` returns the model of that epoch.
@@ -354,6 +341,8 @@ class FunctionSource(Source):
             module or of an imported module of the same package or folder changes. Change it if
             something else changes, such as a file that the function reads.
     """
+
+    guessed = VIEW_FIELDS
 
     function: str
     at: tuple[int, ...]

@@ -28,7 +28,7 @@ from harness.networks.objectives import objective_identity
 from harness.networks.recording import ActivationRecorder, borrow, record_layers
 from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
-from harness.networks.sources import FolderSource, FunctionSource, HubSource, Source, TrainedSource
+from harness.networks.sources import FolderSource, Source, TrainedSource
 from harness.networks.wrappers import unwrap
 from harness.stages.check_outputs import check_outputs, class_accuracy
 from harness.stages.checkpoints import (
@@ -43,7 +43,7 @@ from harness.stages.checkpoints import (
 from harness.stages.images import note_shared_images
 from harness.stages.stage import Advance, Plan, Step, Value
 from harness.stages.study import describe_small_layers, select_classes
-from harness.text import join_names, pluralise
+from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -331,28 +331,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
     notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in epochs_of_note.items()]
     notes += note_shared_images(config)
     for source in config.series:
-        if isinstance(source, FolderSource | FunctionSource | HubSource) and (
-            unset := [n for n in ("resize", "mean", "std") if n not in source.model_fields_set]
-        ):
-            settings = source.model_dump(mode="json")
-            values = ", ".join(f"{name} = {settings[name]}" for name in unset)
-            notes.append(
-                f"series {source.name!r}: not set, and therefore {values}; set what the network "
-                f"was trained with"
-            )
-        if isinstance(source, FolderSource):
-            if names := source.files_without_epoch():
-                notes.append(
-                    f"series {source.name!r}: left out {pluralise(len(names), 'file')} that would "
-                    f"match {source.pattern!r} if its epoch were a whole number, or in other "
-                    f"capitals: {join_names(names, 4)}"
-                )
-            if "epoch={epoch}" in source.pattern and 0 in source.series().epochs:
-                notes.append(
-                    f"series {source.name!r}: Lightning saves as epoch=0 what was trained for one "
-                    f"epoch; here, epoch 0 is the untrained network. If these files are "
-                    f"Lightning's, leave it out (skip = [0]), or rename them all"
-                )
+        notes += [f"series {source.name!r}: {remark}" for remark in source.remarks()]
     return notes
 
 
