@@ -21,6 +21,7 @@ from test_dashboard import Dashboard
 from visitors import PHONE, Visitor, needs_browser, on_the_way, stored
 
 from survey_app.passwords import VARIABLE, hash_password
+from survey_app.store import Store
 
 pytestmark = needs_browser
 
@@ -123,7 +124,9 @@ def test_who_guesses_the_password_is_known_behind_a_proxy(
     """By the address that the proxy saw, not by one that the visitor wrote into the header."""
     monkeypatch.setenv(VARIABLE, hash_password("secret"))
     log = (tmp_path / "log").open("w")
-    served = Dashboard(study_folder, f"sqlite:///{tmp_path / 'a.sqlite'}", stderr=log)
+    url = f"sqlite:///{tmp_path / 'a.sqlite'}"
+    Store(url).migrate()
+    served = Dashboard(study_folder, url, stderr=log)
     port = free_port()
     site = re.sub(r"location (= |~ )?/(?!\s)[^{]*{[^}]*}", "", documented("nginx"))
     site = replaced(
@@ -146,7 +149,7 @@ def test_who_guesses_the_password_is_known_behind_a_proxy(
             page.goto(served.address)  # from the machine itself
             page.locator("input[type=password]").fill("secret")
             page.get_by_role("button", name="Sign in").click()
-            page.get_by_text("Nobody has arrived yet").wait_for()
+            page.get_by_text("Nobody has taken part in this study yet").wait_for()
     finally:
         served.close()
         log.close()
