@@ -233,7 +233,6 @@ def power(
     ] = None,
 ) -> None:
     """Estimate the power of a study by simulation, for numbers of participants and trials."""
-    import matplotlib.pyplot as plt
 
     from analysis.exhibits.figures import styled
     from analysis.planning.designs import Design
@@ -300,7 +299,6 @@ def power(
         with styled():
             figure.write(out)
         console.print(f"wrote {out}")
-    plt.close("all")
 
 
 def parse_range(text: str, name: str) -> list[int]:

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -185,10 +184,7 @@ class Ablated(Result):
     def figure(self, name: str) -> Figure | None:
         """Return a figure of the benchmark by name: leaderboard, curves, layers, reliability."""
         with styled():
-            figure = shelf.get("bench", "figure", name)(self._bench)
-        if figure is not None:
-            plt.close(figure.canvas)  # otherwise it stays open, and notebooks show it twice
-        return figure
+            return shelf.get("bench", "figure", name)(self._bench)
 
     def _repr_html_(self) -> str:
         return self.leaderboard()._repr_html_()

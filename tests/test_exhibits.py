@@ -318,7 +318,6 @@ def test_labels_are_drawn_as_they_were_typed(monkeypatch):
     monkeypatch.setattr(font_manager, "get_font_names", lambda: ["SimHei", "Noto Sans CJK SC"])
     with styled():
         assert plt.rcParams["font.family"] == ["DejaVu Sans", "Noto Sans CJK SC"]
-    plt.close("all")
 
 
 def test_arabic_letters_are_joined_and_run_from_right_to_left():
@@ -331,7 +330,6 @@ def test_arabic_letters_are_joined_and_run_from_right_to_left():
     hebrew = "שלום"
     assert draw(hebrew) == draw(left_to_right.format(hebrew[::-1]))
     assert draw(hebrew) != draw(left_to_right.format(hebrew))
-    plt.close("all")
 
 
 def test_long_names_in_a_legend_cover_no_data():
@@ -353,7 +351,6 @@ def test_figures_are_written_for_print(monkeypatch, tmp_path):
     with styled():
         canvas, _ = panels(1, 1, (3, 2))
         Figure("f", "F", "C", canvas).write(tmp_path)
-    plt.close("all")
     pdf = (tmp_path / "f.pdf").read_bytes()
     assert b"/CIDFontType2" in pdf and b"/Type3" not in pdf
     with Image.open(tmp_path / "f.png") as png:
@@ -366,7 +363,6 @@ def test_letters_that_no_font_has_are_said_once(caplog, recwarn, tmp_path):
             canvas, axes = panels(1, 1, (3, 2))
             axes[0, 0].set_title("Katze \U0001343a")  # an Egyptian hieroglyph
             Figure(name, "F", "C", canvas).write(tmp_path)
-    plt.close("all")
     [message] = [r.message for r in caplog.records if "empty boxes" in r.message]
     assert "characters \U0001343a, which no installed font has" in message
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,14 +168,12 @@ def test_a_run_with_fifths_shows_all_of_them_and_no_published_quarters(results):
     assert "the most important fifth of" in table.caption and "left out" in table.caption
     figure = reversion(other)
     assert len(figure.canvas.axes) == 1 and "Park" not in figure.caption
-    plt.close(figure.canvas)
     quarters = other.reversion[other.reversion["arm"] != "q5"]
     figure = reversion(replace(other, reversion=quarters))
     ours, published = (
         [t.get_text() for t in axis.get_xticklabels()] for axis in figure.canvas.axes
     )
     assert ours == published == ["q1", "q2", "q3", "q4", "random"]
-    plt.close(figure.canvas)
     (sentence,) = describe_reversion(other, {})
     assert sentence.startswith("In 1 of 1 pair of epochs here, the order was as expected")
     assert sentence.endswith("for the least important fifth.")

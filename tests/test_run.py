@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -212,8 +213,11 @@ def test_a_moved_run_gives_the_same_tables(finished, config, tmp_path, monkeypat
     expected = tables_of(moved)
     shutil.rmtree(moved / "report")
     monkeypatch.setattr(results, "CLASSES_AT_ONCE", 1)  # their number changes nothing either
+    own_figure = plt.figure()
     say("report", config, "--out", moved)
     assert tables_of(moved) == expected
+    assert plt.get_fignums() == [own_figure.number]  # ours are no figures of pyplot
+    plt.close(own_figure)
 
 
 def test_run_times_are_kept_with_the_artifacts(finished):

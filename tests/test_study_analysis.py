@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -184,7 +183,6 @@ def test_figures_of_extreme_responses_are_whole_and_never_empty(made):
     single = answers.drop_duplicates(["participant", "task", "condition"])
     assert learning(with_responses(results, answers=single)) is None
     assert learning(results) is not None
-    plt.close("all")
 
 
 def test_names_beside_forests_are_as_long_as_they_are(made, monkeypatch):
@@ -201,7 +199,6 @@ def test_names_beside_forests_are_as_long_as_they_are(made, monkeypatch):
         boxes = [t.get_window_extent() for t in canvas.axes[0].get_yticklabels()]
         boxes = sorted(boxes, key=lambda box: box.y0)
         assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
-    plt.close("all")
 
 
 def test_consistency_is_not_told_of_single_responses(made):
@@ -292,7 +289,6 @@ def test_conditions_that_nobody_answered_count_as_such(made):
     limits = next(text for text in abstract_of_study(only) if text.startswith("Limits."))
     assert "The smallest condition has 0 trials with responses." in limits
     assert learning(only) is None and learning(every) is not None
-    plt.close("all")
 
 
 def test_without_rules_too_is_said_only_of_what_is_significant_with_them(made):

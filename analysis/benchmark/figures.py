@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +11,12 @@ from matplotlib.axes import Axes
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Figure, panels, style_of
+from analysis.exhibits.figures import (
+    Figure,
+    panels,
+    style_of,
+    subplots,
+)
 from analysis.exhibits.phrases import with_sign
 
 
@@ -32,7 +36,7 @@ def _draw_interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any
 @shelf.figure("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Figure:
     frame = _table_frame("leaderboard", bench).iloc[::-1].reset_index(drop=True)
-    canvas, axis = plt.subplots(figsize=(6.4, 0.32 * len(frame) + 1.1))
+    canvas, axis = subplots(figsize=(6.4, 0.32 * len(frame) + 1.1))
     for y, (_, row) in enumerate(frame.iterrows()):
         is_linear = row["linearises"] == bench.main
         _draw_interval(axis, y, row, "gap", markerfacecolor="white" if is_linear else "black")
@@ -85,7 +89,7 @@ def layers(bench: Bench) -> Figure | None:
     if frame.empty:
         return None
     values, names = frame[bench.order].to_numpy(), frame["series"] + " " + frame["layer"]
-    canvas, axis = plt.subplots(figsize=(0.5 * len(bench.order) + 2.6, 0.3 * len(frame) + 1.6))
+    canvas, axis = subplots(figsize=(0.5 * len(bench.order) + 2.6, 0.3 * len(frame) + 1.6))
     limit = float(np.nanmax(np.abs(values))) or 1.0
     image = axis.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axis.set_xticks(range(len(bench.order)), bench.order, rotation=60, ha="right")
@@ -113,7 +117,7 @@ def reliability(bench: Bench) -> Figure | None:
     if not sizes:  # there are too few images for two halves
         return None
     images = [int(size.removeprefix("ρ, ")) for size in sizes]
-    canvas, axis = plt.subplots(figsize=(5.6, 3.4))
+    canvas, axis = subplots(figsize=(5.6, 3.4))
     for method, values in frame.set_index("method")[sizes].iterrows():
         axis.plot(images, values, label=method, **style_of(bench.methods.index(method)))
     axis.axhline(0.9, color="#777777", linewidth=0.8, linestyle=":")

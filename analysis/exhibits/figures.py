@@ -14,12 +14,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
@@ -168,6 +167,25 @@ def _note_missing(characters: str) -> None:
         )
 
 
+def subplots(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    figsize: tuple[float, float],
+    layout: Literal["constrained"] | None = None,
+    **options: Any,
+) -> tuple[Canvas, Any]:
+    """Create a canvas and its axes as pyplot's function does, but not among pyplot's open figures:
+    nothing needs to be closed, and a notebook shows a figure once.
+
+    Args:
+        figsize: width and height in inches.
+        options: further options of `matplotlib.figure.Figure.subplots`.
+    """
+    canvas = Canvas(figsize=figsize, layout=layout)
+    return canvas, canvas.subplots(rows, columns, **options)
+
+
 def panels(
     count: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Canvas, np.ndarray]:
@@ -182,7 +200,7 @@ def panels(
     """
     columns = min(columns, count)
     rows = -(-count // columns)
-    canvas, grid = plt.subplots(
+    canvas, grid = subplots(
         rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **options
     )
     for axes in grid.flat[count:]:
@@ -205,7 +223,7 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
     columns = max(map(len, rows))
     shapes = [[cell.picture.shape for cell in line] for line in rows]
     heights = [inch * max(h / w for h, w, _ in line) + 0.62 for line in shapes]
-    canvas, cells = plt.subplots(
+    canvas, cells = subplots(
         len(rows), columns, figsize=(inch * columns, sum(heights)), height_ratios=heights,
         squeeze=False,
     )  # fmt: skip
@@ -227,7 +245,7 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return a context in which figures have the project's style; it does not close figures."""
+    """Return a context in which figures have the project's style."""
     installed = set(font_manager.get_font_names())
     fonts = [FONT, *(name for name in FURTHER_FONTS if name in installed)]
-    return plt.rc_context(STYLE | {"font.family": fonts})
+    return rc_context(STYLE | {"font.family": fonts})

@@ -11,14 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.exhibits.figures import COLOURS, Figure, draw_legend, style_of, styled
+from analysis.exhibits.figures import (
+    COLOURS,
+    Figure,
+    draw_legend,
+    style_of,
+    styled,
+    subplots,
+)
 from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
@@ -314,7 +320,7 @@ def draw_curves(
         target: power at which a line is drawn. label: label of the axis of power.
         legend: title of the legend.
     """
-    canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+    canvas, axis = subplots(figsize=(7.2, 3.2), layout="constrained")
     for k, (name, rows) in enumerate(curves.items()):
         people, style = rows["participants"], style_of(k)
         axis.plot(people, rows["power"], label=name, **style)

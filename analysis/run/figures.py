@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import (
@@ -19,6 +19,7 @@ from analysis.exhibits.figures import (
     offset,
     panels,
     style_of,
+    subplots,
     wrap,
 )
 from analysis.exhibits.phrases import cis_over_classes
@@ -50,7 +51,7 @@ LEAST_DEPTH = 0.35
 def training(run: Run) -> Figure | None:
     if (log := training_log(run)) is None:
         return None
-    canvas, axes = plt.subplots(figsize=(4.6, 2.8))
+    canvas, axes = subplots(figsize=(4.6, 2.8))
     probed = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
     for index, (series, rows) in enumerate(sort_by_series(run, log).groupby("series", sort=False)):
         style = style_of(index)
@@ -85,7 +86,7 @@ def concept_map(run: Run) -> Figure | None:
     series = series_of(run)
     epochs = {name: sorted(table.loc[table["series"] == name, "epoch"].unique()) for name in series}
     columns = max(map(len, epochs.values()))
-    canvas, grid_axes = plt.subplots(
+    canvas, grid_axes = subplots(
         len(series), columns, figsize=(1.95 * columns, 2.05 * len(series) + 0.5),
         squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
@@ -107,7 +108,7 @@ def concept_map(run: Run) -> Figure | None:
             axes.set_title(wrap(f"{name}, epoch {epoch}", 1.95, 9.5))
     width = max(canvas.get_figwidth(), 4)
     labels = [wrap(str(concept), width) for concept in concepts]
-    handles = [plt.Line2D([], [], linestyle="", **style_of(k)) for k in range(len(concepts))]
+    handles = [Line2D([], [], linestyle="", **style_of(k)) for k in range(len(concepts))]
     if concepts:
         canvas.legend(
             handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.05), fontsize=8,
@@ -144,7 +145,7 @@ def emergence(run: Run) -> Figure | None:
     epochs = counts.columns.get_level_values("series").value_counts()
     series = [name for name in series_of(run) if name in epochs]
     widths = epochs[series].tolist()
-    canvas, grid = plt.subplots(
+    canvas, grid = subplots(
         1, len(series), figsize=(1.2 + 0.5 * sum(widths), 0.6 + 0.19 * len(counts)),
         width_ratios=widths, sharey=True, squeeze=False,
     )  # fmt: skip
@@ -268,7 +269,7 @@ def alignment_plot(run: Run) -> Figure | None:
         return None
     table = exhibit.frame
     groups = list(dict.fromkeys(table["group"]))
-    canvas, axes = plt.subplots(figsize=(5.6, 2.9))
+    canvas, axes = subplots(figsize=(5.6, 2.9))
     methods = list(dict.fromkeys(table["method"]))
     for index, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("group").reindex(groups)

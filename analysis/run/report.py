@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from rich import box
 from rich.table import Table as ScreenTable
@@ -106,7 +105,6 @@ def write_exhibits(
             f"Python {manifest['python']}, {versions}.",
             links,
         )
-    plt.close("all")
     return tables
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,6 +20,7 @@ from analysis.exhibits.figures import (
     offset,
     style_of,
     styled,
+    subplots,
     wrap,
 )
 from analysis.exhibits.phrases import as_words, rows_of
@@ -58,7 +58,7 @@ def _draw_forest(
     """Draw `_draw_rows` as a separate figure."""
     labels = [wrap(label, 4, 9) for label in labels]
     height = 0.36 + 0.15 * max(label.count("\n") for label in labels)
-    canvas, axes = plt.subplots(figsize=(5.6, height * len(table) + 1.0), layout="constrained")
+    canvas, axes = subplots(figsize=(5.6, height * len(table) + 1.0), layout="constrained")
     _draw_rows(axes, table, labels, filled)
     return canvas, axes
 
@@ -100,7 +100,7 @@ def flow(results: Results) -> Figure:
     )
     gaps = [0.75 + 0.17 * text.count("\n") for text in side_texts]
     y = -np.concatenate([[0.0], np.cumsum(gaps)])
-    canvas, axis = plt.subplots(figsize=(5.6, 0.6 - y[-1]), layout="constrained")
+    canvas, axis = subplots(figsize=(5.6, 0.6 - y[-1]), layout="constrained")
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(y[-1] - 0.3, 0.3))
     arrow_style = {"arrowstyle": "->"}
@@ -129,7 +129,7 @@ def accuracy(results: Results) -> Figure | None:
     if (table := results.tests_of("chance")).empty:
         return None
     tasks = dict(list(table.groupby("task", sort=False)))
-    canvas, axes = plt.subplots(
+    canvas, axes = subplots(
         len(tasks), 1, figsize=(5.6, 0.75 * len(tasks) + 0.36 * len(table) + 0.3), sharex=True,
         squeeze=False, height_ratios=[*map(len, tasks.values())], layout="constrained",
     )  # fmt: skip
@@ -185,7 +185,7 @@ def trials(results: Results) -> Figure | None:
     has_tasks = len({task for task, _ in groups}) > 1
     names = [wrap(f"{results.name(t)}: " * has_tasks + as_words(c), 4, 9) for t, c in groups]
     height = (0.4 + 0.15 * max(name.count("\n") for name in names)) * len(groups) + 1.2
-    canvas, axes = plt.subplots(1, 2, figsize=(7.2, height), sharey=True, layout="constrained")
+    canvas, axes = subplots(1, 2, figsize=(7.2, height), sharey=True, layout="constrained")
     rng = np.random.default_rng(0)
     for axis, unit in zip(axes, ("trial", "participant"), strict=True):
         rates = answers.groupby([*keys, unit])["correct"].mean().astype(float)
@@ -219,7 +219,7 @@ def learning(results: Results) -> Figure | None:
             task_answers[task] = answers
     if not task_answers:
         return None
-    canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
+    canvas, axis = subplots(figsize=(4.8, 2.7), layout="constrained")
     for k, (task, answers) in enumerate(task_answers.items()):
         correct, position = (answers[name].astype(float) for name in ("correct", "position"))
         sixth = pd.qcut(position, 6, labels=False, duplicates="drop")
@@ -252,7 +252,7 @@ def calibration(results: Results) -> Figure | None:
     table = results.by_task(results.choice_tasks, "calibration", ["confidence"], controls=False)
     if table.empty:
         return None
-    canvas, axis = plt.subplots(figsize=(5.0, 2.8), layout="constrained")
+    canvas, axis = subplots(figsize=(5.0, 2.8), layout="constrained")
     for k, (task, task_rows) in enumerate(table.groupby("task", sort=False)):
         x = task_rows["confidence"].astype(float) + 0.05 * k
         style = {"label": str(task), "capsize": 2.5, **style_of(k)}
@@ -324,7 +324,7 @@ def reversion(results: Results) -> Figure | None:
     bins = results.bins
     arms = [a for a in (*bins, "random", "matched") if a in set(changes["arm"])]
     is_compared = len(bins) == len(BINS)
-    canvas, axes = plt.subplots(
+    canvas, axes = subplots(
         1, 1 + is_compared, figsize=(7.2 if is_compared else 4.2, 3.5), sharey=True,
         squeeze=False, layout="constrained",
     )  # fmt: skip

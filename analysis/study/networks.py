@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Figure, draw_legend, style_of
+from analysis.exhibits.figures import (
+    Figure,
+    draw_legend,
+    style_of,
+    subplots,
+)
 from analysis.exhibits.phrases import (
     as_words,
     capitalise,
@@ -187,7 +191,7 @@ def associations_plot(results: Results) -> Figure | None:
     if not evidence:
         return None
     trials_shown = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
-    canvas, axes = plt.subplots(
+    canvas, axes = subplots(
         1, len(evidence), figsize=(2.3 * len(evidence) + 0.4, 2.6), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
@@ -205,4 +204,3 @@ def write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> 
         for figure in figures.values():
             figure.write(out / "figures")
         write_study_report(out / "report.html", results, tables, figures)
-    plt.close("all")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -239,7 +238,6 @@ def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[P
     if power is not None:
         figure = power_figure(power, results.responses.study.recruitment.places)
         paths += figure.write(out.parent)
-        plt.close(figure.canvas)
         picture = f"{figure.name}.png"
     text = preregistration(results, power, picture)
     write_text(out, text)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, Figure
+from analysis.exhibits.figures import (
+    COLOURS,
+    Figure,
+    subplots,
+)
 from analysis.exhibits.phrases import as_words
 from analysis.study.results import Results
 from analysis.study.thresholds import FROZEN, NO_RULE
@@ -42,7 +45,7 @@ def specification_curve(results: Results) -> Figure | None:
         for row in rule_sets.itertuples()
     ]
     heights = [1.5] * len(tests_shown) + [0.17 * len(names) + 0.3]
-    canvas, axes = plt.subplots(
+    canvas, axes = subplots(
         len(heights), 1, figsize=(6.4, sum(heights) + 0.5), sharex=True, height_ratios=heights,
         squeeze=False, layout="constrained",
     )  # fmt: skip
