@@ -7,8 +7,7 @@ READY  := $(VENV)/.ready
 test nightly coverage: export OMP_NUM_THREADS = 1
 test nightly coverage: export OPENBLAS_NUM_THREADS = 1
 
-# Three, as the tests of the survey often wait for the browser. In the order of the files: files
-# of few tests may take longest, and must not be begun last.
+# Three, as the tests of the survey often wait for the browser; in the order of tests/conftest.py.
 PROCESSES := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

@@ -125,71 +125,87 @@ class Images:
     classes: Sequence[str]
 
     def __post_init__(self) -> None:
-        is_list = isinstance(self.classes, Iterable)
-        if not is_list or isinstance(self.classes, str | set | frozenset | Mapping):
-            raise ValueError(
-                f"Images: classes must be a list of names in the order of the labels, got a "
-                f"{type(self.classes).__name__}"
-            )
-        classes = tuple(normalise_name(str(name)) for name in self.classes)
-        pixels: Any = self.pixels
-        is_list = isinstance(pixels, Sequence) or hasattr(pixels, "__array__")
-        if not is_list or isinstance(pixels, str):
-            raise ValueError(
-                f"Images: pixels must be an array or a list of images, got a "
-                f"{type(pixels).__name__}; of a data set: [image for image, label in data]"
-            )
-        if isinstance(pixels, Sequence):
-            pixels = [to_rgb(p) if isinstance(p, Image.Image) else _as_numpy(p) for p in pixels]
-            if pairs := [p for p in pixels if isinstance(p, tuple)]:
-                raise ValueError(
-                    f"Images: an image must be an array or a Pillow image, got a tuple of "
-                    f"{join_names(type(part).__name__ for part in pairs[0])}"
-                )
-            if len(shapes := {np.shape(one) for one in pixels}) > 1:
-                raise ValueError(
-                    f"Images: all images must have the same shape, got {join_names(sorted(shapes))}"
-                )
-        array, labels = np.asarray(_as_numpy(pixels)), np.asarray(_as_numpy(self.labels))
-        if array.dtype != np.uint8:
-            hint = "numbers in [0, 1] by (255 * x).round().astype('uint8')"
-            if np.issubdtype(array.dtype, np.integer):
-                hint = "integers in 0 to 255 by x.astype('uint8')"
-            raise ValueError(
-                f"Images: pixels must be uint8 (0 to 255), got {array.dtype}; convert {hint}"
-            )
-        if array.ndim == 3:
-            array = np.repeat(array[..., None], 3, axis=3)
-        if array.ndim != 4 or array.shape[3] != 3 or not array.size:
-            raise ValueError(
-                f"Images: pixels must be [images, height, width, 3], got shape {array.shape}"
-            )
-        if labels.shape != (len(array),) or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"Images: labels must be {len(array)} integers, got {labels.dtype} {labels.shape}"
-            )
-        if not 0 <= labels.min() <= labels.max() < len(classes):
-            raise ValueError(
-                f"Images: labels must lie in 0 to {len(classes) - 1} ({len(classes)} "
-                f"classes), got {labels.min()} to {labels.max()}"
-            )
-        if not all(name.strip() for name in classes) or len(set(classes)) < len(classes):
-            raise ValueError(
-                f"Images: the names of classes must differ and not be empty, got "
-                f"{join_names(map(repr, classes))}"
-            )
-        if empty := [name for i, name in enumerate(classes) if i not in labels]:
-            raise ValueError(
-                f"Images: there is no image of the classes {join_names(empty)}: leave them out, "
-                f"number the labels from 0, and give Series class_outputs, the output of each class"
-            )
-        object.__setattr__(self, "pixels", array)
-        object.__setattr__(self, "labels", labels.astype(np.int64))
+        classes, pixels = _read_classes(self.classes), _read_pixels(self.pixels)
+        labels = _read_labels(self.labels, len(pixels), classes)
+        object.__setattr__(self, "pixels", pixels)
+        object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "classes", classes)
 
     def section(self) -> MemoryImagesSection:
         images = ArrayImages(self.pixels, self.labels, tuple(self.classes))
         return MemoryImagesSection(images=images)
+
+
+def _read_classes(classes: Any) -> tuple[str, ...]:
+    is_list = isinstance(classes, Iterable)
+    if not is_list or isinstance(classes, str | set | frozenset | Mapping):
+        raise ValueError(
+            f"Images: classes must be a list of names in the order of the labels, got a "
+            f"{type(classes).__name__}"
+        )
+    names = tuple(normalise_name(str(name)) for name in classes)
+    if not all(name.strip() for name in names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"Images: the names of classes must differ and not be empty, got "
+            f"{join_names(map(repr, names))}"
+        )
+    return names
+
+
+def _read_pixels(pixels: Any) -> np.ndarray:
+    """Return images as uint8 [images, height, width, 3]."""
+    is_list = isinstance(pixels, Sequence) or hasattr(pixels, "__array__")
+    if not is_list or isinstance(pixels, str):
+        raise ValueError(
+            f"Images: pixels must be an array or a list of images, got a "
+            f"{type(pixels).__name__}; of a data set: [image for image, label in data]"
+        )
+    if isinstance(pixels, Sequence):
+        pixels = [to_rgb(p) if isinstance(p, Image.Image) else _as_numpy(p) for p in pixels]
+        if pairs := [p for p in pixels if isinstance(p, tuple)]:
+            raise ValueError(
+                f"Images: an image must be an array or a Pillow image, got a tuple of "
+                f"{join_names(type(part).__name__ for part in pairs[0])}"
+            )
+        if len(shapes := {np.shape(one) for one in pixels}) > 1:
+            raise ValueError(
+                f"Images: all images must have the same shape, got {join_names(sorted(shapes))}"
+            )
+    array = np.asarray(_as_numpy(pixels))
+    if array.dtype != np.uint8:
+        hint = "numbers in [0, 1] by (255 * x).round().astype('uint8')"
+        if np.issubdtype(array.dtype, np.integer):
+            hint = "integers in 0 to 255 by x.astype('uint8')"
+        raise ValueError(
+            f"Images: pixels must be uint8 (0 to 255), got {array.dtype}; convert {hint}"
+        )
+    if array.ndim == 3:
+        array = np.repeat(array[..., None], 3, axis=3)
+    if array.ndim != 4 or array.shape[3] != 3 or not array.size:
+        raise ValueError(
+            f"Images: pixels must be [images, height, width, 3], got shape {array.shape}"
+        )
+    return array
+
+
+def _read_labels(labels: Any, count: int, classes: Sequence[str]) -> np.ndarray:
+    """Return the labels of `count` images as int64 [count]; every class must have an image."""
+    array = np.asarray(_as_numpy(labels))
+    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"Images: labels must be {count} integers, got {array.dtype} {array.shape}"
+        )
+    if not 0 <= array.min() <= array.max() < len(classes):
+        raise ValueError(
+            f"Images: labels must lie in 0 to {len(classes) - 1} ({len(classes)} "
+            f"classes), got {array.min()} to {array.max()}"
+        )
+    if empty := [name for i, name in enumerate(classes) if i not in array]:
+        raise ValueError(
+            f"Images: there is no image of the classes {join_names(empty)}: leave them out, "
+            f"number the labels from 0, and give Series class_outputs, the output of each class"
+        )
+    return array.astype(np.int64)
 
 
 @check_fields

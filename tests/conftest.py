@@ -16,6 +16,17 @@ from harness.networks.layers import find_layers
 from harness.registry import Registry
 
 
+def pytest_collection_modifyitems(items):
+    """Alternate the files of the survey, which often wait for a browser, with those that compute,
+    so that the processes always use the cores."""
+    files = dict.fromkeys(item.path for item in items)
+    place = {}
+    for folder in {path.parent for path in files}:
+        own = [path for path in files if path.parent == folder]
+        place |= {path: number / len(own) for number, path in enumerate(own)}
+    items.sort(key=lambda item: place[item.path])
+
+
 @pytest.fixture
 def registries():
     """Remove what a test registers after the test, so that no other test finds it."""
