@@ -233,7 +233,6 @@ def power(
     ] = None,
 ) -> None:
     """Estimate the power of a study by simulation, for numbers of participants and trials."""
-
     from analysis.exhibits.figures import styled
     from analysis.planning.designs import Design
     from analysis.planning.power import (

@@ -53,12 +53,7 @@ def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
     keys = ["task", "condition", "role"]
     columns = [*keys, "answers", "accuracy", "low", "high", "median seconds"]
     rows = [
-        (
-            *names,
-            len(group),
-            *accuracy(group["correct"]),
-            median(group["milliseconds"]) / 1000,
-        )
+        (*names, len(group), *accuracy(group["correct"]), median(group["milliseconds"]) / 1000)
         for names, group in answers.groupby(keys)
     ]
     return pd.DataFrame(rows, columns=columns).round(3)
@@ -118,9 +113,7 @@ def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
         "– 95 % from": low,
         "– 95 % to": high,
         "median minutes from consent to end": median(finished["total_seconds"]) / 60,
-        "median seconds with the instructions": people["instruction_seconds"]
-        .astype(float)
-        .median(),
+        "median seconds with the instructions": median(people["instruction_seconds"]),
         "share of pairs of participants who agree (trials with options)": agreement(answers),
     }
     return pd.DataFrame({"figure": list(values), "value": list(values.values())}).round(3)

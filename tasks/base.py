@@ -25,9 +25,8 @@ from tasks.evidence import Evidence
 from tasks.language import N_, Refusal, Words
 from tasks.responses import Role
 
-TEXT_LIMIT = (
-    120  # characters of a free-text answer, unless a question asks for more than a few words
-)
+#: Characters of a free-text answer, unless a question asks for more than a few words.
+TEXT_LIMIT = 120
 
 
 class Panel(Section):

@@ -216,10 +216,14 @@ def _read_records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     return rows[0], {number: row for number, row in enumerate(rows[1:], 2) if any(row)}
 
 
+def is_lapse(table: pd.DataFrame) -> pd.Series:
+    """Return which responses are of attention trials that were not answered in time."""
+    return ((table["role"] == "attention") & (table["missing"] == "time")).fillna(False)
+
+
 def score_lapses(table: pd.DataFrame) -> pd.DataFrame:
     """Return responses in which attention trials that were not answered in time are incorrect."""
-    is_lapsed = ((table["role"] == "attention") & (table["missing"] == "time")).fillna(False)
-    return table.assign(correct=table["correct"].mask(is_lapsed, False))
+    return table.assign(correct=table["correct"].mask(is_lapse(table), False))
 
 
 def options_shown(table: pd.DataFrame) -> list[list[str]]:

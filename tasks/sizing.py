@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import ceil
 
 from tasks.kinds import all_tasks
-from tasks.questionnaire import BUILT_IN
 from tasks.settings import StudySettings
 
 Design = Mapping[str, Mapping[str, int]]
@@ -47,7 +46,7 @@ def least_attention(threshold: float | None) -> int:
     return next(n for n in range(LEAST_ATTENTION, 1002) if n - 1 >= threshold * n)
 
 
-def size(design: Design, settings: StudySettings, questions: int = len(BUILT_IN)) -> Size:
+def size(design: Design, settings: StudySettings, questions: int) -> Size:
     """Return attention trials and minutes, as set or as they follow from the design.
 
     Args:
@@ -120,9 +119,7 @@ def _check_rules(settings: StudySettings, minutes: int) -> None:
         )
 
 
-def seconds(
-    design: Design, settings: StudySettings, attention: int, questions: int = len(BUILT_IN)
-) -> float:
+def seconds(design: Design, settings: StudySettings, attention: int, questions: int) -> float:
     """Return the approximate duration of a session."""
     times = {name: _trial_seconds(name, settings) for name in design}
     trials = sum(times[name] * sum(conditions.values()) for name, conditions in design.items())

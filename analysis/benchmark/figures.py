@@ -11,12 +11,7 @@ from matplotlib.axes import Axes
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import (
-    Figure,
-    panels,
-    style_of,
-    subplots,
-)
+from analysis.exhibits.figures import Figure, panels, style_of, subplots
 from analysis.exhibits.phrases import with_sign
 
 

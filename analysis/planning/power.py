@@ -17,14 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.exhibits.figures import (
-    COLOURS,
-    Figure,
-    draw_legend,
-    style_of,
-    styled,
-    subplots,
-)
+from analysis.exhibits.figures import COLOURS, Figure, draw_legend, style_of, styled, subplots
 from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model

@@ -10,12 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import (
-    Figure,
-    draw_legend,
-    style_of,
-    subplots,
-)
+from analysis.exhibits.figures import Figure, draw_legend, style_of, subplots
 from analysis.exhibits.phrases import (
     as_words,
     capitalise,

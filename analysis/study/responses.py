@@ -23,6 +23,7 @@ from tasks.responses import (
     RESPONSES,
     SOURCES,
     TableError,
+    is_lapse,
     options_shown,
     read_table,
     score_lapses,
@@ -207,8 +208,7 @@ def _split_answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     if "missing" not in table:
         return table, table.iloc[:0].assign(missing=pd.NA)
     table = score_lapses(table)
-    is_check = table["role"] == "attention"
-    answered = table["missing"].isna() | (is_check & (table["missing"] == "time").fillna(False))
+    answered = table["missing"].isna() | is_lapse(table)
     return table[answered], table[~answered & (table["role"] == "trial")]
 
 

@@ -7,11 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import (
-    COLOURS,
-    Figure,
-    subplots,
-)
+from analysis.exhibits.figures import COLOURS, Figure, subplots
 from analysis.exhibits.phrases import as_words
 from analysis.study.results import Results
 from analysis.study.thresholds import FROZEN, NO_RULE

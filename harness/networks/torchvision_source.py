@@ -46,9 +46,9 @@ class TorchvisionSource(ArchitectureSource):
                 continue  # without an entry, they cannot be loaded, and the check says why
             view = entry.transforms()
             theirs = {"resize": view.resize_size[0], "crop": view.crop_size[0],
-                      "mean": tuple(view.mean), "std": tuple(view.std)}  # fmt: skip
-            if any(getattr(self, name) != value for name, value in theirs.items()):
-                values = ", ".join(f"{name} = {_toml(value)}" for name, value in theirs.items())
+                      "mean": list(view.mean), "std": list(view.std)}  # fmt: skip
+            if theirs != self.model_dump(mode="json", include=set(theirs)):
+                values = ", ".join(f"{name} = {value}" for name, value in theirs.items())
                 yield f"torchvision evaluates the weights {weights} with other settings: {values}"
             if (method := view.interpolation.value) != "bilinear":
                 yield (
@@ -78,7 +78,3 @@ class TorchvisionSource(ArchitectureSource):
 
     def identity(self, epoch: int) -> str:
         return fingerprint(self.architecture, self.outputs, self.checkpoints[epoch], self.seed)
-
-
-def _toml(value: int | tuple[float, ...]) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)

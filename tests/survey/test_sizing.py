@@ -14,6 +14,7 @@ from tasks.clusters import find_clusters
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import COHERENT, SHARED_KINDS, OddOneOut
+from tasks.questionnaire import BUILT_IN
 from tasks.settings import (
     EPS,
     Attention,
@@ -28,6 +29,7 @@ from tasks.study import load
 
 DEFAULT = {name: all_tasks().get(name).conditions for name in all_tasks()}
 LABELLING = {"evolution_labelling": {"evolution": 2}}
+QUESTIONS = len(BUILT_IN)
 
 
 @given(st.floats(0, 0.99))
@@ -38,9 +40,13 @@ def test_one_lapse_excludes_nobody_and_no_trial_is_wasted(below):
 
 
 def test_the_default_design_fits_together():
-    sized = size(DEFAULT, StudySettings())
+    sized = size(DEFAULT, StudySettings(), QUESTIONS)
     assert sized.attention == 5  # four of five are 0.8
-    assert 60 * sized.minutes >= seconds(DEFAULT, StudySettings(), 5) > 60 * (sized.minutes - 1)
+    assert (
+        60 * sized.minutes
+        >= seconds(DEFAULT, StudySettings(), 5, QUESTIONS)
+        > 60 * (sized.minutes - 1)
+    )
     assert 10 <= sized.minutes <= 25
 
 
@@ -63,22 +69,25 @@ def test_the_default_design_fits_together():
 )
 def test_contradictions_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
-        size(DEFAULT, StudySettings(**settings))
+        size(DEFAULT, StudySettings(**settings), QUESTIONS)
 
 
 def test_time_limits_and_all_questions_count_in_the_minutes():
     settings = StudySettings(exclusion=Exclusion(total_seconds_outside=None))
     design = {"concept_agreement": {"neighbours": 30}}
     hasty = settings.model_copy(update={"seconds_per_trial": 2})
-    assert size(design, settings).minutes > 8 and size(design, hasty).minutes == 4
+    assert (
+        size(design, settings, QUESTIONS).minutes > 8
+        and size(design, hasty, QUESTIONS).minutes == 4
+    )
     more = [seconds(design, settings, 0, questions) for questions in (0, 60)]
     assert more[1] - more[0] == 60 * QUESTION
 
 
 def test_attention_trials_need_a_task_that_has_them():
-    assert size(LABELLING, StudySettings()).attention == 0
+    assert size(LABELLING, StudySettings(), QUESTIONS).attention == 0
     with pytest.raises(ValueError, match="none of evolution_labelling has trials with an obvious"):
-        size(LABELLING, StudySettings(attention=Attention(trials=5)))
+        size(LABELLING, StudySettings(attention=Attention(trials=5)), QUESTIONS)
 
 
 def test_consent_says_the_minutes_of_the_design(run, tmp_path):
@@ -130,7 +139,7 @@ def test_the_published_design_is_a_preset(run, tmp_path):
     }  # fmt: skip
     assert settings.forms * settings.trials["evolution_labelling"]["evolution"] == 100
     assert (settings.participants, settings.evidence.grouping) == (260, "clusters")
-    assert size(settings.trials, settings).attention == 5
+    assert size(settings.trials, settings, QUESTIONS).attention == 5
     few = {"odd_one_out": {"base": 1, "same_series": 1, "other_series": 1, "random": 1}}
     small = settings.model_copy(
         update={"forms": 2, "trials": few, "evidence": EvidenceSettings(grouping="clusters"),
