@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
@@ -75,6 +75,8 @@ def _refusal(name: str, texts: list[str]) -> ValueError:
 
 def _name_type(kind: Any, text: str) -> str:
     """Return a type as it is written, but that of a number without its limits."""
+    if get_args(kind)[1:] == (type(None),):
+        return _name_type(get_args(kind)[0], text.removesuffix(" | None")) + " | None"
     return kind.__origin__.__name__ if get_origin(kind) is Annotated else text
 
 

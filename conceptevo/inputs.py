@@ -18,7 +18,7 @@ from conceptevo.arguments import check_fields
 from harness.artifacts import Run, fingerprint
 from harness.config import MemoryImagesSection
 from harness.images import sets
-from harness.images.sets import ArrayImages, Side, to_rgb
+from harness.images.sets import VIEW_SETTINGS, ArrayImages, Interpolation, Side, to_rgb
 from harness.networks.objectives import OBJECTIVES
 from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
@@ -34,6 +34,10 @@ class View:
 
     Attributes:
         height, width: size of the network's input in pixels; both must be equal.
+        resize: the length to which the shorter side of an image is resized, in pixels, before the
+            central square is cut out; by default, the height.
+        keep_aspect_ratio: False: both sides are resized to this length.
+        interpolation: the filter by which images are resized.
         mean, std: for the normalisation of pixels in [0, 1]; one number, or one per colour channel.
         channels: 3, or 1 for a network that takes greyscale images.
     """
@@ -43,6 +47,9 @@ class View:
     mean: float | Sequence[float] | np.ndarray | Tensor = 0.5
     std: float | Sequence[float] | np.ndarray | Tensor = 0.25
     channels: int = 3
+    resize: Side | None = None
+    keep_aspect_ratio: bool = True
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if self.height != self.width:
@@ -50,9 +57,20 @@ class View:
         if self.channels not in (1, 3):
             raise ValueError(f"View: channels must be 1 or 3, got {self.channels}")
         try:
-            sets.View(self.height, self.width, self.numbers("mean"), self.numbers("std"))
+            _ = self.preparation
         except ValueError as error:
             raise ValueError(f"View: {error}") from None
+
+    @property
+    def preparation(self) -> sets.View:
+        return sets.View(
+            self.height if self.resize is None else self.resize,
+            self.height,
+            self.numbers("mean"),
+            self.numbers("std"),
+            self.keep_aspect_ratio,
+            self.interpolation,
+        )
 
     def numbers(self, name: str) -> tuple[float, ...]:
         value = getattr(self, name)
@@ -95,13 +113,11 @@ class Series:
 
     def source(self) -> MemorySource:
         layers = (self.layers,) if isinstance(self.layers, str) else self.layers
+        view = self.view.preparation
         return MemorySource(
             name=self.name,
             models=dict(self.models),
-            resize=self.view.height,
-            crop=self.view.height,
-            mean=self.view.numbers("mean"),
-            std=self.view.numbers("std"),
+            **{name: getattr(view, name) for name in VIEW_SETTINGS},
             layers=None if layers is None else tuple(layers),
             class_outputs=dict(self.class_outputs),
             output=self.output,

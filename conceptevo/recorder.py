@@ -29,7 +29,7 @@ from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.files import remove_leftovers, write_text
-from harness.images.sets import ImageSet, sample_digest
+from harness.images.sets import VIEW_SETTINGS, ImageSet, sample_digest
 from harness.networks.recorded_source import (
     EVIDENCE,
     EVIDENCE_KINDS,
@@ -204,7 +204,7 @@ class Recorder:
             probe=evidence.parameters,
         )
         session = Session(config, Run(Path(self.folder) / EVIDENCE))
-        series_fields = {"resize", "crop", "mean", "std", "layers", "output"}
+        series_fields = {*VIEW_SETTINGS, "layers", "output"}
         settings = {
             "images": sample_digest(images, source.view),
             **source.model_dump(mode="json", include=series_fields),
@@ -219,7 +219,9 @@ class Recorder:
         settings_file, earlier = session.run.root / "settings.json", None
         if settings_file.exists():
             recorded = json.loads(settings_file.read_text(encoding="utf-8"))
-            if differing := [name for name, value in settings.items() if recorded[name] != value]:
+            if differing := [
+                name for name, value in settings.items() if recorded.get(name) != value
+            ]:
                 raise ValueError(
                     f"Recorder: {self.folder} holds evidence that was recorded with other settings "
                     f"({join_names(differing)}); use another folder, or delete it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
 from harness.images.patches import cut_patch, make_grid
-from harness.images.sets import ImageSet, View, open_images
+from harness.images.sets import ImageSet, layer_views, open_images
 from harness.records import NEURON, Checkpoint, Neuron
 from harness.section import read_toml
 from tasks.observer import features
@@ -59,7 +59,8 @@ class Evidence:
                 f"{', '.join(methods)}"
             )
         self.space = SemanticSpace.load(run, settings.space)
-        layers = run.tables("layers").set_index(["series", "layer"])
+        layers = run.tables("layers")
+        layers = layers.assign(view=layer_views(layers)).set_index(["series", "layer"])
         self._layers = layers.to_dict("index")
         stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
         self._stimuli = {Neuron(*key): rows for key, rows in stimuli.groupby(NEURON, sort=False)}
@@ -127,8 +128,9 @@ class Evidence:
                 the network's own view of it is often coarser than a screen.
         """
         layer = self._layers[neuron.series, neuron.layer]
-        finer = max(1.0, side / (layer["patch"] * layer["crop"]))
-        view = View(round(layer["resize"] * finer), round(layer["crop"] * finer))
+        view = layer["view"]
+        finer = max(1.0, side / (layer["patch"] * view.crop))
+        view = replace(view, resize=round(view.resize * finer), crop=round(view.crop * finer))
         stimuli = self.stimuli(neuron)
         images, ys, xs = (stimuli[n].to_numpy() for n in ("image_id", "peak_y", "peak_x"))
         return [

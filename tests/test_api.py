@@ -27,6 +27,7 @@ from harness.concepts.space_methods import SPACES
 from harness.evolutions.ablation import reads_donors
 from harness.evolutions.arms import ReversionParameters
 from harness.evolutions.importance import IMPORTANCE
+from harness.images import sets
 from harness.images.sets import draw_arrays
 from harness.registry import Registry
 from harness.stages.ablate import study_steps
@@ -367,6 +368,10 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
             ce.ablate(scores, arms=arms, progress=False)
     view = ce.View(8, 8, mean=np.array([0.1, 0.2, 0.3]), std=torch.tensor(0.5))
     assert view.numbers("mean") == (0.1, 0.2, 0.3) and view.numbers("std") == (0.5,) * 3
+    finer = ce.View(8, 8, resize=9, keep_aspect_ratio=False, interpolation="bicubic")
+    assert ce.Series("s", {1: nn.Linear(1, 1)}, finer).source().view == sets.View(
+        9, 8, keep_aspect_ratio=False, interpolation="bicubic"
+    )
     grey = ce.View(8, 8, mean=[0.5], std=torch.tensor([0.5]), channels=1)
     assert grey.numbers("std") == (0.5,)
     assert ce.Images(np.zeros((2, 4, 4), np.uint8), [0, 1], range(2)).classes == ("0", "1")
@@ -449,6 +454,18 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
         ),
         (lambda s, i, p, c: ce.space(p, dimension="5"), "^space: dimension: must hold a number"),
         (lambda s, i, p, c: ce.View("32", 32), "^View: height must be int, got '32'$"),
+        (
+            lambda s, i, p, c: ce.View(8, 8, resize="9"),
+            r"View: resize must be int \| None, got '9'",
+        ),
+        (
+            lambda s, i, p, c: ce.View(8, 8, resize=7),
+            "crop must be positive and at most resize, got",
+        ),
+        (
+            lambda s, i, p, c: ce.View(8, 8, interpolation="cubic"),
+            "View: interpolation must be 'nearest', 'box', .* or 'lanczos', got 'cubic'",
+        ),
         (
             lambda s, i, p, c: ce.View(32, 32, std=True),
             r"^View: std must be float \| .*, got True$",

@@ -151,10 +151,16 @@ def test_torchvision_by_name():
     [
         ("resnet18", {}, []),
         ("vgg16", {"checkpoints": {0: "random"}, "resize": 64, "crop": 64}, []),
-        ("inception_v3", {}, ["with other settings: resize = 342, crop = 299, mean = [0.485, "]),
-        ("inception_v3", {"resize": 342, "crop": 299}, []),
+        ("inception_v3", {}, []),
+        (
+            "inception_v3",
+            {"resize": 256, "crop": 224},
+            ["settings: resize = 342, crop = 299, mean"],
+        ),
         ("resnet18", {"mean": (0.5, 0.5, 0.5)}, ["mean = [0.485, 0.456, 0.406], std"]),
-        ("efficientnet_b0", {}, ["resized by bicubic interpolation; here"]),
+        ("efficientnet_b0", {"interpolation": "bilinear"}, ["interpolation = bicubic"]),
+        ("resnet50", {"checkpoints": {5: "IMAGENET1K_V1", 90: "IMAGENET1K_V2"}}, ["V1 with other"]),
+        ("fasterrcnn_resnet50_fpn", {"checkpoints": {0: "COCO_V1"}}, []),  # classifies no images
         ("resnet19", {}, []),  # cannot be loaded
     ],
 )
@@ -163,6 +169,33 @@ def test_how_torchvision_evaluates_its_weights_is_told_if_it_differs(architectur
     source = TorchvisionSource(name="r", architecture=architecture, **values)
     remarks = list(source.remarks())
     assert len(remarks) == len(told) and all(t in r for t, r in zip(told, remarks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "expected"),
+    [
+        ("inception_v3", {}, (342, 299, "bilinear")),
+        ("efficientnet_b0", {"mean": (0.5, 0.5, 0.5)}, (256, 224, "bicubic")),
+        ("inception_v3", {"resize": 100, "crop": 99}, (100, 99, "bilinear")),
+        (
+            "resnet50",
+            {"checkpoints": {5: "IMAGENET1K_V1", 90: "IMAGENET1K_V2"}},
+            (232, 224, "bilin"),
+        ),
+        ("vit_b_16", {"checkpoints": {0: "random"}}, (256, 224, "bilinear")),
+    ],
+)
+def test_torchvisions_weights_get_torchvisions_preparation(architecture, changes, expected):
+    values = {"checkpoints": {0: "random", 90: "IMAGENET1K_V1"}} | changes
+    view = TorchvisionSource(name="r", architecture=architecture, **values).view
+    assert (view.resize, view.crop) == expected[:2] and view.interpolation.startswith(expected[2])
+    assert view.mean == changes.get("mean", (0.485, 0.456, 0.406))
+
+
+@pytest.mark.parametrize("checkpoints", [{}, 3, {"a": 4}, {0: None}, {0: ["x"]}])
+def test_wrong_checkpoints_of_torchvision_are_refused(checkpoints):
+    with pytest.raises(ValueError, match="checkpoints"):
+        TorchvisionSource(name="r", architecture="resnet18", checkpoints=checkpoints).epochs()
 
 
 def from_epoch(epoch):

@@ -5,6 +5,7 @@ import warnings
 import zlib
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,11 @@ from harness.images.patches import cut_patch, cut_patches, make_grid
 from harness.images.sets import (
     ArrayImages,
     FileImages,
+    Interpolation,
     View,
     draw_arrays,
     image_index,
+    layer_views,
     open_images,
     to_rgb,
 )
@@ -83,16 +86,40 @@ def test_the_shorter_side_is_resized_and_the_middle_is_seen(is_tall):
 
 
 @settings(deadline=None)  # torchvision is imported in the first example
-@given(st.integers(5, 60), st.integers(5, 60), st.integers(4, 40), st.integers(0, 3))
-def test_an_image_is_seen_as_by_torchvision(width, height, size, margin):
+@given(
+    st.integers(5, 60),
+    st.integers(5, 60),
+    st.integers(4, 40),
+    st.integers(0, 3),
+    st.booleans(),
+    st.sampled_from(get_args(Interpolation)),
+)
+def test_an_image_is_seen_as_by_torchvision(width, height, size, margin, keep, interpolation):
     transforms = call_with_torchvision(import_module, "torchvision.transforms")
+    mode = transforms.InterpolationMode(interpolation)
     prepare = transforms.Compose(
-        [transforms.Resize(size), transforms.CenterCrop(size - margin), transforms.PILToTensor()]
+        [
+            transforms.Resize(size if keep else (size, size), mode),
+            transforms.CenterCrop(size - margin),
+            transforms.PILToTensor(),
+        ]
     )
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     expected = prepare(image).permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(View(size, size - margin).apply(image), expected)
+    view = View(size, size - margin, keep_aspect_ratio=keep, interpolation=interpolation)
+    np.testing.assert_array_equal(view.apply(image), expected)
+
+
+def test_layers_have_the_views_with_which_they_were_recorded():
+    layers = pd.DataFrame({"resize": [9, 8], "crop": [8, 8]})  # as of earlier versions
+    assert layer_views(layers) == [View(9, 8), View(8, 8)]
+    layers = layers.assign(keep_aspect_ratio=[True, False], interpolation=["bicubic", "nearest"])
+    expected = [
+        View(9, 8, interpolation="bicubic"),
+        View(8, 8, keep_aspect_ratio=False, interpolation="nearest"),
+    ]
+    assert layer_views(layers) == expected
 
 
 def test_open_images_gives_back_what_a_run_used(tmp_path_factory, folder):

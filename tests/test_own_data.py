@@ -10,8 +10,13 @@ from command_line import say
 from network_pairs import perturbed
 from PIL import Image
 
-from harness.images.sets import draw_arrays
+from analysis.explorer.data import Source
+from harness.artifacts import Run
+from harness.images.patches import cut_patch
+from harness.images.sets import View, draw_arrays
 from harness.networks.architectures import build
+from tasks.evidence import Evidence
+from tasks.settings import EvidenceSettings
 
 CLASSES = ("clock", "fish", "zebra")
 CONFIG = """
@@ -28,8 +33,10 @@ folder = "{0}/weights"
 pattern = "net_{{epoch}}.pth"
 resize = 40
 crop = 32
+keep_aspect_ratio = false
+interpolation = "bicubic"
 [probe]
-k = 4
+k = 18
 [space]
 methods = ["ppmi", "jaccard"]
 [evolve]
@@ -53,7 +60,7 @@ def own(tmp_path_factory):
             of_class = arrays["pixels"][arrays["labels"] == (2, 6, 11)[label]]
             for number, pixels in enumerate(of_class):
                 suffix = ("png", "jpg", "webp")[number % 3]
-                Image.fromarray(pixels).save(folder / f"{number}.{suffix}")
+                Image.fromarray(pixels[:, 8:]).save(folder / f"{number}.{suffix}")
     (root / "weights").mkdir()
     model = build("small_resnet", 3, seed=0)
     for epoch in (1, 5, 20):
@@ -86,6 +93,20 @@ def test_own_checkpoints_and_images_go_all_the_way(finished):
     say("bench", finished, "--methods", "sign_t,random", "--workers", 0)
     board = pd.read_csv(finished / "bench" / "leaderboard.csv")
     assert set(board["method"]) == {"sign_t", "random"}
+
+
+def test_pictures_show_what_the_network_sees(finished):
+    view = View(40, 32, keep_aspect_ratio=False, interpolation="bicubic")
+    assert Source(Run(finished)).views == [view]
+    evidence = Evidence(Run(finished), EvidenceSettings(space="ppmi", min_depth=0))
+    neuron = evidence.neurons[evidence.usable[0]]
+    stimulus = evidence.stimuli(neuron).iloc[0]
+    with Image.open(evidence.images.paths[stimulus["image_id"]]) as image:
+        assert image.size == (56, 64)
+        pixels = view.apply(image)
+    patch = evidence.run.tables("layers").set_index("layer")["patch"][neuron.layer]
+    expected = cut_patch(pixels, stimulus["peak_y"], stimulus["peak_x"], patch)
+    assert (evidence.crops(neuron, [0])[0] == expected).all()
 
 
 def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, finished, tmp_path):

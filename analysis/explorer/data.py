@@ -22,6 +22,7 @@ from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
+from harness.images.sets import View, layer_views
 from harness.records import JOINT, NEURON, PAIR
 from harness.results import ARM_ON_CLASS, BENCH, REVERSION, Results, has_results, read_results
 
@@ -62,6 +63,16 @@ class Source:
         """One row per layer, by series in the order of the configuration, then by depth."""
         by_depth = self.run.tables("layers").sort_values("depth", kind="stable")
         return run_tables.sort_by_series(self.run, by_depth)
+
+    @cached_property
+    def views(self) -> list[View]:
+        """The different views of images that networks of the run have."""
+        return list(dict.fromkeys(layer_views(self.layers)))
+
+    @cached_property
+    def layer_views(self) -> list[int]:
+        """The index in `views` of the view of each layer."""
+        return [self.views.index(view) for view in layer_views(self.layers)]
 
     @cached_property
     def series(self) -> list[str]:
@@ -118,8 +129,6 @@ def explorer_columns(source: Source) -> dict[str, Any]:
     """Return the page's data of a run, without pictures and responses; arrays are not packed."""
     run, space = source.run, source.space
     layers = source.layers
-    views = layers[["resize", "crop"]].drop_duplicates().reset_index(drop=True)
-    layer_views = layers.merge(views.reset_index(names="view"), on=["resize", "crop"])["view"]
     return {
         "run": run.root.resolve().name,
         "base": run.manifest()["base"],
@@ -131,7 +140,7 @@ def explorer_columns(source: Source) -> dict[str, Any]:
             for name, rows in space.neurons.groupby("series")
         },
         "classes": source.classes,
-        "views": views["crop"].tolist(),
+        "views": [view.crop for view in source.views],
         "layers": [
             {
                 "series": source.series.index(layer.series),
@@ -139,9 +148,9 @@ def explorer_columns(source: Source) -> dict[str, Any]:
                 "channels": layer.channels,
                 "depth": round(float(layer.depth), 3),
                 "side": _patch_side(layer.patch, layer.crop),
-                "view": int(layer_views[layer.Index]),
+                "view": view,
             }
-            for layer in layers.itertuples()
+            for layer, view in zip(layers.itertuples(), source.layer_views, strict=True)
         ],
         "units": {
             "layer": ints(source.units["layer_row"]),

@@ -22,7 +22,7 @@ from analysis.explorer.sprites import Sheet, draw_sheets
 from analysis.study.pipeline import check_results
 from harness.artifacts import Run
 from harness.files import whole_file, write_text
-from harness.images.sets import View, open_images
+from harness.images.sets import open_images
 
 #: Largest size of the page, in bytes, with its sheets inside; otherwise they are in a folder.
 LARGEST_FILE = 20e6
@@ -105,15 +105,13 @@ def _policy_hash(text: str) -> str:
 
 def _draw_sheets(source: Source, largest: int) -> list[Sheet]:
     images = open_images(source.run, "probe")
-    views = source.layers[["resize", "crop"]].drop_duplicates()
     stimuli = source.stimuli.merge(
-        source.layers[["series", "layer", "resize", "crop"]], on=["series", "layer"]
+        source.layers[["series", "layer"]].assign(view=source.layer_views), on=["series", "layer"]
     )
     pictures: list[Sheet] = []
-    for index, view in enumerate(views.itertuples(index=False)):
-        in_view = stimuli[(stimuli["resize"] == view.resize) & (stimuli["crop"] == view.crop)]
-        ids = sorted(set(in_view["image_id"].tolist()))
-        pictures += draw_sheets(images, View(int(view.resize), int(view.crop)), index, ids, largest)
+    for index, view in enumerate(source.views):
+        ids = sorted(set(stimuli.loc[stimuli["view"] == index, "image_id"].tolist()))
+        pictures += draw_sheets(images, view, index, ids, largest)
     return pictures
 
 

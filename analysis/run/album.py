@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.run.tables import named_concepts
 from harness.artifacts import Run
 from harness.images.patches import cut_patches, make_grid
-from harness.images.sets import ImageSet, View, open_images
+from harness.images.sets import ImageSet, layer_views, open_images
 from harness.records import NEURON
 
 
@@ -18,7 +18,8 @@ class Album:
     def __init__(self, run: Run) -> None:
         self._images: ImageSet = open_images(run, "probe")
         self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
-        self._layers = run.tables("layers").set_index(["series", "layer"])
+        layers = run.tables("layers")
+        self._layers = layers.assign(view=layer_views(layers)).set_index(["series", "layer"])
         concepts = named_concepts(run)
         self._concepts = (
             {}
@@ -43,7 +44,7 @@ class Album:
         crops = cut_patches(
             self._stimuli[neuron],
             self._images,
-            View(int(row["resize"]), int(row["crop"])),
+            row["view"],
             float(row["patch"]),
             side * side,
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,10 @@ UserPath = Annotated[
 VIEW_VERSION = 2
 
 
+#: Names of Pillow's filters for resizing.
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+
 @dataclass(frozen=True)
 class View:
     """The preparation of images for a network: the shorter side is resized to `resize` pixels,
@@ -47,6 +51,8 @@ class View:
 
     Attributes:
         resize, crop: pixels.
+        keep_aspect_ratio: False: both sides are resized to `resize` pixels.
+        interpolation: the filter by which images are resized.
         mean, std: for the normalisation of pixels in [0, 1]: one number per colour channel, or one
             for networks of greyscale images.
         channels_last: memory format of batches; False for networks that need the ordinary format.
@@ -56,6 +62,8 @@ class View:
     crop: int
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    keep_aspect_ratio: bool = True
+    interpolation: Interpolation = "bilinear"
     channels_last: bool = True
 
     def __post_init__(self) -> None:
@@ -92,11 +100,29 @@ class View:
             ValueError: the range of its pixels is unknown (see `to_rgb`).
         """
         image = to_rgb(ImageOps.exif_transpose(image))
-        if (short := min(image.size)) != self.resize:
-            width, height = (int(self.resize * side / short) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        shorter = min(image.size)
+        sides = image.size if self.keep_aspect_ratio else (shorter, shorter)
+        width, height = (int(self.resize * side / shorter) for side in sides)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         left, top = (round((side - self.crop) / 2) for side in image.size)
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+
+
+#: The fields of a view that say which part of an image a network sees, and how finely.
+GEOMETRY = ("resize", "crop", "keep_aspect_ratio", "interpolation")
+#: The fields of a view that users set.
+VIEW_SETTINGS = tuple(f.name for f in fields(View) if f.name != "channels_last")
+
+
+def layer_views(layers: pd.DataFrame) -> list[View]:
+    """Return the view of each row of the table of layers, without its normalisation.
+
+    Runs of earlier versions kept the aspect ratio and resized bilinearly, without saying so.
+    """
+    defaults = {"keep_aspect_ratio": True, "interpolation": "bilinear"}
+    table = layers.assign(**{n: v for n, v in defaults.items() if n not in layers})
+    return [View(**row) for row in table[list(GEOMETRY)].to_dict("records")]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

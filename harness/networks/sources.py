@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import cached_listing, file_hash
-from harness.images.sets import Side, UserPath, View
+from harness.images.sets import VIEW_SETTINGS, Interpolation, Side, UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, match_epochs, weight_files
 from harness.networks.objectives import choose_objective
@@ -42,6 +42,8 @@ class Source(Section, ABC):
             out as the network's input; pixels.
         mean, std: for the normalisation of pixels in [0, 1]: one number per colour channel, or one
             for networks of greyscale images.
+        keep_aspect_ratio: false: both sides are resized to `resize` pixels.
+        interpolation: the filter by which images are resized.
         layers: names or patterns of modules to probe; default: the non-linearity of every block.
         channels_last: layer pattern -> layout, for layers whose shape does not determine it.
         outputs: number of the network's outputs; default: the number of classes.
@@ -63,6 +65,8 @@ class Source(Section, ABC):
     crop: Side = 64
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    keep_aspect_ratio: bool = True
+    interpolation: Interpolation = "bilinear"
     layers: tuple[str, ...] | None = Field(None, min_length=1)
     channels_last: dict[str, bool] = Field({})
     outputs: int | None = Field(None, ge=1)
@@ -89,7 +93,7 @@ class Source(Section, ABC):
 
     @property
     def view(self) -> View:
-        return View(self.resize, self.crop, self.mean, self.std)
+        return View(**{name: getattr(self, name) for name in VIEW_SETTINGS})
 
     @abstractmethod
     def epochs(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from harness.artifacts import Run, fingerprint
@@ -23,6 +23,9 @@ RANDOM = "random"
 class TorchvisionSource(ArchitectureSource):
     """A torchvision model with published weights or with random weights.
 
+    Images are prepared as torchvision prepares them for the last of the published weights, unless
+    `resize` and `crop`, `mean`, `std` or `interpolation` are set.
+
     Attributes:
         checkpoints: epoch -> "random" or the name of torchvision's weights, e.g.
             {0: "random", 90: "IMAGENET1K_V1"}.
@@ -33,8 +36,21 @@ class TorchvisionSource(ArchitectureSource):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     outputs: int | None = Field(1000, ge=1)
-    checkpoints: dict[int, str] = Field({0: RANDOM})
+    checkpoints: dict[int, str] = Field({0: RANDOM}, min_length=1)
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_view_of_weights(cls, section: Any) -> Any:
+        """Fill in what is not set of the view; other validators refuse what is not possible."""
+        checkpoints = section.get("checkpoints") if isinstance(section, dict) else None
+        names = checkpoints.values() if isinstance(checkpoints, dict) else ()
+        for weights in reversed([name for name in names if isinstance(name, str)]):
+            if settings := _settings(_published(section.get("architecture"), weights)):
+                if {"resize", "crop"} & section.keys():  # which must be set together
+                    settings = {n: v for n, v in settings.items() if n not in ("resize", "crop")}
+                return settings | section
+        return section
 
     def epochs(self) -> tuple[int, ...]:
         return self._without_skipped(sorted(self.checkpoints))
@@ -42,26 +58,16 @@ class TorchvisionSource(ArchitectureSource):
     def remarks(self) -> Iterator[str]:
         yield from super().remarks()
         for weights in dict.fromkeys(self.checkpoints[epoch] for epoch in self.epochs()):
-            if weights == RANDOM or (entry := self._published(weights)) is None:
-                continue  # without an entry, they cannot be loaded, and the check says why
-            view = entry.transforms()
-            theirs = {"resize": view.resize_size[0], "crop": view.crop_size[0],
-                      "mean": list(view.mean), "std": list(view.std)}  # fmt: skip
+            theirs = _settings(_published(self.architecture, weights))
             if theirs != self.model_dump(mode="json", include=set(theirs)):
                 values = ", ".join(f"{name} = {value}" for name, value in theirs.items())
                 yield f"torchvision evaluates the weights {weights} with other settings: {values}"
-            if (method := view.interpolation.value) != "bilinear":
-                yield (
-                    f"torchvision evaluates the weights {weights} on images resized by {method} "
-                    f"interpolation; here they are resized bilinearly, which changes outputs a "
-                    f"little"
-                )
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         model = self.build(num_classes, self.seed)
         if (weights := self.checkpoints[epoch]) == RANDOM:
             return model
-        if (entry := self._published(weights)) is None:
+        if (entry := _published(self.architecture, weights)) is None:
             raise CheckpointError(
                 f"series {self.name!r}: torchvision has no weights {weights!r} "
                 f"for {self.architecture}"
@@ -69,12 +75,28 @@ class TorchvisionSource(ArchitectureSource):
         state = entry.get_state_dict(progress=False, check_hash=True)
         return fill(model, state, f"torchvision {self.architecture} {weights}")
 
-    def _published(self, weights: str) -> Any:
-        """Return torchvision's entry of the weights of this name; None if there is none."""
-        models = call_with_torchvision(import_module, "torchvision.models")
-        if self.architecture not in models.list_models():
-            return None
-        return models.get_model_weights(self.architecture).__members__.get(weights)
-
     def identity(self, epoch: int) -> str:
         return fingerprint(self.architecture, self.outputs, self.checkpoints[epoch], self.seed)
+
+
+def _published(architecture: Any, weights: Any) -> Any:
+    """Return torchvision's entry of the weights of this name; None if there is none."""
+    models = call_with_torchvision(import_module, "torchvision.models")
+    if weights == RANDOM or architecture not in models.list_models():
+        return None
+    return models.get_model_weights(architecture).__members__.get(weights)
+
+
+def _settings(entry: Any) -> dict[str, Any]:
+    """Return the fields of a view with which torchvision evaluates the weights of an entry; {} for
+    no entry, and for networks that do not classify images."""
+    preset: Any = None if entry is None else entry.transforms()
+    if type(preset).__name__ != "ImageClassification":
+        return {}
+    return {
+        "resize": preset.resize_size[0],
+        "crop": preset.crop_size[0],
+        "mean": list(preset.mean),
+        "std": list(preset.std),
+        "interpolation": preset.interpolation.value,
+    }

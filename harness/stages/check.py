@@ -124,10 +124,12 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     layers = find_layers(model, source.view, source.layers, source.channels_last)
     if isinstance(images, FileImages):
         stated = "crop" in source.model_fields_set
+        sides = "a shorter side of {0} px" if source.keep_aspect_ratio else "{0} × {0} px"
         logger.info(
-            "images are resized to a shorter side of %d px, of which the central %d × %d px are "
+            "images are resized to %s by %s interpolation, of which the central %d × %d px are "
             "used%s",
-            source.resize,
+            sides.format(source.resize),
+            source.interpolation,
             source.crop,
             source.crop,
             "" if stated else " (the default; set resize and crop as in the network's training)",

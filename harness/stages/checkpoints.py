@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -199,8 +199,7 @@ def read_view(run: Run, source: Source) -> View:
 def read_layers(run: Run, series: str) -> list[Layer]:
     """Return the probed layers of a series, as found by the stage `probe`."""
     table = run.table(Artifact("layers", (series,)))
-    other_columns = ["series", "resize", "crop", "memory_channels_last"]
-    rows = table.drop(columns=other_columns).rename(columns={"layer": "name"})
+    rows = table.rename(columns={"layer": "name"})[[field.name for field in fields(Layer)]]
     return [Layer(**row) for row in rows.to_dict("records")]
 
 

@@ -14,7 +14,7 @@ from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, 
 from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.files import ArtifactError, write_tables
-from harness.images.sets import open_images, sample_digest
+from harness.images.sets import GEOMETRY, VIEW_SETTINGS, open_images, sample_digest
 from harness.networks.default_layers import RULES_VERSION
 from harness.networks.layers import find_layers, measure_patches
 from harness.networks.recorded_source import RECORDED, RecordedSource
@@ -62,9 +62,8 @@ class FindLayers(Work):
         layers = measure_patches(model, layers, view)
         table = pd.DataFrame([vars(layer) for layer in layers]).rename(columns={"name": "layer"})
         table.insert(0, "series", source.name)
-        yield table.assign(
-            resize=source.resize, crop=source.crop, memory_channels_last=view.channels_last
-        )
+        geometry = {name: getattr(view, name) for name in GEOMETRY}
+        yield table.assign(**geometry, memory_channels_last=view.channels_last)
 
 
 @dataclass(frozen=True)
@@ -216,8 +215,9 @@ def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
         f"probe.{name}": (recorded["probe"][name], value)
         for name, value in parameters.model_dump(mode="json", exclude=ProbeWork.unused).items()
     }
-    for name in ("resize", "crop", "mean", "std"):
-        settings[name] = recorded["series"][0][name], current[name]
+    for name in VIEW_SETTINGS:
+        default = RecordedSource.model_fields[name].default  # earlier versions lacked some
+        settings[name] = recorded["series"][0].get(name, default), current[name]
     if differences := [
         f"{name} = {recorded_value}, and the configuration has {current_value}"
         for name, (recorded_value, current_value) in settings.items()
