@@ -313,6 +313,40 @@ def nothing(num_classes):
     pass
 
 
+def of_other_first(channels=1, n_classes=2):
+    return nn.Linear(channels, n_classes)
+
+
+def of_a_first_one(outputs):
+    return nn.Linear(1, outputs)
+
+
+def of_a_number(width=2, /):
+    return nn.Linear(1, width)
+
+
+def of_further_ones(pretrained=False, **options):
+    assert pretrained is False
+    return nn.Linear(1, **{"out_features": options.pop("num_classes")}, **options)
+
+
+def of_none(pretrained=False):
+    assert pretrained is False
+    return nn.Linear(1, 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("of_other_first", "of_a_first_one", "of_a_number", "of_further_ones", "of_none"),
+        "torchvision.models:squeezenet1_1",
+    ],
+)
+def test_the_number_of_classes_goes_where_it_belongs(name):
+    model = build(name if ":" in name else f"test_kinds_of_networks:{name}", 3)
+    assert "out_features=3" in repr(model) or model.num_classes == 3
+
+
 def test_a_part_under_no_grad_has_the_gradients_of_the_same_network_without():
     frozen, plain = Frozen().eval(), Around().eval()
     layers = find_layers(frozen, VIEW)

@@ -7,7 +7,9 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+from inspect import Parameter
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 #: name -> function(num_classes) -> module with random weights
 ARCHITECTURES: Registry[Callable[[int], nn.Module]] = Registry("architecture")
+
+#: Usual names of the parameter of an architecture that takes the number of classes.
+CLASS_PARAMETERS = ("num_classes", "n_classes", "nb_classes", "num_labels", "classes")
 
 
 def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
@@ -37,8 +42,7 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
             torch.manual_seed(seed)
         if name in ARCHITECTURES or ":" in name:
             make = ARCHITECTURES.get(name)
-            arguments = (num_classes,) if _takes_an_argument(make) else ()
-            model = call_user_code(f"architecture {name!r}", make, *arguments)
+            model = call_user_code(f"architecture {name!r}", _bind(make, num_classes))
             if not isinstance(model, nn.Module):
                 raise ValueError(
                     f"architecture {name!r} returned {type(model).__name__}; it is called with the "
@@ -55,13 +59,26 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
         return models.get_model(name, weights=None, num_classes=num_classes, **extra)
 
 
-def _takes_an_argument(make: Callable[..., nn.Module]) -> bool:
-    """Return whether a function or class takes the number of classes as an argument."""
+def _bind(make: Callable[..., nn.Module], num_classes: int) -> Callable[[], nn.Module]:
+    """Bind the number of classes to the parameter of a function or class that takes it, if any.
+
+    This is the parameter with a usual name, which torchvision and timm have among `**kwargs`; or
+    else the first one, unless its default shows that it is another, as `pretrained=False` does.
+    """
     try:
-        parameters = inspect.signature(make).parameters.values()
+        parameters = inspect.signature(make).parameters
     except (TypeError, ValueError):
-        return True
-    return any(p.kind != p.KEYWORD_ONLY and p.kind != p.VAR_KEYWORD for p in parameters)
+        return partial(make, num_classes)
+    for name in CLASS_PARAMETERS:
+        if name in parameters and parameters[name].kind != Parameter.POSITIONAL_ONLY:
+            return partial(make, **{name: num_classes})
+    first, *_ = [*parameters.values(), None]
+    not_first = (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD)
+    if first and first.kind not in not_first and type(first.default) in (type, int):
+        return partial(make, num_classes)
+    if any(one.kind == Parameter.VAR_KEYWORD for one in parameters.values()):
+        return partial(make, num_classes=num_classes)
+    return make
 
 
 def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
