@@ -11,7 +11,6 @@ import streamlit as st
 
 from survey_app.export import as_csv, sources, submissions, tables
 from survey_app.figures import (
-    find_inattentive,
     people_flow,
     per_condition,
     per_form,
@@ -22,7 +21,7 @@ from survey_app.figures import (
 from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, is_password
 from survey_app.places import Places
 from survey_app.server import open_survey
-from tasks.responses import Source, score_lapses
+from tasks.responses import Source, find_inattentive, score_lapses
 
 
 def _sign_in() -> bool:
@@ -73,7 +72,7 @@ def _show_study() -> None:
     answers, people = tables(store, source, study.hash)
     scored = score_lapses(answers)
     places = Places(store, study.hash, cast(Source, source)).counts()["places"]
-    inattentive = find_inattentive(scored, study.exclusion.attention_below)
+    inattentive = find_inattentive(answers, study.exclusion.attention_below)
     overview = {
         "Participants": people_flow(people, inattentive, places),
         "Attention, time and agreement": rates(scored, people),

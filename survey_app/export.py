@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
-from harness.files import whole_file, write_text
-from survey_app.flow import UNFINISHED
+from harness.files import remove_leftovers, whole_file
 from survey_app.platforms import PARAMETERS
-from survey_app.schema import identities, participants, people, responses, studies
+from survey_app.schema import (
+    identities,
+    participants,
+    people,
+    responses,
+    status_at,
+    studies,
+)
 from survey_app.store import Store
 from tasks.codebook import codebook
 from tasks.responses import LATE_AFTER, PARTICIPANTS, RESPONSES, as_table
@@ -46,7 +55,7 @@ def tables(
     """Return responses and participants of one source, with the types of the codebook."""
     limit = studies.c.content["seconds_per_trial"].as_float()
     all_answers = select(responses).order_by(responses.c.participant, responses.c.answered_at)
-    all_people = select(participants).order_by(participants.c.arrived_at)
+    all_people = select(*_columns(store)).order_by(participants.c.arrived_at)
     # One transaction, so that no response arrives between reading one table and the other.
     with store.read() as connection:
         answers = _read_rows(connection, all_answers, responses, source, study)
@@ -57,8 +66,14 @@ def tables(
         row["options"] = json.dumps(row["options"])
         row["answer"] = json.dumps(row["answer"], ensure_ascii=False)
     for row in people:
-        row |= _summarise(row, store)
+        row |= _summarise(row)
     return as_table(answers, RESPONSES), as_table(people, PARTICIPANTS)
+
+
+def _columns(store: Store) -> list[ColumnElement]:
+    """Return the columns of participants, with their status at present."""
+    status = status_at(store.clock())
+    return [status if column.name == "status" else column for column in participants.c]
 
 
 def _read_rows(
@@ -79,10 +94,9 @@ def _is_late(row: dict[str, Any], limit: float | None) -> bool | None:
     return row["missing"] is None and seconds > limit + LATE_AFTER
 
 
-def _summarise(row: dict[str, Any], store: Store) -> dict[str, Any]:
+def _summarise(row: dict[str, Any]) -> dict[str, Any]:
     device = row["device"] or {}
     return {
-        "status": status_of(row, store),
         "total_seconds": _total_seconds(row),
         **{column: device.get(name) for column, name in DEVICE.items()},
         "questionnaire": json.dumps(row["questionnaire"], ensure_ascii=False),
@@ -97,12 +111,6 @@ def _total_seconds(row: dict[str, Any]) -> float | None:
     return max(0.0, (row["finished_at"] - row["consented_at"]).total_seconds())
 
 
-def status_of(row: dict[str, Any], store: Store) -> str:
-    """Return a participant's status; an unfinished one whose lease is over is `expired`."""
-    expired = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
-    return "expired" if expired else row["status"]
-
-
 def submissions(store: Store, source: str, study: str | None = None) -> pd.DataFrame:
     """Return one row per participant, for approvals, bonuses and complaints.
 
@@ -111,7 +119,7 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
         assignmentId ("" for an open link); minutes is the time from consent to the end (None: not
         finished).
     """
-    query = select(participants, identities.c.platform_id, identities.c.details)
+    query = select(*_columns(store), identities.c.platform_id, identities.c.details)
     query = query.select_from(people).order_by(participants.c.consented_at)
     with store.read() as connection:
         rows = _read_rows(connection, query, participants, source, study)
@@ -120,7 +128,6 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
         row["platform_study"] = details.get(names.study, "") if names else ""
         row["session"] = details.get(names.session, "") if names else ""
         row["earlier_sessions"] = len(details.get("earlier", ()))
-        row["status"] = status_of(row, store)
         seconds = _total_seconds(row)
         row["minutes"] = None if seconds is None else round(seconds / 60, 1)
     return pd.DataFrame(rows, columns=list(SUBMISSIONS))
@@ -163,7 +170,8 @@ def choose_study(store: Store, source: str | None, study: str | None) -> tuple[s
 def export(
     store: Store, out: Path, source: str | None, study: str | None = None, excel: bool = False
 ) -> tuple[list[Path], int]:
-    """Write responses, participants and codebook; return their paths and the number of late ones.
+    """Write responses, participants and codebook, all or none of them; return their paths and the
+    number of late responses.
 
     Args:
         excel: begin the files with a byte order mark, without which Excel misreads UTF-8, and mark
@@ -175,25 +183,31 @@ def export(
     source, study = choose_study(store, source, study)
     response_table, participant_table = tables(store, source, study)
     participants_path = out.with_name(f"{out.stem}-participants{out.suffix}")
-    write_csv(out, response_table, excel)
-    write_csv(participants_path, participant_table, excel)
     codebook_path = out.with_name(f"{out.stem}-codebook.md")
-    write_text(codebook_path, codebook(_read_study(store, study)))
+    text = codebook(_read_study(store, study))
+    write_tables({out: response_table, participants_path: participant_table}, excel,
+                 {codebook_path: text})  # fmt: skip
     return [out, participants_path, codebook_path], int(response_table["late"].sum())
 
 
-def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:
-    """Write a table in the form of `as_csv`.
+def write_tables(
+    frames: Mapping[Path, pd.DataFrame], excel: bool = False, texts: Mapping[Path, str] = {}
+) -> None:
+    """Write tables in the form of `as_csv`, and other texts beside them, all or none of them.
+
+    What an export that was killed left of the same files is deleted.
 
     Raises:
-        ValueError: the file is not named .csv; others, such as the database, would be replaced.
+        ValueError: a table is not named .csv; other files, such as the database, would be replaced.
     """
-    if path.suffix.lower() != ".csv":
-        raise ValueError(f"--out {path}: the name of the file must end in .csv")
-    with whole_file(path) as temporary:
-        temporary.write_text(
-            as_csv(frame, excel), encoding="utf-8-sig" if excel else "utf-8", newline=""
-        )
+    encoding = "utf-8-sig" if excel else "utf-8"
+    files = {path: as_csv(frame, excel).encode(encoding) for path, frame in frames.items()}
+    if others := [path for path in files if path.suffix.lower() != ".csv"]:
+        raise ValueError(f"--out {others[0]}: the name of the file must end in .csv")
+    with ExitStack() as stack:
+        for path, data in (files | {path: text.encode() for path, text in texts.items()}).items():
+            remove_leftovers(path.parent.glob(f".{escape(path.name)}*"))
+            stack.enter_context(whole_file(path)).write_bytes(data)
 
 
 def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:

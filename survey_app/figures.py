@@ -12,14 +12,6 @@ from tasks.responses import STATUSES
 from tasks.study import Study
 
 
-def find_inattentive(answers: pd.DataFrame, least: float | None) -> list[str]:
-    """Return the participants of whose attention trials a share below `least` is correct; none if
-    it is None."""
-    checks = answers[answers["role"] == "attention"]
-    shares = checks.groupby("participant")["correct"].mean()
-    return [] if least is None else list(shares.index[shares < least])
-
-
 def people_flow(people: pd.DataFrame, inattentive: list[str], places: int) -> pd.DataFrame:
     """Count participants by status, beside the number wanted."""
     counts = people["status"].value_counts().reindex(STATUSES, fill_value=0)

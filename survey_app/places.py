@@ -13,19 +13,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, Row, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from harness.text import pluralise
 from survey_app.flow import UNFINISHED
 from survey_app.platforms import is_admitted, is_id
 from survey_app.schema import (
     blocked,
+    has_expired,
     identities,
     participants,
     people,
     places,
     recruitment,
     recruitment_log,
+    status_at,
     studies,
     turned_away,
 )
@@ -138,8 +140,7 @@ class Places:
             )
             .where(
                 self._is_own(places),
-                holder.c.status.in_(UNFINISHED),
-                holder.c.lease_until < self.store.clock(),
+                has_expired(self.store.clock(), holder),
             )
             .order_by(holder.c.lease_until)
             .limit(1)
@@ -291,12 +292,9 @@ class Places:
     def counts(self) -> dict[str, int]:
         """Count places, free places, participants by status, and people turned away by reason.
 
-        Unfinished participants whose lease is over are `expired`, as on the dashboard: the next
-        person gets their place if none is free.
+        Those who `has_expired` are counted as `expired`, as on the dashboard.
         """
-        lease_is_over = participants.c.lease_until < self.store.clock()
-        is_expired = participants.c.status.in_(UNFINISHED) & lease_is_over
-        status = case((is_expired, "expired"), else_=participants.c.status)
+        status = status_at(self.store.clock())
         with self.store.read() as connection:
             total, occupied = connection.execute(
                 select(func.count(), func.count(places.c.participant)).where(self._is_own(places))
@@ -307,8 +305,8 @@ class Places:
                 (turned_away, turned_away.c.reason, "turned away: "),
             )
             for table, kind, prefix in groups:
-                query = select(kind.label("kind"), func.count()).where(self._is_own(table))
-                numbers = connection.execute(query.group_by("kind").order_by("kind"))
+                query = select(kind, func.count()).where(self._is_own(table))
+                numbers = connection.execute(query.group_by(kind).order_by(kind))
                 counts |= {f"{prefix}{name}": n for name, n in numbers}
         return counts
 

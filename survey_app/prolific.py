@@ -37,7 +37,7 @@ CODES = {
     "screened_out": ("OTHER", ""),
     "declined": ("NO_CONSENT", "You chose not to take part."),
     "withdrawn": ("OTHER", "You withdrew from the study."),
-    "full": ("OTHER", "No place was free. You may try again later."),
+    "full": ("OTHER", "No place was free."),
     "expired": ("OTHER", "Your place was given to someone else."),
 }
 

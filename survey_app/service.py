@@ -31,7 +31,7 @@ from tasks.kinds import all_tasks
 from tasks.language import N_
 from tasks.questionnaire import check_answers, count_right, is_screened_out
 from tasks.recruitment import Recruitment
-from tasks.responses import Source
+from tasks.responses import RESPONSES, Source, as_table, find_inattentive
 from tasks.study import Study
 
 #: What a step changes in a participant's row, besides the progress.
@@ -361,21 +361,10 @@ class Service:
         return {"version": row["version"], "token": token, **self.view.page(state)}
 
     def _is_attentive(self, connection: Connection, participant: str) -> bool:
-        """Return whether the attention trials were passed by the rule of the frozen study.
-
-        Those whose pictures could not be loaded do not count, as in the analysis; but who says so
-        of every trial, whatever its role, has attended to none.
-        """
-        rule = self.study.exclusion.attention_below
-        columns = (responses.c.role, responses.c.missing, responses.c.correct)
+        """Return whether the attention trials were passed by the rule of the frozen study."""
+        names = ("participant", "role", "correct", "missing")
         whose = of_participant(responses, self.study.hash, participant)
-        answers = connection.execute(
-            select(*columns).where(whose, responses.c.role != "practice")
-        ).all()
-        checks = [answer for answer in answers if answer.role == "attention"]
-        correct = [answer.correct for answer in checks if answer.missing != "picture"]
-        if rule is None or not checks:
-            return True
-        if not correct:
-            return any(answer.missing is None for answer in answers)
-        return correct.count(True) / len(correct) >= rule
+        answers = connection.execute(select(*(responses.c[name] for name in names)).where(whose))
+        columns = [column for column in RESPONSES if column.name in names]
+        table = as_table([dict(row) for row in answers.mappings()], columns)
+        return not find_inattentive(table, self.study.exclusion.attention_below)

@@ -51,6 +51,7 @@ from survey_app.schema import (
     places,
     recruitment_log,
     responses,
+    status_at,
     studies,
 )
 from tasks.responses import Source
@@ -333,9 +334,7 @@ class Store:
         """
         with self.write() as connection:
             query = select(func.count()).where(
-                participants.c.study == study,
-                participants.c.status.in_(UNFINISHED),
-                participants.c.lease_until >= self.clock(),
+                participants.c.study == study, status_at(self.clock()).in_(UNFINISHED)
             )
             if count := connection.scalar(query):
                 raise ValueError(

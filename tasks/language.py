@@ -14,8 +14,8 @@ from string import Formatter
 from typing import Literal
 
 from babel import Locale, UnknownLocaleError
-from babel.messages import Catalog
-from babel.messages.pofile import PoFileError, read_po
+from babel.messages import Catalog, Message
+from babel.messages.pofile import PoFileError, PoFileParser
 from babel.numbers import format_decimal, get_decimal_symbol
 from babel.units import format_unit
 
@@ -118,15 +118,27 @@ class Refusal(ValueError):
         return words(self.text, **values)
 
 
+class _DistinctCatalogue(Catalog):
+    """A catalogue that refuses a second translation of a text; Babel ignores it."""
+
+    def __setitem__(self, id, message: Message) -> None:
+        if id in self:
+            text = f"{id!r} has two translations, the second"
+            raise PoFileError(text, self, "", message.lineno or 0)
+        super().__setitem__(id, message)
+
+
 def read_catalogue(language: str) -> Catalog:
     """Return the stored catalogue of a language.
 
     Raises:
-        ValueError: it is not in UTF-8, or not in the format of .po files.
+        ValueError: it is not in UTF-8, not in the format of .po files, or has a text twice.
     """
     path = LOCALES / f"{language}.po"
+    catalogue = _DistinctCatalogue()
     try:
-        return read_po(StringIO(read_text(path, "catalogue")), abort_invalid=True)
+        PoFileParser(catalogue, abort_invalid=True).parse(StringIO(read_text(path, "catalogue")))
+        return catalogue
     except PoFileError as error:
         raise ValueError(f"catalogue {path} cannot be read: {error}") from error
 

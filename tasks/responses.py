@@ -226,6 +226,25 @@ def score_lapses(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(correct=table["correct"].mask(is_lapse(table), False))
 
 
+def find_inattentive(table: pd.DataFrame, least: float | None) -> list[str]:
+    """Return the participants of whose attention trials a share below `least` is correct; none if
+    it is None.
+
+    Attention trials whose pictures could not be loaded do not count; but who says so of all of
+    them, and answered no other trial either, is inattentive.
+
+    Args:
+        table: responses with participant, role, correct and missing.
+    """
+    if least is None:
+        return []
+    table = score_lapses(table[table["role"] != "practice"])
+    names = table["participant"]
+    shares = table["correct"][table["role"] == "attention"].groupby(names).mean().astype(float)
+    is_silent = table["missing"].notna().groupby(names).all()
+    return list(shares.index[(shares < least) | (shares.isna() & is_silent[shares.index])])
+
+
 def options_shown(table: pd.DataFrame) -> list[list[str]]:
     """Return the options of each response in the order in which they were shown."""
     return [json.loads(options) for options in table["options"]]

@@ -13,7 +13,6 @@ from visitors import needs_browser
 from survey_app.export import tables
 from survey_app.figures import (
     agreement,
-    find_inattentive,
     interval,
     people_flow,
     per_condition,
@@ -27,7 +26,7 @@ from survey_app.passwords import OIDC, VARIABLE, hash_password
 from survey_app.places import Places
 from survey_app.service import Service
 from tasks.recruitment import load_recruitment
-from tasks.responses import score_lapses
+from tasks.responses import find_inattentive
 
 pytestmark = needs_browser
 
@@ -90,9 +89,8 @@ def test_only_those_who_finished_are_counted_as_inattentive(filled):
         correct=answers["correct"].mask(checks, pd.NA),
         missing=answers["missing"].mask(checks, "time"),
     )
-    assert find_inattentive(lapsed, 0.8) == []
-    inattentive = find_inattentive(score_lapses(lapsed), 0.8)
-    assert len(inattentive) == 2 and find_inattentive(score_lapses(lapsed), None) == []
+    assert find_inattentive(answers, 0.0) == []
+    assert len(find_inattentive(lapsed, 0.8)) == 2 and find_inattentive(lapsed, None) == []
     flow = people_flow(people, list(people["participant"]), 60).set_index("status")
     assert flow.loc["finished, but inattentive", "people"] == 2
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+from errno import ENOSPC
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -38,6 +40,29 @@ def test_true_and_false_are_as_r_has_them_and_excel_gets_its_mark(database, tmp_
     say("responses", "export", "--database", database, "--out", str(out), "--excel")
     assert out.read_bytes().startswith(b"\xef\xbb\xbf")
     assert read_table(out).equals(plain)
+
+
+def test_an_export_is_written_whole_or_not_at_all(database, tmp_path, monkeypatch):
+    """New responses stood beside old participants, of which some had none."""
+    export = ("responses", "export", "--database", database, "--out", tmp_path / "r.csv")
+    leftover = tmp_path / ".r.csv.half-written-x1.csv"  # of an export that was killed
+    leftover.write_text("half")
+    say(*export)
+    names = {"r.csv", "r-participants.csv", "r-codebook.md"}
+    old = {name: (tmp_path / name).read_bytes() for name in names}
+    assert not leftover.exists()
+    write = Path.write_bytes
+
+    def fill_disk(path: Path, data: bytes) -> int:
+        if "participants" in path.name:
+            raise OSError(ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fill_disk)
+    text = say(*export, "--excel", error=ValueError)
+    assert f"cannot write {tmp_path / 'r-participants.csv'}: No space left" in text
+    files = {file.name: file.read_bytes() for file in tmp_path.glob("*r*") if file.is_file()}
+    assert {name: data for name, data in files.items() if "sqlite" not in name} == old
 
 
 def test_excel_carries_nothing_out_that_a_person_wrote(database):

@@ -51,6 +51,10 @@ def test_every_text_is_translated(language):
     ("content", "told"),
     [
         (b'msgid "Continue"\nContinuer\n', r"fr.po cannot be read: .* on 1"),
+        (
+            b'msgid "Yes"\nmsgstr "Oui"\n\nmsgid "No"\nmsgstr "Non"\n\nmsgid "Yes"\nmsgstr "Si"\n',
+            "fr.po cannot be read: 'Yes' has two translations, the second on 7",
+        ),
         ('msgid "Continue"\nmsgstr "Achevé"\n'.encode("latin-1"), "is not UTF-8; save the file"),
     ],
 )

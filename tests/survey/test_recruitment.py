@@ -68,7 +68,10 @@ def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
 def test_a_session_of_the_platform_names_a_person_too(service):
     person = arrive(service, Visitor("prolific", PID, details=PROLIFIC))
     go(service, person, Stage.TRIAL)
-    assert service.places.release(SESSION) == person
+    assert service.places.release(SESSION, "returned") == person
+    again = Visitor("prolific", PID, details=PROLIFIC | {"SESSION_ID": "7c" * 12})
+    page = service.welcome(again)  # places are free, but Prolific admits nobody again either
+    assert page["stage"] == "expired" and "You returned your submission" in page["html"]
 
 
 def test_who_has_finished_keeps_the_place(service):

@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tasks.responses import PARTICIPANTS, RESPONSES, as_table, codebook, read_table
+from tasks.responses import (
+    PARTICIPANTS,
+    RESPONSES,
+    as_table,
+    codebook,
+    find_inattentive,
+    read_table,
+)
 
 ROW = {
     "study": "s",
@@ -45,6 +52,37 @@ def test_an_empty_table_has_all_columns(tmp_path):
 def test_a_missing_column_is_named():
     with pytest.raises(ValueError, match="column 'answer' is missing; a response table has study"):
         as_table([{k: v for k, v in ROW.items() if k != "answer"}], RESPONSES)
+
+
+PEOPLE = {  # responses: + correct, - incorrect, t time limit, p no picture; capital: no attention
+    "four of five": "++++-", "three of five": "+++--", "two late": "+++tt", "one late": "++++t",
+    "three of three": "+++pp", "no pictures, but answers": "pppX", "no pictures at all": "pppPP",
+    "no pictures, late otherwise": "pT", "never asked": "PP", "none of one": "-",
+}  # fmt: skip
+
+
+def test_who_is_inattentive():
+    """Whoever said that all pictures were missing got the code, but stood in no count."""
+    meanings = {
+        "+": (True, None), "-": (False, None), "t": (None, "time"), "p": (None, "picture"),
+        "x": (True, None),
+    }  # fmt: skip
+    practice = ROW | {"participant": "no pictures at all", "trial": "t9", "role": "practice"}
+    rows = [practice | {"correct": True}]
+    for person, answers in PEOPLE.items():
+        for number, answer in enumerate(answers):
+            correct, missing = meanings[answer.lower()]
+            rows.append(ROW | {
+                "participant": person, "trial": f"t{number}", "correct": correct,
+                "missing": missing, "role": "trial" if answer.isupper() else "attention",
+            })  # fmt: skip
+    table = as_table(rows, RESPONSES)
+    silent = {"no pictures at all", "no pictures, late otherwise"}
+    failed = {"three of five", "two late", "none of one"}
+    assert set(find_inattentive(table, 0.8)) == silent | failed
+    assert set(find_inattentive(table, 0)) == silent
+    assert find_inattentive(table, None) == []
+    assert find_inattentive(table.iloc[:0], 0.8) == []
 
 
 def test_the_codebook_explains_every_column():
