@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,11 +22,18 @@ def call_with_torchvision(function: Callable[..., T], *arguments: Any) -> T:
     """
     try:
         return function(*arguments)
-    except RuntimeError as error:
-        if _LIBRARIES or "operator torchvision::" not in str(error):
+    except Exception as error:
+        # transformers imports its modules late, and raises another error from that of torchvision
+        if _LIBRARIES or not any("operator torchvision::" in str(e) for e in _causes(error)):
             raise
         _declare_operators()
         return function(*arguments)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _declare_operators() -> None:

@@ -171,12 +171,14 @@ def test_other_weights_of_a_folder_are_named(tmp_path, caplog):
     load_weights(network(9), tmp_path)
     assert "several files of weights" not in caplog.text
     torch.save({n: v + 1 for n, v in STATE.items()}, tmp_path / "pytorch_model.bin")
-    (tmp_path / "adapter_model.safetensors").touch()
+    # a second network of accelerate, and files that hold no weights
+    for name in ("adapter_model.safetensors", "model_1.safetensors", "optimizer.bin", "model.txt"):
+        (tmp_path / name).touch()
     assert same(load_weights(network(9), tmp_path))
     assert (
-        "model.safetensors is read, but not pytorch_model.bin, adapter_model.safetensors"
-        in caplog.text
-    )
+        "model.safetensors is read, but not adapter_model.safetensors, model_1.safetensors, "
+        "pytorch_model.bin; to read another"
+    ) in caplog.text
 
 
 class Trainer:
@@ -208,7 +210,15 @@ class Trainer:
         ),
         (
             {n: t.to(torch.int8) for n, t in STATE.items()},
-            r"0.weight has type torch.int8 inst",
+            r"0.weight has type torch.int8 inst.*quantised, use those from before they were$",
+        ),
+        (
+            STATE | {"0.weight_scale_inv": torch.ones(1)},
+            r"unexpected 0.weight_scale_inv\. If its weights are quantised, use those from before",
+        ),
+        (
+            {n: t for n, t in STATE.items() if n[0] != "3"},
+            r"missing 3.weight; missing 3.bias\. If this is the output layer, .*an encoder: let",
         ),
         ({n: t.to("meta") for n, t in STATE.items()}, r"cannot be loaded: .*meta"),
         (
@@ -235,6 +245,7 @@ OTHER_FILES = {
     b"\x93NUMPY\x01\x00v\x00{}": r"is a NumPy array",
     b"\x1f\x8b\x08\x00": r"is compressed \(gzip\)",
     b'{"error": "not found", "code": 404}': r"is JSON or other text",
+    b"model.pth".ljust(257, b"\0") + b"ustar": r"is a tar archive; unpack it first",
     b"not a checkpoint": r"not a file of torch.save or safetensors: it begins with b'not a ch",
     b"PK\x03\x04rest": r"damaged or truncated",
     pickle.dumps({"0.weight": np.ones(3)}): r"is a plain pickle, .*convert .* --trust",
@@ -257,10 +268,14 @@ def test_other_archives_are_named_for_what_they_are(tmp_path):
         archive.writestr("readme.txt", "hello")
     exported = torch.export.export(network().eval(), (torch.rand(1, 3, 8, 8),))
     torch.export.save(exported, tmp_path / "w.pt2")
+    (tmp_path / "w.onnx").write_bytes(b"\x08\x0e:\x03\x12\x01gB\x02\x10\x1c")
+    np.save(tmp_path / "w.npy", np.ones(2))
     for name, message in {
         "w.npz": r"is an archive of NumPy arrays \(a.npy\)",
         "w.zip": r"is an archive of other files \(readme.txt\)",
         "w.pt2": r"is an archive of torch.export",
+        "w.onnx": r"is an ONNX model, whose .*; save the network's state_dict\(\) with torch.save",
+        "w.npy": r"is a NumPy array, whose .*; save the network's state_dict\(\) with torch.save",
     }.items():
         with pytest.raises(CheckpointError, match=message):
             load_weights(network(), tmp_path / name)
@@ -277,10 +292,16 @@ def test_torch_saves_old_format_and_another_suffix_load(tmp_path):
         load_weights(network(9), tmp_path / "broken.pth")
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_are_converted(kind):
+PRECISIONS = ["float16", "bfloat16", "float64", "float8_e4m3fn"]
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_other_precisions_are_converted_and_named(name, caplog):
+    caplog.set_level("INFO")
+    kind = getattr(torch, name)
     lower = {n: t.to(kind) if t.is_floating_point() else t for n, t in STATE.items()}
     loaded = fill(network(9), lower, "w").state_dict()
+    assert f"weights: numbers of type {name} converted to float32" in caplog.text
     assert loaded["0.weight"].dtype == torch.float32
     assert torch.equal(loaded["0.weight"], STATE["0.weight"].to(kind).float())
 
@@ -461,6 +482,24 @@ def test_files_without_an_epochs_number_are_counted(tmp_path):
     mine = source(tmp_path, "model-{epoch}.pth")
     assert mine.epochs() == (1,)
     assert mine.files_without_epoch() == ["model-1.5.pth", "model-best.pth", "model-last.pth"]
+
+
+def test_files_whose_names_differ_in_more_than_numbers_are_named(tmp_path):
+    def remarks(names, pattern):
+        folder = tmp_path / pattern.replace("*", "x").replace("/", "-")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        source = FolderSource(
+            name="a", folder=folder, pattern=pattern, architecture="small_vgg", skip=()
+        )
+        return [text for text in source.remarks() if "more than numbers" in text]
+
+    steps = ["epoch=1-val_loss=0.25.ckpt", "epoch=2-val_loss=1.5e-05.ckpt"]
+    assert remarks(steps, "epoch={epoch}-val_loss=*.ckpt") == []
+    (text,) = remarks(["a-1.pth", "a-3.pth", "b-2.pth"], "*-{epoch}.pth")
+    assert "(a-1.pth, b-2.pth): if they are of several training runs, make each run a" in text
+    assert remarks(["one/1.pth", "two/2.pth"], "**/{epoch}.pth")
 
 
 @pytest.mark.parametrize("pattern", ["model-{epoch}*.pth", "model-*{epoch}.pth"])

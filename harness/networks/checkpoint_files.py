@@ -72,6 +72,12 @@ FOLDER_FILES = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 )
 
+#: Names of files of weights in such folders: these, and further ones, such as those of a second
+#: network (accelerate's `model_1.safetensors`) or of another precision (`model.fp16.safetensors`).
+_MORE_WEIGHTS = re.compile(
+    r"(open_clip_)?(pytorch_)?model(?!-\d+-of-)[\w.-]*\.(safetensors|bin)(\.index\.json)?"
+)
+
 #: Files that such folders may hold instead, and what to do.
 OTHER_FOLDER_FILES = {
     "adapter_model.safetensors": "an adapter's weights, which are not the network's; merge it",
@@ -80,6 +86,9 @@ OTHER_FOLDER_FILES = {
     "flax_model.msgpack": "Flax's weights; load and save the model with PyTorch",
     "saved_model.pb": "a TensorFlow model; PyTorch's weights are needed",
 }
+
+#: What to do about files of other programs.
+_EXPECTED = ", whose numbers have other names; save the network's state_dict() with torch.save"
 
 #: The pickled number with which files of torch.save's old format begin.
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -138,8 +147,13 @@ def _folder_weights(path: Path) -> list[str]:
 
 def _log_unused(path: Path) -> None:
     """Log which other weights a folder holds: they may differ from those that are read."""
-    used, *others = _folder_weights(path)
-    others += [name for name in OTHER_FOLDER_FILES if (path / name).exists()]
+    used, *_ = _folder_weights(path)
+    others = [
+        entry.name
+        for entry in sorted(path.iterdir())
+        if entry.name != used
+        and (entry.name in OTHER_FOLDER_FILES or _MORE_WEIGHTS.fullmatch(entry.name))
+    ]
     if others:
         logger.info(
             "the checkpoint's folder holds several files of weights: %s is read, but not %s; to "
@@ -214,7 +228,12 @@ def _read_file(path: Path) -> object:
 def _describe_kind(path: Path, head: bytes) -> str:
     """Describe a file that is not of torch.save, and say what to do; "" if it may be one."""
     if description := describe_format(head):
-        return f"is {description}"
+        says_what_to_do = ";" in description or ":" in description
+        return f"is {description}{_EXPECTED * (not says_what_to_do)}"
+    if path.suffix.lower() == ".onnx":
+        return f"is an ONNX model{_EXPECTED}"
+    if head[257:262] == b"ustar":
+        return "is a tar archive; unpack it first"
     if head.startswith(b"PK"):
         return _describe_archive(path)
     if not head.startswith(b"\x80"):

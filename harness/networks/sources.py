@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ VIEW_FIELDS = ("resize", "mean", "std")
 
 #: Name in the configuration -> class.
 SOURCES: Registry[type[Source]] = Registry("source", accepts=(object,))
+
+#: A number in the name of a file.
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -208,7 +212,7 @@ class FolderSource(ArchitectureSource):
             if by_epoch.setdefault(epoch, path) != path:
                 raise CheckpointError(
                     f"series {self.name!r}: {by_epoch[epoch]} and {path} are both epoch {epoch}; "
-                    f"make `pattern` more specific"
+                    f"make `pattern` more specific, or each training run a series of its own"
                 )
         if not by_epoch:
             raise CheckpointError(
@@ -243,6 +247,13 @@ class FolderSource(ArchitectureSource):
             yield (
                 f"left out {pluralise(len(names), 'file')} that would match {self.pattern!r} if "
                 f"its epoch were a whole number, or in other capitals: {join_names(names, 4)}"
+            )
+        files = [path.relative_to(self.folder).as_posix() for path in self.files().values()]
+        if len(examples := {_NUMBER.sub("0", name): name for name in reversed(files)}) > 1:
+            yield (
+                f"the names of its files differ in more than numbers "
+                f"({join_names(sorted(examples.values()), 4)}): if they are of several training "
+                f"runs, make each run a series of its own"
             )
         if "epoch={epoch}" in self.pattern and 0 in self.series().epochs:
             yield (

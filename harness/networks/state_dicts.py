@@ -9,13 +9,21 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.networks.misfits import (
+    UNUSED_IN_EVALUATION,
+    Tensors,
+    find_problems,
+    hint,
+    names_of_storage,
+)
+from harness.networks.transformers_names import own_names
 from harness.text import join_names
 
 logger = logging.getLogger(__name__)
@@ -30,15 +38,7 @@ MAIN_KEYS = ("", "model_state_dict", "state_dict", "model", "module", "net", "ne
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 ANY_WRAPPERS = WRAPPERS | {"module"}
 
-#: Counters beside the weights: of weight averaging, and of operations (the package thop).
-COUNTERS = {"n_averaged", "total_ops", "total_params"}
-
-#: A buffer of batch normalisation that evaluation does not use and some files lack.
-UNUSED_IN_EVALUATION = "num_batches_tracked"
-
 DEPTH = 3  # levels of nested dicts that are searched
-
-Tensors = dict[str, Tensor]
 
 
 class CheckpointError(ValueError):
@@ -82,10 +82,12 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
     dicts = dict(state_dicts(content))
     if not dicts:
         raise CheckpointError(f"checkpoint {origin} holds no state dict but {_describe(content)}")
-    candidates = dicts if key is None else _select_key(dicts, key, origin)
-    fitting = [
-        part for name, state in candidates.items() for part in _find_parts(name, state, expected)
-    ]
+    stored = candidates = dicts if key is None else _select_key(dicts, key, origin)
+    fitting = _find_all(candidates, expected)
+    if not fitting:
+        candidates = _rename(model, candidates, expected)
+        if fitting := _find_all(candidates, expected):
+            logger.info("weights: converted by transformers from the names of its files")
     if not fitting:
         numbered = [name for name, state in candidates.items() if all(n.isdigit() for n in state)]
         if numbered and len(numbered) == len(candidates):
@@ -99,7 +101,7 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
             f"checkpoint {origin} does not fit the architecture{_misfit(candidates, expected)}"
         )
     part = _choose_part(fitting, origin, key)
-    _log_choice(part, fitting, expected)
+    _log_choice(part, fitting, expected, stored[part.key])
     if others := own.keys() - expected.keys():
         names = join_names(others)
         logger.info("weights: %s, which are no tensors, stay the architecture's", names)
@@ -144,19 +146,10 @@ def _is_optimizer_state(content: Mapping) -> bool:
 def _add_shared_names(state: Tensors, expected: Mapping[str, Tensor]) -> Tensors:
     """Add missing names of shared tensors of the architecture; safetensors store each once."""
     whole = dict(state)
-    for names in _names_of_storage(expected).values():
+    for names in names_of_storage(expected).values():
         if present := [name for name in names if name in state]:
             whole |= {name: state[present[0]] for name in names if name not in state}
     return whole
-
-
-def _names_of_storage(expected: Mapping[str, Tensor]) -> dict[tuple, list[str]]:
-    """Return the names of each tensor of an architecture; several if it is shared."""
-    names: dict[tuple, list[str]] = {}
-    for name, tensor in expected.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        names.setdefault(place if tensor.numel() else (name,), []).append(name)
-    return names
 
 
 def _select_key(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Tensors]:
@@ -177,6 +170,24 @@ def _select_key(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str
     return parts
 
 
+def _rename(
+    model: nn.Module, candidates: Mapping[str, Tensors], expected: Tensors
+) -> dict[str, Tensors]:
+    """Return state dicts in which the tensors below the best prefix have the network's names."""
+    renamed = {}
+    for key, state in candidates.items():
+        _, _, prefix = _best_prefix(key, state, expected)
+        tensors = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+        values = own_names(model, tensors)
+        renamed[key] = others | {prefix + name: tensor for name, tensor in values.items()}
+    return renamed
+
+
+def _find_all(candidates: Mapping[str, Tensors], expected: Tensors) -> list[Part]:
+    return [part for key, state in candidates.items() for part in _find_parts(key, state, expected)]
+
+
 def _find_parts(key: str, state: Tensors, expected: Tensors) -> list[Part]:
     """Return the parts of a state dict that fit exactly: all, or the tensors below a prefix."""
     for wrappers in (set[str](), WRAPPERS, ANY_WRAPPERS):
@@ -195,7 +206,7 @@ def _find_parts(key: str, state: Tensors, expected: Tensors) -> list[Part]:
                 if name.startswith(prefix) and not name.startswith(others)
             }
             tensors = _add_shared_names(tensors, expected)
-            if not any(_find_problems(tensors, expected)):
+            if not any(find_problems(tensors, expected)):
                 unused = tuple(name for name in names if name.removeprefix(prefix) not in expected)
                 own = {name: tensors[name] for name in tensors if name in expected}
                 words = {word for name in names.keys() ^ state.keys() for word in name.split(".")}
@@ -208,42 +219,13 @@ def _find_parts(key: str, state: Tensors, expected: Tensors) -> list[Part]:
 
 def _find_prefixes(names: Mapping[str, str], expected: Tensors) -> list[str]:
     """Return all prefixes of one of the architecture's names, the shortest first."""
-    unshared = [names[0] for names in _names_of_storage(expected).values() if len(names) == 1]
+    unshared = [names[0] for names in names_of_storage(expected).values() if len(names) == 1]
     candidates = [name for name in unshared or expected if UNUSED_IN_EVALUATION not in name]
     name = max(candidates, key=len, default="")
     if not name:
         return [""]
     prefixes = {n[: -len(name)] for n in names if f".{n}".endswith(f".{name}")}
     return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
-
-
-def _find_problems(tensors: Tensors, expected: Tensors) -> Iterator[str]:
-    """Yield the reasons why tensors do not fit an architecture."""
-    for name in expected:
-        if name not in tensors and not name.endswith(UNUSED_IN_EVALUATION):
-            yield f"missing {name}"
-    for name in tensors:
-        if name not in expected and name.rpartition(".")[2] not in COUNTERS:
-            yield f"unexpected {name}"
-    pairs = [(name, tensors[name], value) for name, value in expected.items() if name in tensors]
-    for name, tensor, value in pairs:
-        if tensor.shape != value.shape:
-            yield f"{name} has shape {tuple(tensor.shape)} instead of {tuple(value.shape)}"
-    for name, tensor, value in pairs:
-        if not name.endswith(UNUSED_IN_EVALUATION) and not _can_convert(tensor, value):
-            yield f"{name} has type {tensor.dtype} instead of {value.dtype}"
-    for names in _names_of_storage(expected).values():
-        present = [tensors[name] for name in names if name in tensors]
-        if names[0] in tensors and not all(torch.equal(other, present[0]) for other in present[1:]):
-            joined = " and ".join(names)
-            yield f"{joined} are one tensor in the architecture, but differ in the file"
-
-
-def _can_convert(tensor: Tensor, expected: Tensor) -> bool:
-    """Return whether numbers keep their meaning; integers as weights are codes (quantised)."""
-    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_quantized:
-        return False
-    return expected.is_floating_point() or torch.can_cast(tensor.dtype, expected.dtype)
 
 
 def _choose_part(fitting: list[Part], origin: str, key: str | None) -> Part:
@@ -269,7 +251,12 @@ def _are_equal(one: Part, other: Part) -> bool:
     )
 
 
-def _log_choice(part: Part, fitting: list[Part], expected: Tensors) -> None:
+def _float_types(tensors: Iterable[Tensor]) -> set[str]:
+    return {str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()}
+
+
+def _log_choice(part: Part, fitting: list[Part], expected: Tensors, state: Tensors) -> None:
+    """Log how the weights were found; `state` is the state dict as it is in the file."""
     remarks = []
     if part.key:
         remarks.append(f"state dict {part.key!r}")
@@ -281,11 +268,11 @@ def _log_choice(part: Part, fitting: list[Part], expected: Tensors) -> None:
         remarks.append(f"other tensors not used: {join_names(part.unused, 3)}")
     if others := [other.address for other in fitting if other is not part]:
         remarks.append(f"{join_names(others, 4)} would fit, too (choose by `key`)")
-    if any(
-        tensor.dtype == torch.float64 and expected[name].dtype == torch.float32
-        for name, tensor in part.tensors.items()
-    ):
-        remarks.append("numbers of type float64 rounded to float32")
+    stored = _float_types(tensor for name, tensor in state.items() if name not in part.unused)
+    own = _float_types(expected.values())
+    if stored - own:
+        types = (join_names(sorted(names)) for names in (stored - own, own))
+        remarks.append("numbers of type {} converted to {}".format(*types))
     if remarks:
         logger.info("weights: %s", "; ".join(remarks))
 
@@ -295,56 +282,13 @@ def _misfit(dicts: Mapping[str, Tensors], expected: Tensors) -> str:
     matches = [_best_prefix(name, state, expected) for name, state in dicts.items()]
     _, name, prefix = max(matches, key=lambda match: match[0])
     tensors = {n.removeprefix(prefix): t for n, t in dicts[name].items() if n.startswith(prefix)}
-    problems = list(_find_problems(tensors, expected))
+    problems = list(find_problems(tensors, expected))
     location = [f"state dict {name!r}"] * bool(name) + [f"prefix {prefix!r}"] * bool(prefix)
     where = f" ({', '.join(location)})" if location else ""
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
     others = [other or "(the file itself)" for other in dicts if other != name]
     also = f"; others do not fit, either: {join_names(others, 4)}" if others else ""
-    return (
-        f"{where}: {'; '.join(problems[:8])}{more}{also}{_hint(tensors, expected, len(problems))}"
-    )
-
-
-def _hint(tensors: Tensors, expected: Tensors, count: int) -> str:
-    """Say what to do if only the head (at most a weight and a bias) has another size."""
-    heads = {
-        (tensors[name].shape[0], expected[name].shape[0])
-        for name in expected
-        if name in tensors
-        and tensors[name].dim() > 0
-        and tensors[name].shape != expected[name].shape
-        and tensors[name].shape[1:] == expected[name].shape[1:]
-    }
-    if len(heads) != 1 or count > 2:
-        return _remedy(tensors, expected)
-    size, own_size = heads.pop()
-    return (
-        f". If this is the output layer, it was trained with {size} outputs, not {own_size}: set "
-        f"outputs = {size} in the series, and class_outputs to the output of each class"
-    )
-
-
-#: Parts of names of tensors from which weights are computed, and of weights added to others.
-_COMPUTED = ("weight_orig", "weight_mask", "weight_g", "weight_v", "parametrizations")
-_ADDED = ("lora_", "adapter")
-
-
-def _remedy(tensors: Tensors, expected: Tensors) -> str:
-    """Say what to do if the names of a state dict differ from an architecture's."""
-    unknown = [name for name in tensors if name not in expected]
-    if any(part in name for name in unknown for part in _ADDED):
-        return ". It holds an adapter's weights: merge them into the network, and save its weights"
-    if any(part in name for name in unknown for part in _COMPUTED):
-        return (
-            ". Its weights are computed from others (pruning, weight or spectral norm): build the "
-            "architecture with the same operations, or remove these before the weights are saved "
-            "(prune.remove, remove_parametrizations)"
-        )
-    return (
-        ". `architecture` must build the network that was trained, with the same names and sizes: "
-        "no tensor may be missing or unexpected"
-    )
+    return f"{where}: {'; '.join(problems[:8])}{more}{also}{hint(tensors, expected, len(problems))}"
 
 
 def _best_prefix(key: str, state: Tensors, expected: Tensors) -> tuple[int, str, str]:
