@@ -28,6 +28,7 @@ from harness.evolutions.importance import IMPORTANCE, ImportanceParameters
 from harness.networks.devices import choose_device
 from harness.records import Checkpoint
 from harness.records import Neuron as Neuron
+from harness.registry import is_used
 from harness.stages import check
 from harness.stages.ablate import study_steps
 from harness.stages.benchmark import Coverage, bench_study
@@ -89,8 +90,8 @@ def space(
         seed: seed of the method's random draws.
         base: the checkpoint whose neurons span the space; the last of the first series by default.
         progress: show progress bars.
-        parameters: fields of SpaceParameters, e.g. dimension=30; a method ignores those that it
-            does not use.
+        parameters: fields of SpaceParameters, e.g. dimension=30; one that the method does not use
+            is refused.
     """
     method = register_plugin(SPACES, method)
     SPACES.get(method)
@@ -98,7 +99,10 @@ def space(
     base = config.base_checkpoint() if base is None else base
     section = SpaceSection(methods=(method,), **SpaceParameters(**parameters).model_dump())
     changes = {"seed": seed, "space": section, "base": vars(base)}
-    session = Session.temporary(Config(**{**dict(config), **changes}), probed.run)
+    config = Config(**{**dict(config), **changes})
+    if unused := [name for name in parameters if not is_used(name, [SPACES.get(method)])]:
+        raise ValueError(f"space: method {method!r} does not use {', '.join(unused)}")
+    session = Session.temporary(config, probed.run)
     work = PlaceNeurons(method, session.config)
     for artifact in work.reads:
         session.plan.declare(artifact, lambda: "probed")

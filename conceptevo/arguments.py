@@ -21,6 +21,7 @@ class _Arguments(Section):
     """The arguments of a call, checked like a section: no number is read from true or from text."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+    keys_are_text = False
 
 
 def check_arguments(function: Callable[P, R]) -> Callable[P, R]:

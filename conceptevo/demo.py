@@ -48,7 +48,9 @@ def run_demo_study(out: Path) -> Path:
     Returns:
         The folder of the study's results.
     """
-    study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
+    manifest = Run(out).manifest()
+    manifest["versions"].pop("commit", None)  # another commit may reuse the study, as the run
+    study = out / f"study-{fingerprint(manifest)[:8]}"
     if (study / "study.json").exists():
         console.print("study: exists already, reused", style="dim")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +15,12 @@ import harness.networks.torchvision_source  # noqa: F401 - with the line above, 
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, reads_activations
 from harness.evolutions.arms import BenchParameters, ReversionParameters
-from harness.evolutions.importance import ImportanceParameters
+from harness.evolutions.importance import ImportanceParameters, importance_method
 from harness.images.sets import ArrayImages, UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
+from harness.registry import is_used
 from harness.section import (
     DISTINCT,
     ClassName,
@@ -193,6 +194,20 @@ class Config(Section):
             except ValueError as error:
                 raise ConfigError(f"evolve.pairs: {error}") from error
         return [pair for pair in series.pairs() if pair.epoch_from > 0]
+
+    def unused_parameters(self) -> Iterator[str]:
+        """Yield a sentence on each parameter that was changed, but that no method uses."""
+        scores = [importance_method(m) for m in (*self.evolve.methods, *self.bench.methods)]
+        users: dict[str, tuple[Iterable[str], list[Any]]] = {
+            "evolve": (["path_steps"], [score.sensitivity for score in scores]),
+            "space": (SpaceParameters.model_fields, [SPACES.get(m) for m in self.space.methods]),
+        }
+        for section, (names, plugins) in users.items():
+            settings = getattr(self, section)
+            for name in names:
+                value, default = getattr(settings, name), type(settings).model_fields[name].default
+                if value != default and not is_used(name, plugins):
+                    yield f"{section}.{name} = {value} changes nothing: no method uses it"
 
 
 def load_config(path: Path, **changes: object) -> Config:

@@ -12,7 +12,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -25,6 +25,8 @@ Kinds: TypeAlias = tuple[type | Any, ...]
 
 #: Names of folders of installed packages; there may be several, e.g. a user's own.
 INSTALLED = {"site-packages", "dist-packages"}
+#: Attribute of a plug-in with the names of the parameters that it uses.
+_USES = "uses_parameters"
 
 #: The packages of this project.
 PACKAGES = ("harness", "tasks", "survey_app", "analysis", "conceptevo")
@@ -93,6 +95,26 @@ class Mark:
 
     def is_on(self, plugin: object) -> bool:
         return getattr(plugin, self._name, False)
+
+
+def uses(*parameters: str) -> Callable[[T], T]:
+    """Return a decorator by which a plug-in says which parameters of its section it uses."""
+
+    def mark(plugin: T) -> T:
+        setattr(plugin, _USES, parameters)
+        return plugin
+
+    return mark
+
+
+def is_used(parameter: str, plugins: Iterable[object]) -> bool:
+    """Return whether a plug-in uses a parameter, or a user's plug-in does not say what it uses."""
+
+    def parameters(plugin: object) -> Container[str]:
+        is_ours = str(getattr(plugin, "__module__", "")).partition(".")[0] in PACKAGES
+        return getattr(plugin, _USES, () if is_ours else (parameter,))
+
+    return any(parameter in parameters(plugin) for plugin in plugins)
 
 
 def description(plugin: Any) -> str:

@@ -6,9 +6,9 @@ import difflib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -28,14 +28,20 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    #: Whether a key that is a number may be text, as every key is in TOML.
+    keys_are_text: ClassVar[bool] = True
+
     @model_validator(mode="wrap")
     @classmethod
     def _refuse_misread(cls, raw: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
         section = validate(raw)
-        values = raw if isinstance(raw, dict) else {}
-        if misread := {n: v for n, v in values.items() if _is_misread(v, getattr(section, n))}:
-            error = PydanticCustomError("number", "must hold a number, not true, false or text")
-            faults = [InitErrorDetails(type=error, loc=(n,), input=v) for n, v in misread.items()]
+        error = PydanticCustomError("number", "must hold a number, not true, false or text")
+        faults = [
+            InitErrorDetails(type=error, loc=(name,), input=wrong)
+            for name, value in (raw.items() if isinstance(raw, dict) else ())
+            for wrong in _misread(value, getattr(section, name), cls.keys_are_text)
+        ]
+        if faults:
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return section
 
@@ -53,14 +59,19 @@ class Section(BaseModel):
             raise ValueError(explain(path, error, cls)) from error
 
 
-def _is_misread(raw: object, value: object) -> bool:
-    """Return whether true, false or text was read as a number, in a value or within lists and
+def _misread(raw: object, value: object, keys_are_text: bool) -> Iterator[object]:
+    """Yield what was read as a number and is true, false or text: a value, or parts of lists and
     tables."""
+    pairs: list[tuple[object, object]] = []
     if isinstance(raw, dict) and isinstance(value, dict):
-        return any(map(_is_misread, raw.values(), value.values()))
-    if isinstance(raw, list | tuple) and isinstance(value, list | tuple):
-        return any(map(_is_misread, raw, value))
-    return isinstance(raw, bool | str) and type(value) in (int, float)
+        pairs += zip(raw.values(), value.values(), strict=False)
+        pairs += [] if keys_are_text else zip(raw, value, strict=False)
+    elif isinstance(raw, list | tuple) and isinstance(value, list | tuple):
+        pairs += zip(raw, value, strict=False)
+    elif isinstance(raw, bool | str) and type(value) in (int, float):
+        yield raw
+    for part, read in pairs:
+        yield from _misread(part, read, keys_are_text)
 
 
 def check_each(check: Callable[[str], object]) -> AfterValidator:

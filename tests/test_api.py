@@ -436,6 +436,17 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
             lambda s, i, p, c: ce.Series("mine", {1: s.models[1].state_dict()}, s.view),
             r"Series: models must be Mapping\[int, nn.Module\], got OrderedDict",
         ),
+        *(
+            (
+                lambda s, i, p, c, epoch=epoch: ce.Series("mine", {epoch: s.models[1]}, s.view),
+                rf"Series: models must be Mapping\[int, nn.Module\], got {epoch!r}$",
+            )
+            for epoch in ("1", True)
+        ),
+        (
+            lambda s, i, p, c: replace(s, class_outputs={"r": 0, "g": False}),
+            r"Series: class_outputs must be Mapping\[str, int\], got False$",
+        ),
         (lambda s, i, p, c: ce.Evidence(i.pixels, s.view), "images must be Images .*, got ndarray"),
         (lambda s, i, p, c: ce.Recorder("r", evidence=i), "Evidence | None, got Images"),
         (lambda s, i, p, c: ce.Recorder("r", every=True), "Recorder: every must be int, got True"),
@@ -451,6 +462,10 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
         (
             lambda s, i, p, c: ce.probe(s, i, k="5", activations="no"),
             "^probe: k must be int, got '5'$",
+        ),
+        (
+            lambda s, i, p, c: ce.space(p, "jaccard", dimension=5, dense=1.0),
+            "^space: method 'jaccard' does not use dimension, dense$",
         ),
         (lambda s, i, p, c: ce.space(p, dimension="5"), "^space: dimension: must hold a number"),
         (lambda s, i, p, c: ce.View("32", 32), "^View: height must be int, got '32'$"),

@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from harness import artifacts, files
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import ArtifactError, file_hash, lock, whole_file, write_text
+from harness.versions import _commit, versions
 
 TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 STIMULI = Artifact("stimuli", ("vgg", 3))
@@ -164,3 +166,17 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_keys(values):
     backwards = dict(reversed(list(values.items())))
     assert fingerprint(values) == fingerprint(backwards)
     assert fingerprint(values) != fingerprint(values, 1)
+
+
+def test_of_a_checkout_the_commit_is_recorded_and_whether_files_differ_from_it(tmp_path):
+    assert _commit.__wrapped__(tmp_path) == ""  # no checkout
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "code.py").write_text("a = 1\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    assert re.fullmatch("[0-9a-f]{40}", commit := _commit.__wrapped__(tmp_path))
+    (tmp_path / "code.py").write_text("a = 2\n")
+    assert _commit.__wrapped__(tmp_path) == f"{commit}-dirty"
+    software = versions(["numpy"])
+    assert software["numpy"] == np.__version__
+    assert software.get("commit", "") == _commit(Path(__file__).parent.parent)

@@ -166,6 +166,23 @@ def test_the_first_epoch_of_lightning_is_not_the_untrained_network(tmp_path):
     assert not any("Lightning" in note for note in remarks(skipped, pd.DataFrame()))
 
 
+def test_a_parameter_that_no_method_uses_is_reported():
+    values = {
+        "images": IMAGES, "series": [{"name": "vgg"}],
+        "space": {"methods": ["jaccard", "random"], "dimension": 7, "epochs": 100, "dense": 1.0},
+        "evolve": {"methods": ["sign_t"], "path_steps": 9}, "bench": {"methods": ["change"]},
+    }  # fmt: skip
+    assert remarks(parse_config(values), pd.DataFrame()) == [
+        "evolve.path_steps = 9 changes nothing: no method uses it",
+        "space.dense = 1.0 changes nothing: no method uses it",
+    ]
+    for section, method in (("evolve", "mean_path"), ("bench", "conductance")):
+        used = {**values, section: {**values[section], "methods": [method]}}
+        assert len(remarks(parse_config(used), pd.DataFrame())) == 1
+    own = {**values, "space": {**values["space"], "methods": ["math:sqrt"]}}  # may use anything
+    assert len(remarks(parse_config(own), pd.DataFrame())) == 1
+
+
 def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tmp_path):
     for place, count in (("probe", 6), ("test", 3)):
         for name in "ab":

@@ -56,10 +56,13 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
         ({"series": SERIES, "probe": {"k": True}}, r"probe\.k: must hold a number, not true"),
         ({"series": SERIES, "probe": {"k": "5"}}, r"probe\.k: must hold a number, not .* or text"),
-        ({"series": [{"name": "a", "skip": [True]}]}, r"series\.0\.skip: must hold a number"),
+        (
+            {"series": [{"name": "a", "skip": [1, True]}]},
+            r"series\.0\.skip: must hold a number.*\(got T",
+        ),
         (
             {"series": [{"name": "a", "class_outputs": {"b": True}}]},
-            "class_outputs: must hold a number",
+            r"class_outputs: must hold a number, .*\(got True\)",
         ),
         ({"series": [{"name": "a", "source": "zoo"}]}, "unknown source 'zoo'; known: train"),
         ({"series": []}, "series: .*at least 1"),

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from harness.networks.budget import (
     BatchWork,
     measure_bytes,
     measure_cost,
+    measure_seconds,
     run_halving,
     worker_bytes,
 )
@@ -144,6 +146,10 @@ def test_measured_memory_is_what_is_held_at_the_worst_moment():
     cost = measure_cost(work, images=4)
     assert cost.bytes == measure_bytes(work, images=4)
     assert cost.seconds > 0
+
+
+def test_the_time_of_work_does_not_depend_on_other_programs():
+    assert 0 <= measure_seconds(lambda: time.sleep(0.05)) < 0.02
 
 
 def test_measured_memory_grows_with_the_images_alone():

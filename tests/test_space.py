@@ -26,6 +26,7 @@ from harness.concepts.neuron_embedding import (
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence, rank_profiles
 from harness.records import Checkpoint
+from harness.registry import is_used
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -205,6 +206,23 @@ def test_every_method_finds_planted_concepts_across_checkpoints(evidence, method
     near, _ = space.nearest(early, base, 4)
     concept = space.neurons["channel"].to_numpy() < 4
     assert (concept[near] == concept[early][:, None]).mean() > 0.9
+
+
+@pytest.mark.parametrize("method", SPACES)
+def test_a_method_says_which_parameters_it_uses(evidence, method):
+    """Others are reported as unused. Nothing fits into `dense` here, so `sketch` is read, too."""
+    read = set()
+
+    class Recorded(SpaceParameters):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    parameters = Recorded(epochs=1, dense=1e-9, sketch=4)
+    read.clear()
+    SPACES.get(method)(evidence, parameters, np.random.default_rng(0), method)
+    names = set(SpaceParameters.model_fields)
+    assert read & names == {name for name in names if is_used(name, [SPACES.get(method)])}
 
 
 @given(seeds)

@@ -9,7 +9,6 @@ import platform
 import tempfile
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 
 from analysis.study.pipeline import (
@@ -22,6 +21,7 @@ from analysis.study.pipeline import (
 )
 from analysis.study.responses import SOURCE_NOTES
 from harness.files import whole_file
+from harness.versions import versions
 from tasks.responses import codebook
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ PARTS = (
     *NEEDED, *(f"data/{name}" for name in DATA), "data/run/*.json", "study/images/*",
     "tables/*.csv", "tables/*.md", "tables/*.tex",
 )  # fmt: skip
+#: The packages on which numbers depend.
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "matplotlib", "conceptevo-harness")
 
 README = """# {title}{note}
@@ -59,11 +60,6 @@ labels are as written.
 """
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages on which numbers depend."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-
-
 def release(results: Path, out: Path) -> Path:
     """Pack a folder written by `conceptevo analyse`; the same folder gives the same bytes.
 
@@ -80,7 +76,8 @@ def release(results: Path, out: Path) -> Path:
     readme = README.format(note=SOURCE_NOTES[settings["source"]], **settings["about"])
     files["README.md"] = readme.encode()
     files["codebook.md"] = codebook().encode()
-    files["versions.json"] = (json.dumps(versions(), indent=1) + "\n").encode()
+    software = {"python": platform.python_version(), **versions(PACKAGES)}
+    files["versions.json"] = (json.dumps(software, indent=1) + "\n").encode()
     checksums = [f"{_digest(files[name])}  {name}\n" for name in sorted(files)]
     files["checksums.sha256"] = "".join(checksums).encode()
     with whole_file(out) as temporary, zipfile.ZipFile(temporary, "w") as pack:

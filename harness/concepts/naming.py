@@ -69,7 +69,7 @@ def dissect(
         union; each position of a map counts by the share of it that the concept covers); one row
         per neuron whose activation varies.
     """
-    layers = _spatial_layers(network)
+    layers = _spatial_layers(network.layers)
     if not layers:
         logger.warning(
             "series %s: no probed layer has positions in the image, so masks name no neuron",
@@ -109,8 +109,8 @@ def dissect(
     return pd.concat(frames, ignore_index=True)
 
 
-def _spatial_layers(network: Network) -> list[Layer]:
-    return [layer for layer in network.layers if layer.width > 1]
+def _spatial_layers(layers: Sequence[Layer]) -> list[Layer]:
+    return [layer for layer in layers if layer.width > 1]
 
 
 def top_cells(layer: Layer, images: int) -> int:
@@ -118,10 +118,10 @@ def top_cells(layer: Layer, images: int) -> int:
     return max(1, round(TOP_SHARE * images * layer.height * layer.width))
 
 
-def threshold_bytes(network: Network, images: int) -> int:
+def threshold_bytes(layers: Sequence[Layer], images: int) -> int:
     """Return the bytes that `dissect` holds in addition to a forward pass: the top activations
     of all neurons, and two copies of those of one layer while further ones are added."""
-    sizes = [4 * layer.channels * top_cells(layer, images) for layer in _spatial_layers(network)]
+    sizes = [4 * layer.channels * top_cells(layer, images) for layer in _spatial_layers(layers)]
     return sum(sizes) + 2 * max(sizes, default=0)
 
 

@@ -17,7 +17,7 @@ from harness.concepts.neuron_embedding import SkipGram, ppmi_factors, skip_gram
 from harness.concepts.sketch import Vectors, row_blocks, sketch_vectors, stack_rows
 from harness.concepts.space import SemanticSpace, unit_rows
 from harness.records import NEURON, Checkpoint
-from harness.registry import Mark, Registry
+from harness.registry import Mark, Registry, uses
 from harness.section import Section
 
 
@@ -87,6 +87,9 @@ SKETCH_SEED = 0
 reads_activations = Mark("reads_activations")
 
 
+_SKIP_GRAM = ("dimension", "epochs", "indirect_epochs", "negatives", "learning_rate")
+
+
 def gather_evidence(
     base: Checkpoint,
     stimuli: pd.DataFrame,
@@ -127,6 +130,7 @@ def gather_evidence(
 
 
 @SPACES.add("sgns")
+@uses(*_SKIP_GRAM)
 def sgns(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
@@ -137,6 +141,7 @@ def sgns(
 
 
 @SPACES.add("sgns_full")
+@uses(*_SKIP_GRAM)
 def sgns_full(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
@@ -156,6 +161,7 @@ def _skip_gram_space(
 
 
 @SPACES.add("ppmi")
+@uses("dimension", "indirect_epochs", "negatives", "learning_rate")
 def ppmi(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
@@ -175,6 +181,7 @@ def jaccard(
 
 
 @SPACES.add("correlation")
+@uses("dense", "sketch")
 @reads_activations
 def correlation(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
@@ -203,6 +210,7 @@ def _sketch_if_large(
 
 
 @SPACES.add("profile")
+@uses("profile_dimension", "profile_head", "profile_order", "dense", "sketch")
 @reads_activations
 def profile(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
@@ -250,6 +258,7 @@ def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndar
 
 
 @SPACES.add("random")
+@uses("dimension")
 def random(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:

@@ -24,7 +24,7 @@ from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.layer import Layer
 from harness.networks.running import UNDEFINED
-from harness.registry import Registry, call_user_code, description
+from harness.registry import Registry, call_user_code, description, uses
 from harness.section import DISTINCT, Section, check_each
 
 
@@ -79,6 +79,7 @@ def at_t1(change: Change) -> dict[str, Tensor]:
     return change.along(change.gradients_to)
 
 
+@uses("path_steps")
 def on_path(change: Change) -> dict[str, Tensor]:
     """Integrated gradients with the earlier checkpoint's activations as baseline: the gradient
     averaged between the two activations times the change. Its sum over the neurons of a layer is
@@ -109,11 +110,13 @@ def times_activation(change: Change) -> dict[str, Tensor]:
     return change.times_activation(change.gradients_to)
 
 
+@uses("path_steps")
 def from_zero(change: Change) -> dict[str, Tensor]:
     """Integrated gradients at the later checkpoint with zero activation as baseline."""
     return change.times_activation(change.gradients_from_zero)
 
 
+@uses("path_steps")
 def conductance(change: Change) -> dict[str, Tensor]:
     """Layer conductance at the later checkpoint (Dhamdhere et al., 2019)."""
     return change.conductance

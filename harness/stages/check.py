@@ -331,7 +331,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
         for note in str(row.notes).splitlines():
             epochs_of_note.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
     notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in epochs_of_note.items()]
-    notes += note_shared_images(config)
+    notes += [*note_shared_images(config), *config.unused_parameters()]
     for source in config.series:
         notes += [f"series {source.name!r}: {remark}" for remark in source.remarks()]
     return notes

@@ -7,8 +7,6 @@ and its memory measured. Totals are extrapolated from these batches.
 
 from __future__ import annotations
 
-import time
-import timeit
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -26,7 +24,7 @@ from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.sets import ArrayImages, ImageSet, View, draw_arrays
 from harness.networks.architectures import build
-from harness.networks.budget import resources
+from harness.networks.budget import cores, measure_seconds, resources
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RECORDED, RecordedSource
@@ -82,7 +80,7 @@ def estimate_study(study: AblationStudy, plan: Plan) -> pd.DataFrame:
 
 def _table(rows: Iterable[Estimate], workers: int) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[field.name for field in fields(Estimate)])
-    shared = table["pieces"].clip(upper=max(workers, 1))
+    shared = table["pieces"].clip(upper=min(max(workers, 1), cores()))
     return pd.DataFrame(
         {
             **table[["stage", "series", "pieces"]],
@@ -138,9 +136,8 @@ def _open_images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
         return {split: len(images) for split, images in by_split.items()}, by_split["test"], 0.0
     if not isinstance(section, DrawnImagesSection):
         raise ValueError("an estimate needs images in folders, or synthetic images")
-    start = time.perf_counter()
-    pixels = draw_arrays(0, 0, SAMPLE)["pixels"]
-    seconds = (time.perf_counter() - start) / SAMPLE
+    drawing = partial(draw_arrays, 0, 0, SAMPLE)
+    pixels, seconds = drawing()["pixels"], measure_seconds(drawing) / SAMPLE
     classes = tuple(drawn.CLASSES)
     test = _Repeated(pixels, np.arange(section.test) % len(classes), classes)
     return {split: getattr(section, split) for split in STREAMS}, test, seconds
@@ -182,7 +179,7 @@ def _space_cost(
 
     def cost(rows: int, columns: int) -> np.ndarray:
         evidence = partial(_evidence, config, rows, max(round(rows * share), 2), columns)
-        seconds = min(timeit.repeat(partial(place_neurons, evidence()), number=1, repeat=5))
+        seconds = measure_seconds(partial(place_neurons, evidence()))
         tracemalloc.start()
         try:
             space = place_neurons(evidence())

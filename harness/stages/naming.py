@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import (
@@ -50,25 +51,37 @@ class NameByMasks(LayersWork):
         return 2 * self.count  # `dissect` passes over them twice
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        arrays = run.arrays(Artifact("images", ("test",)))
-        masks = [
-            label_masks(arrays[name][: self.count], total)
-            for name, total in (("parts", len(drawn.PARTS)), ("colours", len(drawn.COLOURS)))
-        ]
-        masks_of_all = torch.cat(masks, dim=1)
-        images = open_images(run, "test")
+        masks, images = _read_masks(run, self.count), open_images(run, "test")
         assert isinstance(images, ArrayImages)
         network, concepts = self.network(run), [*drawn.PARTS, *drawn.COLOURS]
 
         def name_neurons(count: int, **options: Any) -> pd.DataFrame:
             subset = replace(images, arrays=images.arrays[:count], labels=images.labels[:count])
-            return dissect(network, subset, masks_of_all[:count], concepts, **options)
+            return dissect(network, subset, masks[:count], concepts, **options)
 
-        kept, largest = threshold_bytes(network, self.count), ProbeParameters().batch_size
-        batch_size = self.fit_batch_size(
-            run, network, name_neurons, largest, masks_of_all.nbytes + kept
-        )
+        kept = masks.nbytes + threshold_bytes(network.layers, self.count)
+        largest = ProbeParameters().batch_size
+        batch_size = self.fit_batch_size(run, network, name_neurons, largest, kept)
         yield name_neurons(self.count, batch_size=batch_size, on_image=advance)
+
+
+def _read_masks(run: Run, count: int) -> Tensor:
+    """Return the masks of parts and colours of the first `count` test images, see `dissect`."""
+    arrays = run.arrays(Artifact("images", ("test",)))
+    parts, colours = (
+        label_masks(arrays[name][:count], len(labels))
+        for name, labels in (("parts", drawn.PARTS), ("colours", drawn.COLOURS))
+    )
+    return torch.cat([parts, colours], dim=1)
+
+
+def naming_bytes(layers: Sequence[Layer], count: int) -> int:
+    """Return about the largest number of bytes that naming by masks of `count` images needs: the
+    masks (twice while they are read), those of a batch as numbers, its maps, and thresholds."""
+    batch = ProbeParameters().batch_size
+    maps = sum(4 * layer.channels * layer.height * layer.width for layer in layers)
+    masks = (len(drawn.PARTS) + len(drawn.COLOURS)) * drawn.SIZE**2
+    return 2 * count * masks + batch * (4 * masks + 2 * maps) + threshold_bytes(layers, count)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from harness.stages.faults import faults, file_faults
 from harness.stages.stage import Plan, Stage
 from harness.store import open_run
 from harness.text import pluralise
+from harness.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,8 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages on which numbers may depend."""
-    packages = ("conceptevo-harness", "torch", "torchvision", "numpy", "scipy", "pandas")
-    return {name: version(name) for name in packages}
+#: The packages on which numbers may depend.
+PACKAGES = ("conceptevo-harness", "torch", "torchvision", "numpy", "scipy", "pandas")
 
 
 def write_manifest(config: Config, run: Run, outdated: Sequence[str] = ()) -> None:
@@ -65,7 +63,7 @@ def write_manifest(config: Config, run: Run, outdated: Sequence[str] = ()) -> No
                 exclude=machine if config.store else {*machine, "store"},
             ),
             "python": platform.python_version(),
-            "versions": versions(),
+            "versions": versions(PACKAGES),
         }
     )
 
@@ -202,8 +200,9 @@ def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
     duration = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} min"
     console.print(
         f"Left to do: {table['pieces'].sum():,} pieces of work, about {duration} with "
-        f"{pluralise(count, 'worker')} on {plan.device.name}, up to "
-        f"{table['memory GiB'].max():.2f} GiB of memory per worker, "
+        f"{pluralise(count, 'worker')} on {plan.device.name} that no other program uses (without "
+        f"start, audit, checks and map), up to "
+        f"{table['memory GiB'].max():.2f} GiB of memory per worker beside its libraries, "
         f"{table['disk GiB'].sum():.2f} GiB of disk.",
         highlight=False,
     )

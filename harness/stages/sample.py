@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,15 @@ from torch import Tensor
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.evolutions import arms
 from harness.images.sets import ArrayImages, View
-from harness.networks.budget import FEWEST, BatchWork, Cost, measure_cost, pass_memory, resources
+from harness.networks.budget import (
+    FEWEST,
+    BatchWork,
+    Cost,
+    measure_cost,
+    measure_seconds,
+    pass_memory,
+    resources,
+)
 from harness.networks.execution import Change, execution, replace_channels
 from harness.networks.layer import ModelPair, Network
 from harness.networks.recording import borrow
@@ -23,7 +30,7 @@ from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import RunArms, ablation_work, arm_images, arm_works, set_works
 from harness.stages.evolve import ScoreEvolutions, score_works, scoring_work
-from harness.stages.naming import naming_steps
+from harness.stages.naming import naming_bytes, naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
 from harness.stages.series_images import SeriesImages
@@ -144,8 +151,7 @@ class Sample:
         if not rest:
             return
         seconds_per_image = 1.5 * self._forward_seconds(self.sample_size)
-        size = sum(4 * la.channels * la.height * la.width for la in self.models.layers)
-        memory = min(2.0 * size * self.config.probe.batch_size, resources().memory)
+        memory = naming_bytes(self.models.layers, rest[0].steps // 2)  # which pass over them twice
         seconds = seconds_per_image * sum(work.steps for work in rest)
         yield self._estimate("probe: naming", rest, seconds, memory, 64 * self.units * len(rest))
 
@@ -244,5 +250,6 @@ def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
 
 
 def time_second_call(work: Callable[[], object]) -> float:
-    """Time the second call of some work, because the first compiles and loads."""
-    return timeit.repeat(work, number=1, repeat=2)[1]
+    """Time calls of some work after the first, which compiles and loads."""
+    work()
+    return measure_seconds(work, resources().device)
