@@ -481,8 +481,20 @@ class Dense(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def test_no_layer_that_joins_step_by_step_counts_again():
-    names = [layer.name for layer in find_layers(Dense().eval(), View(16, 16))]
+class DualPath(Dense):
+    """Layers that add to the first channels of their input and append others (as timm's DPN)."""
+
+    def forward(self, x):
+        x = nn.functional.conv2d(x, self.first[0].weight)
+        for norm, act, convolution in zip(self.norms, self.acts, self.convolutions, strict=True):
+            more = convolution(act(norm(x)))
+            x = torch.cat([x[:, :4] + more, x[:, 4:], more], 1)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Dense, DualPath])
+def test_no_layer_that_joins_step_by_step_counts_again(kind):
+    names = [layer.name for layer in find_layers(kind().eval(), View(16, 16))]
     assert names == ["acts.0"]
 
 

@@ -23,6 +23,7 @@ from harness.networks.running import run_network
 from harness.networks.written_out import (
     FOLLOWED,
     NONLINEARITIES,
+    PARTS,
     Derivations,
     is_activation_call,
     plain_name,
@@ -171,13 +172,18 @@ def run_passes(model: nn.Module, view: View) -> Passes:
     )
 
 
+#: Functions whose result, if they get a concatenation, repeats its values.
+_OF_JOINED = {"batchnorm", *NONLINEARITIES, *PARTS}
+
+
 class _Nonlinearities(TorchFunctionMode):
     """Records the tensors that activation functions return, and the functions' names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.results: dict[Hashable, tuple[Tensor, str]] = {}  # by id
-        # by id: concatenations, and their normalisations and activations -> the concatenation;
+        # by id: concatenations, and their normalisations, activations and parts (DPN), which occur
+        # elsewhere, too -> the concatenation;
         # concatenation -> its parts; part -> the number of its concatenations
         self._joined: dict[Hashable, Hashable] = {}
         self._parts: dict[Hashable, list[Hashable]] = {}
@@ -189,18 +195,18 @@ class _Nonlinearities(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = plain_name(func)
+        values = list(result) if isinstance(result, tuple | list) else [result]
         is_map = isinstance(result, Tensor) and result.dim() == 4  # 3-D values are joined by token
         if is_map and name in ("cat", "concat", "concatenate"):
             parts = list(args[0] if args else kwargs["tensors"])
             self._alive += [result, *parts]
             self._joined[id(result)], self._parts[id(result)] = id(result), [*map(id, parts)]
-            self._uses.update(self._parts[id(result)])
-        elif name in ("batchnorm", *NONLINEARITIES) and args and id(args[0]) in self._joined:
-            self._alive.append(result)
-            self._joined[id(result)] = self._joined[id(args[0])]
+            self._uses.update(self._joined.get(part, part) for part in self._parts[id(result)])
+        elif name in _OF_JOINED and args and id(args[0]) in self._joined:
+            self._alive += values
+            self._joined |= {id(value): self._joined[id(args[0])] for value in values}
         inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _may_vary(v)]
         if name in FOLLOWED and inputs:
-            values = result if isinstance(result, tuple | list) else [result]
             values = [args[0]] if name == "setitem" else values
             self._follow(name, is_activation_call(name, args, kwargs), inputs, values)
         return result

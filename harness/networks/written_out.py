@@ -31,10 +31,10 @@ _STEPS = {
     *("zeroslike", "clone", "contiguous", "max", "clampmin"),
     *(_GATES | _COMBINATIONS | NONLINEARITIES),
 }
-_PARTS = {"getitem", "chunk", "split", "tensorsplit"}
+PARTS = {"getitem", "chunk", "split", "tensorsplit"}
 
 #: Functions whose calls must be passed to `Derivations.follow`.
-FOLLOWED = _STEPS | _PARTS
+FOLLOWED = _STEPS | PARTS
 
 
 class Derivation(NamedTuple):
@@ -76,7 +76,7 @@ class Derivations:
             None if the value is not an activation function's result; otherwise the keys of such
             results that are part of it, e.g. the two in x * tanh(softplus(x)).
         """
-        if name in _PARTS and inputs:
+        if name in PARTS and inputs:
             self._wholes[value] = inputs[0]
             return None
         derivations = [self._derivations.get(key, Derivation(key)) for key in inputs]
