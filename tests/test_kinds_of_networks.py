@@ -282,7 +282,7 @@ MEASURED = {
     "channels last": (lambda: small().to(memory_format=torch.channels_last), {}, ""),
     "complex inside": (Spectral, {}, ""),
     "overwrites its images": (Overwrites, {}, ""),
-    "3-D convolution": (Volumes, {"layers": ("act",)}, ""),
+    "3-D convolution": (Volumes, {}, "(more dimensions than a map): bend"),
     "1 x 1 outputs": (OneByOne, {}, ""),
     "sigmoid": (Sigmoid, {}, "probabilities (a sigmoid's)"),
     "masked": (Masked, {}, ""),

@@ -645,6 +645,37 @@ class Register(nn.Module):
         return self.head(self.mix(x.transpose(1, 2)).mean(2))
 
 
+@pytest.mark.parametrize(
+    ("before", "behind", "side", "text"),
+    [(0, 4, 4, "as a map of 4 × 4 and 4 tokens without a position"),
+     (12, 1, 2, "as a map of 2 × 2 and 13 tokens without a position"),
+     (1, 0, 5, "as a map of 5 × 5 and 1 token without"), (0, 0, 5, "as a map of 5 × 5")],
+)  # fmt: skip
+def test_tokens_that_depend_on_the_image_are_a_square(before, behind, side, text, caplog):
+    """Tokens cut by reshaping the image, with registers (timm's NaFlexViT, vit-pytorch)."""
+
+    class Patches(Register):
+        def forward(self, x):
+            rows = x.unflatten(3, (side, 2)).unflatten(2, (side, 2)).permute(0, 2, 4, 3, 5, 1)
+            x = rows.reshape(len(x), side**2, 12)[:, :, 4:]
+            constant = torch.full((len(x), 1, 8), 0.5)
+            x = torch.cat([constant.repeat(1, before, 1), x, constant.repeat(1, behind, 1)], dim=1)
+            return self.act(self.norm(x + self.offsets(x))).mean(1)
+
+    class Offsets(nn.Module):  # values that do not depend on the image
+        def forward(self, x):
+            return torch.ones_like(x)
+
+    caplog.set_level("INFO")
+    model = Patches(before, behind).eval()
+    model.offsets = Offsets()
+    (layer,) = find_layers(model, View(2 * side, 2 * side))
+    extra = before + behind
+    assert (layer.height, layer.width, layer.extra, layer.behind) == (side, side, extra, behind)
+    expected = f"{side**2 + extra} tokens that no convolution has made are treated {text}"
+    assert expected in caplog.text
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize(("before", "behind"), [(1, 0), (0, 1), (5, 0), (1, 4), (0, 2)])
 def test_tokens_without_a_place_may_stand_behind_those_of_the_image(before, behind, pooled):

@@ -32,6 +32,11 @@ def _mixes_images(passes: Passes, name: str) -> bool:
     return not (axis == 0 or sequence) or not output.is_floating_point()
 
 
+def _has_more_dimensions(passes: Passes, name: str) -> bool:
+    """Return whether a value is neither a map, tokens nor a vector (windows, volumes)."""
+    return passes.two.output(name).dim() not in (2, 3, 4)
+
+
 def _has_no_position(passes: Passes, name: str) -> bool:
     """Return whether a layer is fully connected or has one position for any image size
     (squeeze-and-excitation).
@@ -85,6 +90,7 @@ def _is_class_scores(passes: Passes, name: str) -> bool:
 #: Reasons for which a layer is left out by default, in the order in which they are checked.
 RULES: dict[str, Callable[[Passes, str], bool]] = {
     "no batch dimension": _mixes_images,
+    "more dimensions than a map": _has_more_dimensions,
     "no position in the image": _has_no_position,
     "a concatenation of earlier outputs": _is_joined,
     "mixes tokens": _mixes_tokens,

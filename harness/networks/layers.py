@@ -22,7 +22,6 @@ from harness.networks.running import WithGradients, explain_errors, run_network
 from harness.networks.watching import (
     ModuleRecord,
     Passes,
-    PassRecord,
     Shape,
     Site,
     innermost_modules,
@@ -173,7 +172,7 @@ def _make_layer(
     if last is None:
         last = _is_channels_last(name, site, shape, passes)
     channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-    height, width, extra = _infer_grid(spatial, passes.two, last)
+    height, width, extra = _infer_grid(spatial, passes, last)
     behind = _count_tokens_behind(spatial[0], extra, passes) if extra else 0
     return Layer(
         name=name,
@@ -203,6 +202,8 @@ def _count_tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
             (value != passes.variant(corner).output(name)).movedim(axis, 0).flatten(1).any(dim=1)
             for corner in (False, True)
         )
+        if not (first.any() or last.any()):
+            continue  # constants
         if first.all() or last.all() or not (last & ~first).any():
             return 0  # tokens are already mixed
         behind = tokens - 1 - int((last & ~first).nonzero().max())
@@ -210,29 +211,41 @@ def _count_tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
     return 0
 
 
-def _infer_grid(spatial: Shape, pass_record: PassRecord, tokens: bool) -> tuple[int, int, int]:
-    """Return height and width of a map, and the number of tokens before it that have no position.
+def _infer_grid(spatial: Shape, passes: Passes, tokens: bool) -> tuple[int, int, int]:
+    """Return height and width of a map, and the number of tokens that have no position.
 
     The map of a one-dimensional convolution that is not a sequence of tokens is one column.
     """
     if len(spatial) != 1:
         height, width = (*spatial, 1, 1)[:2]
         return height, width, 0
-    if (grid := token_grid(spatial[0], pass_record)) is not None:
+    count = spatial[0]
+    if (grid := token_grid(count, passes.two)) is not None:
         return grid
-    # tokens not made by a convolution: assume a square after at most two tokens without a position
-    side = math.isqrt(spatial[0])
-    extra = spatial[0] - side**2
-    if not tokens or side <= 3 or extra > 2:
-        return spatial[0], 1, 0
-    logger.info(
-        "%d tokens that no convolution has made are treated as a map of %d × %d after %d others",
-        spatial[0],
-        side,
-        side,
-        extra,
-    )
-    return side, side, extra
+    # tokens not made by a convolution, but cut from the image, which is square, by reshaping it:
+    # those that depend on it, or all but at most two, are a square
+    of_image = _count_image_tokens(count, passes)
+    side = math.isqrt(of_image)
+    extra = count - side**2
+    is_square = side**2 == of_image < count or (side > 3 and extra <= 2)
+    if tokens:
+        shape = f"a map of {side} × {side}" if is_square else "one column, in their order"
+        more = f" and {pluralise(extra, 'token')} without a position" * (is_square and extra > 0)
+        logger.info("%d tokens that no convolution has made are treated as %s", count, shape + more)
+    return (side, side, extra) if tokens and is_square else (count, 1, 0)
+
+
+def _count_image_tokens(count: int, passes: Passes) -> int:
+    """Return how many of a number of tokens depend on the image, where they are not mixed yet."""
+    for name, record in passes.two.modules.items():
+        value, axis = record.output, 0 if passes.image_axis(Site(name)) == 1 else 1
+        if value is None or value.dim() != 3:
+            continue
+        if value.shape[axis] == count and value.shape[1 - axis] == 2:
+            one, other = value.unbind(1 - axis)
+            if number := int((one != other).any(dim=1).sum()):  # else they are constants
+                return number
+    return count
 
 
 def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bool:
