@@ -78,7 +78,9 @@ def _name_type(kind: Any, text: str) -> str:
     """Return a type as it is written, but that of a number without its limits."""
     if get_args(kind)[1:] == (type(None),):
         return _name_type(get_args(kind)[0], text.removesuffix(" | None")) + " | None"
-    return kind.__origin__.__name__ if get_origin(kind) is Annotated else text
+    if get_origin(kind) is not Annotated:
+        return text
+    return getattr(kind.__origin__, "__name__", str(kind.__origin__))
 
 
 def _explain_type(types: Mapping[str, str], given: Mapping[str, Any], problem: Any) -> str:

@@ -18,7 +18,7 @@ from conceptevo.arguments import check_fields
 from harness.artifacts import Run, fingerprint
 from harness.config import MemoryImagesSection
 from harness.images import sets
-from harness.images.sets import VIEW_SETTINGS, ArrayImages, Interpolation, Side, to_rgb
+from harness.images.sets import VIEW_SETTINGS, ArrayImages, Interpolation, Side, Size, to_rgb
 from harness.networks.objectives import OBJECTIVES
 from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
@@ -33,10 +33,10 @@ class View:
     """The preprocessing of images for a network.
 
     Attributes:
-        height, width: size of the network's input in pixels; both must be equal.
-        resize: the length to which the shorter side of an image is resized, in pixels, before the
-            central square is cut out; by default, the height.
-        keep_aspect_ratio: False: both sides are resized to this length.
+        height, width: size of the network's input in pixels.
+        resize: length of the shorter side to which images are resized before the centre is cut out,
+            or height and width, in pixels; by default, the height of a square input, or else height
+            and width of the input.
         interpolation: the filter by which images are resized.
         mean, std: for the normalisation of pixels in [0, 1]; one number, or one per colour channel.
         channels: 3, or 1 for a network that takes greyscale images.
@@ -47,13 +47,10 @@ class View:
     mean: float | Sequence[float] | np.ndarray | Tensor = 0.5
     std: float | Sequence[float] | np.ndarray | Tensor = 0.25
     channels: int = 3
-    resize: Side | None = None
-    keep_aspect_ratio: bool = True
+    resize: Size | None = None
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.height != self.width:
-            raise ValueError(f"View: the input must be square, got {self.height} x {self.width}")
         if self.channels not in (1, 3):
             raise ValueError(f"View: channels must be 1 or 3, got {self.channels}")
         try:
@@ -63,14 +60,9 @@ class View:
 
     @property
     def preparation(self) -> sets.View:
-        return sets.View(
-            self.height if self.resize is None else self.resize,
-            self.height,
-            self.numbers("mean"),
-            self.numbers("std"),
-            self.keep_aspect_ratio,
-            self.interpolation,
-        )
+        crop = self.height if self.height == self.width else (self.height, self.width)
+        resize, mean, std = self.resize or crop, self.numbers("mean"), self.numbers("std")
+        return sets.View(resize, crop, mean, std, self.interpolation)
 
     def numbers(self, name: str) -> tuple[float, ...]:
         value = getattr(self, name)

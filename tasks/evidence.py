@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -129,8 +129,7 @@ class Evidence:
         """
         layer = self._layers[neuron.series, neuron.layer]
         view = layer["view"]
-        finer = max(1.0, side / (layer["patch"] * view.crop))
-        view = replace(view, resize=round(view.resize * finer), crop=round(view.crop * finer))
+        view = view.enlarged(max(1.0, side / (layer["patch"] * min(view.size))))
         stimuli = self.stimuli(neuron)
         images, ys, xs = (stimuli[n].to_numpy() for n in ("image_id", "peak_y", "peak_x"))
         return [

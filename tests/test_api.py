@@ -368,9 +368,9 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
             ce.ablate(scores, arms=arms, progress=False)
     view = ce.View(8, 8, mean=np.array([0.1, 0.2, 0.3]), std=torch.tensor(0.5))
     assert view.numbers("mean") == (0.1, 0.2, 0.3) and view.numbers("std") == (0.5,) * 3
-    finer = ce.View(8, 8, resize=9, keep_aspect_ratio=False, interpolation="bicubic")
+    finer = ce.View(8, 6, resize=(9, 7), interpolation="bicubic")
     assert ce.Series("s", {1: nn.Linear(1, 1)}, finer).source().view == sets.View(
-        9, 8, keep_aspect_ratio=False, interpolation="bicubic"
+        (9, 7), (8, 6), interpolation="bicubic"
     )
     grey = ce.View(8, 8, mean=[0.5], std=torch.tensor([0.5]), channels=1)
     assert grey.numbers("std") == (0.5,)
@@ -471,7 +471,7 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
         (lambda s, i, p, c: ce.View("32", 32), "^View: height must be int, got '32'$"),
         (
             lambda s, i, p, c: ce.View(8, 8, resize="9"),
-            r"View: resize must be int \| None, got '9'",
+            r"View: resize must be int .* None, got '9'",
         ),
         (
             lambda s, i, p, c: ce.View(8, 8, resize=7),

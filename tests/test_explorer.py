@@ -27,7 +27,7 @@ from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.files import write_text
 from harness.images.patches import cut_patch
-from harness.images.sets import View, open_images
+from harness.images.sets import View, layer_views, open_images
 from harness.records import JOINT, NEURON
 from harness.results import REVERSION, read_results
 from harness.stages.run import run_until
@@ -164,12 +164,14 @@ def columns(run):
 def test_corners_are_those_of_the_patches_that_people_see(run, columns):
     """Cut from the whole image at the corner, the crop is `cut_patch`'s to the pixel."""
     source, images, rng = Source(run), open_images(run, "probe"), np.random.default_rng(0)
-    stimuli, layers = columns["stimuli"], run.tables("layers").set_index(["series", "layer"])
+    layers = run.tables("layers")
+    layers = layers.assign(view=layer_views(layers)).set_index(["series", "layer"])
+    stimuli = columns["stimuli"]
     table = source.stimuli
     for line in rng.choice(len(table), 60, replace=False):
         one = table.iloc[line]
         layer = layers.loc[(one["series"], one["layer"])]
-        pixels = images.pixels(int(one["image_id"]), View(int(layer["resize"]), int(layer["crop"])))
+        pixels = images.pixels(int(one["image_id"]), layer["view"])
         expected = cut_patch(pixels, one["peak_y"], one["peak_x"], float(layer["patch"]))
         place = int(one["row"]) * stimuli["each"] + int(one["place"])
         top, left, side = int(stimuli["top"][place]), int(stimuli["left"][place]), len(expected)

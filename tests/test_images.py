@@ -91,35 +91,42 @@ def test_the_shorter_side_is_resized_and_the_middle_is_seen(is_tall):
     st.integers(5, 60),
     st.integers(4, 40),
     st.integers(0, 3),
-    st.booleans(),
+    st.none() | st.integers(4, 40),
     st.sampled_from(get_args(Interpolation)),
 )
-def test_an_image_is_seen_as_by_torchvision(width, height, size, margin, keep, interpolation):
+def test_an_image_is_seen_as_by_torchvision(width, height, size, margin, other, interpolation):
     transforms = call_with_torchvision(import_module, "torchvision.transforms")
     mode = transforms.InterpolationMode(interpolation)
+    crop = size - margin if other is None else (size - margin, max(1, other - 2 * margin))
     prepare = transforms.Compose(
         [
-            transforms.Resize(size if keep else (size, size), mode),
-            transforms.CenterCrop(size - margin),
+            transforms.Resize(size if other is None else (size, other), mode),
+            transforms.CenterCrop(crop),
             transforms.PILToTensor(),
         ]
     )
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     expected = prepare(image).permute(1, 2, 0).numpy()
-    view = View(size, size - margin, keep_aspect_ratio=keep, interpolation=interpolation)
+    resize = size if other is None else (size, other)
+    view = View(resize, crop, interpolation=interpolation)
     np.testing.assert_array_equal(view.apply(image), expected)
 
 
 def test_layers_have_the_views_with_which_they_were_recorded():
     layers = pd.DataFrame({"resize": [9, 8], "crop": [8, 8]})  # as of earlier versions
     assert layer_views(layers) == [View(9, 8), View(8, 8)]
-    layers = layers.assign(keep_aspect_ratio=[True, False], interpolation=["bicubic", "nearest"])
-    expected = [
-        View(9, 8, interpolation="bicubic"),
-        View(8, 8, keep_aspect_ratio=False, interpolation="nearest"),
-    ]
-    assert layer_views(layers) == expected
+    views = [View(9, 8, interpolation="bicubic"), View((9, 9), (8, 7), interpolation="nearest")]
+    assert layer_views(pd.DataFrame([view.columns() for view in views])) == views
+    assert View(9, 8).enlarged(2.5) == View(22, (20, 20))
+    assert View((9, 8), (6, 4)).enlarged(1.5) == View((14, 12), (9, 6))
+
+
+def test_the_part_of_square_images_that_is_seen():
+    pixels = np.arange(64 * 64).reshape(1, 64, 64)
+    assert (View(32, 32).seen_part(pixels) == pixels).all()
+    assert (View(256, 224).seen_part(pixels) == pixels[:, 4:60, 4:60]).all()
+    assert (View((64, 32), (32, 32)).seen_part(pixels) == pixels[:, 16:48]).all()
 
 
 def test_open_images_gives_back_what_a_run_used(tmp_path_factory, folder):

@@ -16,7 +16,7 @@ from conceptevo.inputs import MemorySource
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
 from harness.networks.architectures import build
-from harness.networks.layers import find_layers
+from harness.networks.layers import find_layers, measure_patches
 from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes
 from harness.networks.sources import FolderSource
@@ -62,6 +62,25 @@ class Inference(Around):
 class Detached(Around):
     def forward(self, x):
         return self.body(self.act(self.first(x)).detach())
+
+
+class Oblong(nn.Module):
+    """A network of images of 16 × 8 pixels only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()
+        self.last = nn.Linear(4 * 8 * 4, 3)
+
+    def forward(self, x):
+        return self.last(self.act(self.first(x)).flatten(1))
+
+
+def test_images_need_not_be_square():
+    view = View((16, 8), (16, 8))
+    (layer,) = measure_patches(model := Oblong(), find_layers(model, view), view)
+    assert (layer.channels, layer.height, layer.width, layer.channels_last) == (4, 8, 4, False)
+    assert layer.patch == 1  # 20 pixels are more than the shorter side
 
 
 class Squeezed(Around):

@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
 from harness.artifacts import Artifact, Run
-from harness.concepts.naming import dissect
-from harness.images.sets import ArrayImages, View, draw_arrays
+from harness.concepts.naming import dissect, label_masks
+from harness.config import parse_config
+from harness.images import drawn
+from harness.images.sets import ArrayImages, View, draw_arrays, open_images
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.calls import expose_calls
 from harness.networks.default_layers import token_grid
@@ -26,6 +29,7 @@ from harness.registry import UserCodeError
 from harness.stages.check import CheckCheckpoint
 from harness.stages.checkpoints import open_pair
 from harness.stages.probe import FindLayers
+from harness.stages.run import run_until
 
 SMALL = torch.rand(2, 3, 16, 16)
 
@@ -172,11 +176,12 @@ def test_a_network_of_one_size_tells_its_layout_by_what_made_the_map(last):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "grid"),
-    [(17, (4, 4, 1)), (16, (4, 4, 0)), (197, (14, 14, 1)), (198, (14, 14, 2)), (201, (201, 1, 0)),
-     (3, (3, 1, 0)), (10, (10, 1, 0))],
+    ("tokens", "size", "grid"),
+    [(17, 8, (4, 4, 1)), (16, 8, (4, 4, 0)), (197, 8, (14, 14, 1)), (198, 8, (14, 14, 2)),
+     (201, 8, (201, 1, 0)), (3, 8, (3, 1, 0)), (10, 8, (10, 1, 0)), (33, (8, 4), (8, 4, 1)),
+     (96, (8, 12), (8, 12, 0)), (16, (8, 4), (16, 1, 0))],
 )  # fmt: skip
-def test_tokens_of_unknown_origin_lie_in_a_square_where_they_plainly_do(tokens, grid):
+def test_tokens_of_unknown_origin_lie_as_the_image_where_they_plainly_do(tokens, size, grid):
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
@@ -185,7 +190,7 @@ def test_tokens_of_unknown_origin_lie_in_a_square_where_they_plainly_do(tokens, 
         def forward(self, x):
             return self.act(torch.rand(len(x), tokens, 6))
 
-    (layer,) = find_layers(Tokens(), View(8, 8), ["act"])
+    (layer,) = find_layers(Tokens(), View(size, size), ["act"])
     assert (layer.height, layer.width, layer.extra) == grid and layer.channels == 6
 
 
@@ -547,6 +552,29 @@ def test_tokens_are_named_by_masks_and_vectors_are_not(extra):
     flat = Network(Checkpoint("net", 1), vectors, find_layers(vectors, view), view)
     none = dissect(flat, images, masks, ["x", "y", "z"])
     assert len(none) == 0 and "concept" in none
+
+
+def untrained(epoch):
+    return build("small_vgg", 12, seed=epoch)
+
+
+def test_masks_are_cut_to_what_a_network_sees(tmp_path):
+    series = {"name": "net", "source": "function", "function": "test_networks:untrained",
+              "at": [1], "resize": 128, "crop": 64, "layers": ["features.8"]}  # fmt: skip
+    drawn_images = {"source": "drawn", "train": 12, "probe": 24, "test": 24}
+    config = parse_config({"images": drawn_images, "series": [series], "workers": 0,
+                           "probe": {"k": 5}})  # fmt: skip
+    run = run_until("probe", config, tmp_path / "run", Console(quiet=True))
+    images, view = open_images(run, "test"), config.series[0].view
+    arrays = run.arrays(Artifact("images", ("test",)))
+    kinds = {"parts": drawn.PARTS, "colours": drawn.COLOURS}
+    masks = [label_masks(arrays[name][:, 16:48, 16:48], len(all_)) for name, all_ in kinds.items()]
+    layers = find_layers(model := untrained(1), view, ["features.8"])
+    network = Network(Checkpoint("net", 1), model, layers, view)
+    expected = dissect(network, images, torch.cat(masks, dim=1), [*drawn.PARTS, *drawn.COLOURS])
+    table = run.table(Artifact("concepts", ("net", 1)))
+    assert table["concept"].tolist() == expected["concept"].tolist()
+    np.testing.assert_allclose(table["iou"], expected["iou"], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,8 @@ source = "folder"
 architecture = "small_resnet"
 folder = "{0}/weights"
 pattern = "net_{{epoch}}.pth"
-resize = 40
-crop = 32
-keep_aspect_ratio = false
+resize = [40, 48]
+crop = [32, 40]
 interpolation = "bicubic"
 [probe]
 k = 18
@@ -96,7 +95,7 @@ def test_own_checkpoints_and_images_go_all_the_way(finished):
 
 
 def test_pictures_show_what_the_network_sees(finished):
-    view = View(40, 32, keep_aspect_ratio=False, interpolation="bicubic")
+    view = View((40, 48), (32, 40), interpolation="bicubic")
     assert Source(Run(finished)).views == [view]
     evidence = Evidence(Run(finished), EvidenceSettings(space="ppmi", min_depth=0))
     neuron = evidence.neurons[evidence.usable[0]]

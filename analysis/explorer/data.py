@@ -140,14 +140,14 @@ def explorer_columns(source: Source) -> dict[str, Any]:
             for name, rows in space.neurons.groupby("series")
         },
         "classes": source.classes,
-        "views": [view.crop for view in source.views],
+        "views": [view.size for view in source.views],
         "layers": [
             {
                 "series": source.series.index(layer.series),
                 "name": layer.layer,
                 "channels": layer.channels,
                 "depth": round(float(layer.depth), 3),
-                "side": _patch_side(layer.patch, layer.crop),
+                "side": _patch_side(layer.patch, source.views[view]),
                 "view": view,
             }
             for layer, view in zip(layers.itertuples(), source.layer_views, strict=True)
@@ -224,27 +224,28 @@ def _neighbours(source: Source) -> list[dict[str, Any]]:
     return parts
 
 
-def _patch_side(patch: float, crop: int) -> int:
-    """Return the side of a patch in pixels of the view, from its share of the crop."""
-    return min(max(1, round(patch * crop)), crop)
+def _patch_side(patch: float, view: View) -> int:
+    """Return the side of a patch in pixels of the view, from its share of the shorter side."""
+    shorter = min(view.size)
+    return min(max(1, round(patch * shorter)), shorter)
 
 
 def _stimuli(source: Source) -> dict[str, Any]:
     """Return image, corner of the patch in pixels of the view, and activation: PATCHES per neuron,
     −1 and NaN if there are fewer."""
-    table = source.stimuli.merge(
-        source.layers[["series", "layer", "patch", "crop"]], on=["series", "layer"]
-    )
-    crops = table["crop"].to_numpy()
-    sides = np.array([_patch_side(*each) for each in zip(table["patch"], crops, strict=True)])
+    layers = source.layers[["series", "layer", "patch"]].assign(view=source.layer_views)
+    views = [source.views[view] for view in source.layer_views]
+    layers["side"] = [_patch_side(*one) for one in zip(layers["patch"], views, strict=True)]
+    table = source.stimuli.merge(layers, on=["series", "layer"])
+    sizes, sides = np.array([v.size for v in source.views])[table["view"]], table["side"].to_numpy()
     shape = len(source.space.neurons), PATCHES
     image, top, left = (np.full(shape, -1) for _ in range(3))
     activation = np.full(shape, np.nan)
     positions = table["row"].to_numpy(), table["place"].to_numpy()
     image[positions], activation[positions] = table["image_id"], table["activation"]
-    for corner, peak in ((top, "peak_y"), (left, "peak_x")):
-        start = [round(v) for v in table[peak].to_numpy() * crops - sides / 2]
-        corner[positions] = np.clip(start, 0, crops - sides)
+    for corner, peak, length in ((top, "peak_y", sizes[:, 0]), (left, "peak_x", sizes[:, 1])):
+        start = [round(v) for v in table[peak].to_numpy() * length - sides / 2]
+        corner[positions] = np.clip(start, 0, length - sides)
     return {"each": PATCHES, "image": ints(image.ravel()), "top": ints(top.ravel()),
             "left": ints(left.ravel()), "activation": floats(activation.ravel())}  # fmt: skip
 

@@ -129,7 +129,8 @@ def _place_sheets(image_sheets: Sequence[Sheet], folder: Path | None) -> list[di
             with whole_file(folder / name) as temporary:
                 temporary.write_bytes(sheet.data)
             address = f"{folder.name}/{name}"
-        layout = {"view": sheet.view, "tile": sheet.tile, "columns": sheet.columns}
+        layout = {"view": sheet.view, "height": sheet.height, "width": sheet.width,
+                  "columns": sheet.columns}  # fmt: skip
         ids = np.array(sheet.images, dtype=np.int32)
         sheet_records.append(layout | {"images": ids, "address": address})
     return sheet_records

@@ -25,12 +25,13 @@ class Sheet:
     """Images side by side, row by row.
 
     Attributes:
-        view: index of the view. tile: side of an image in pixels. columns: images per row.
+        view: index of the view. height, width: of an image, pixels. columns: images per row.
         images: image ids in order. data: the sheet as a WebP file.
     """
 
     view: int
-    tile: int
+    height: int
+    width: int
     columns: int
     images: tuple[int, ...]
     data: bytes
@@ -42,24 +43,26 @@ def draw_sheets(
     """Yield sheets of all wanted images.
 
     Args:
-        view: size and crop with which the network sees the images. index: index of this view.
+        view: the network's view of the images. index: index of this view.
         image_ids: sorted image ids.
         largest: largest side of an image in pixels; larger views are reduced to it.
     """
-    tile = min(view.crop, largest)
-    columns = max(1, min(COLUMNS, LONGEST // tile))
+    scale = min(1.0, largest / max(view.size))
+    height, width = (max(1, round(scale * side)) for side in view.size)
+    columns = max(1, min(COLUMNS, LONGEST // max(height, width)))
     per_sheet = columns**2
     for start in range(0, len(image_ids), per_sheet):
         sheet_ids = tuple(int(i) for i in image_ids[start : start + per_sheet])
         rows = -(-len(sheet_ids) // columns)
-        sheet = np.zeros((rows * tile, columns * tile, 3), dtype=np.uint8)
+        sheet = np.zeros((rows * height, columns * width, 3), dtype=np.uint8)
         for position, image in enumerate(sheet_ids):
             row, column = divmod(position, columns)
             pixels = images.pixels(image, view)
-            if tile < view.crop:
-                reduced = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.LANCZOS)
+            if scale < 1:
+                reduced = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
                 pixels = np.asarray(reduced)
-            sheet[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile] = pixels
+            top, left = row * height, column * width
+            sheet[top : top + height, left : left + width] = pixels
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, "WEBP", quality=QUALITY, method=4)
-        yield Sheet(index, tile, columns, sheet_ids, buffer.getvalue())
+        yield Sheet(index, height, width, columns, sheet_ids, buffer.getvalue())

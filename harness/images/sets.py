@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from harness.artifacts import Artifact, Run
 from harness.files import describe_format
@@ -29,6 +29,18 @@ BACKGROUND = (255, 255, 255)
 
 #: A side of a network's input, pixels; at the largest, one image takes 0.8 GB.
 Side = Annotated[int, Field(ge=1, le=8192)]
+_SIDE, _HEIGHT_AND_WIDTH = TypeAdapter(Side), TypeAdapter(tuple[Side, Side])
+
+
+def _check_size(value: Any) -> Any:
+    kind = _HEIGHT_AND_WIDTH if isinstance(value, list | tuple) else _SIDE
+    return kind.validate_python(value)
+
+
+#: One side for both, or height and width; pixels.
+Size = Annotated[
+    int | tuple[int, int], PlainValidator(_check_size), PlainSerializer(lambda size: size)
+]
 
 UserPath = Annotated[
     Path, AfterValidator(lambda path: Path(os.path.expanduser(os.path.expandvars(path))))
@@ -46,31 +58,29 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 
 @dataclass(frozen=True)
 class View:
-    """The preparation of images for a network: the shorter side is resized to `resize` pixels,
-    then the central square of `crop` pixels is cut out.
+    """The preparation of images for a network: they are resized, then their centre is cut out.
 
     Attributes:
-        resize, crop: pixels.
-        keep_aspect_ratio: False: both sides are resized to `resize` pixels.
+        resize: length of the shorter side, pixels; or height and width, which distorts images.
+        crop: side of the central square, or height and width of the central part, pixels.
         interpolation: the filter by which images are resized.
         mean, std: for the normalisation of pixels in [0, 1]: one number per colour channel, or one
             for networks of greyscale images.
         channels_last: memory format of batches; False for networks that need the ordinary format.
     """
 
-    resize: int
-    crop: int
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
-    keep_aspect_ratio: bool = True
     interpolation: Interpolation = "bilinear"
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= self.resize:
+        if not all(0 < c <= r for c, r in zip(self.size, _both(self.resize), strict=True)):
             raise ValueError(
-                f"crop must be positive and at most resize, got crop={self.crop}, "
-                f"resize={self.resize}"
+                f"crop must be positive and at most resize, got crop={_as_toml(self.crop)}, "
+                f"resize={_as_toml(self.resize)}"
             )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(
@@ -91,8 +101,20 @@ class View:
         """Number of input channels of the network: 3 or 1."""
         return len(self.mean)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input, pixels."""
+        return _both(self.crop)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width to which an image is resized before its centre is cut out."""
+        if isinstance(self.resize, tuple):
+            return self.resize
+        shorter = min(height, width)
+        return int(self.resize * height / shorter), int(self.resize * width / shorter)
+
     def apply(self, image: Image.Image) -> np.ndarray:
-        """Return the image as uint8 [crop, crop, 3], rotated by its EXIF orientation.
+        """Return the image as uint8 [height, width, 3], rotated by its EXIF orientation.
 
         Its pixels are those of torchvision's Resize and CenterCrop, whose roundings are repeated.
 
@@ -100,17 +122,43 @@ class View:
             ValueError: the range of its pixels is unknown (see `to_rgb`).
         """
         image = to_rgb(ImageOps.exif_transpose(image))
-        shorter = min(image.size)
-        sides = image.size if self.keep_aspect_ratio else (shorter, shorter)
-        width, height = (int(self.resize * side / shorter) for side in sides)
+        height, width = self.resized(image.height, image.width)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
-        left, top = (round((side - self.crop) / 2) for side in image.size)
-        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+        top, left = (round((a - b) / 2) for a, b in zip((height, width), self.size, strict=True))
+        return np.asarray(image.crop((left, top, left + self.size[1], top + self.size[0])))
+
+    def enlarged(self, factor: float) -> View:
+        """Return the view with more pixels per side; images are resized to whole pixels."""
+        height, width = (round(side * factor) for side in self.size)
+        if isinstance(self.resize, tuple):
+            sides = (round(self.resize[0] * factor), round(self.resize[1] * factor))
+            return replace(self, resize=sides, crop=(height, width))
+        return replace(self, resize=round(self.resize * factor), crop=(height, width))
+
+    def columns(self) -> dict[str, object]:
+        """Return the columns of the table of layers that hold this view (see `layer_views`)."""
+        resize, crop = (np.atleast_1d(size).tolist() for size in (self.resize, self.crop))
+        return {"resize": resize, "crop": crop, "interpolation": self.interpolation}
+
+    def seen_part(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the part [images, height, width] of square images, of any size, that is seen, to
+        the nearest pixel."""
+        resized = self.resized(*pixels.shape[1:])
+        sides = zip(pixels.shape[1:], self.size, resized, strict=True)
+        height, width = (round(side * seen / of) for side, seen, of in sides)
+        top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+        return pixels[:, top : top + height, left : left + width]
 
 
-#: The fields of a view that say which part of an image a network sees, and how finely.
-GEOMETRY = ("resize", "crop", "keep_aspect_ratio", "interpolation")
+def _both(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def _as_toml(size: int | tuple[int, int]) -> int | list[int]:
+    return list(size) if isinstance(size, tuple) else size
+
+
 #: The fields of a view that users set.
 VIEW_SETTINGS = tuple(f.name for f in fields(View) if f.name != "channels_last")
 
@@ -118,11 +166,20 @@ VIEW_SETTINGS = tuple(f.name for f in fields(View) if f.name != "channels_last")
 def layer_views(layers: pd.DataFrame) -> list[View]:
     """Return the view of each row of the table of layers, without its normalisation.
 
-    Runs of earlier versions kept the aspect ratio and resized bilinearly, without saying so.
+    Runs of earlier versions have one number for `resize` and for `crop`, and no `interpolation`.
     """
-    defaults = {"keep_aspect_ratio": True, "interpolation": "bilinear"}
-    table = layers.assign(**{n: v for n, v in defaults.items() if n not in layers})
-    return [View(**row) for row in table[list(GEOMETRY)].to_dict("records")]
+    filters = layers.get("interpolation", ["bilinear"] * len(layers))
+    return [
+        View(_one_or_both(resize), _one_or_both(crop), interpolation=interpolation)
+        for resize, crop, interpolation in zip(
+            layers["resize"], layers["crop"], filters, strict=True
+        )
+    ]
+
+
+def _one_or_both(sides: int | np.ndarray) -> int | tuple[int, int]:
+    height, *width = np.atleast_1d(sides).tolist()
+    return (height, *width) if width else height
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -174,9 +231,9 @@ class ArrayImages:
         return len(self.labels)
 
     def pixels(self, index: int, view: View) -> np.ndarray:
-        """Return image `index` as uint8 [crop, crop, 3]."""
+        """Return image `index` as uint8 [height, width, 3]."""
         array = self.arrays[index]
-        if array.shape[:2] == (view.crop, view.crop) and view.resize == view.crop:
+        if array.shape[:2] == view.size == view.resized(*view.size):
             return array
         return view.apply(Image.fromarray(array))
 

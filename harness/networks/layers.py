@@ -222,17 +222,19 @@ def _infer_grid(spatial: Shape, passes: Passes, tokens: bool) -> tuple[int, int,
     count = spatial[0]
     if (grid := token_grid(count, passes.two)) is not None:
         return grid
-    # tokens not made by a convolution, but cut from the image, which is square, by reshaping it:
-    # those that depend on it, or all but at most two, are a square
+    # tokens not made by a convolution, but cut from the image by reshaping it: those that depend on
+    # it, or all but at most two, are a map of its proportions
     of_image = _count_image_tokens(count, passes)
-    side = math.isqrt(of_image)
-    extra = count - side**2
-    is_square = side**2 == of_image < count or (side > 3 and extra <= 2)
+    rows, columns = (side // math.gcd(*passes.size) for side in passes.size)
+    scale = math.isqrt(of_image // (rows * columns))
+    height, width = scale * rows, scale * columns
+    extra = count - height * width
+    is_map = height * width == of_image < count or (min(height, width) > 3 and extra <= 2)
     if tokens:
-        shape = f"a map of {side} × {side}" if is_square else "one column, in their order"
-        more = f" and {pluralise(extra, 'token')} without a position" * (is_square and extra > 0)
+        shape = f"a map of {height} × {width}" if is_map else "one column, in their order"
+        more = f" and {pluralise(extra, 'token')} without a position" * (is_map and extra > 0)
         logger.info("%d tokens that no convolution has made are treated as %s", count, shape + more)
-    return (side, side, extra) if tokens and is_square else (count, 1, 0)
+    return (height, width, extra) if tokens and is_map else (count, 1, 0)
 
 
 def _count_image_tokens(count: int, passes: Passes) -> int:
@@ -287,7 +289,8 @@ def measure_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> li
     the receptive field cannot be measured, and the largest patch is used.
     """
     image = random_images(view, 2).requires_grad_()
-    smallest = min(SMALLEST_PATCH_PIXELS / view.crop, 1.0)
+    shorter = min(view.size)
+    smallest = min(SMALLEST_PATCH_PIXELS / shorter, 1.0)
     largest = max(LARGEST_PATCH, smallest)
     recorder = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
 
@@ -304,7 +307,7 @@ def measure_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> li
             )
         mask = (gradient != 0).any(dim=0).any(dim=0)
         extent = max(_extent(mask.any(dim=1)), _extent(mask.any(dim=0)))
-        return min(max(CONTEXT * extent / view.crop, smallest), largest)
+        return min(max(CONTEXT * extent / shorter, smallest), largest)
 
     with borrow(model), torch.enable_grad(), recorder:
         with WithGradients():

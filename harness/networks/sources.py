@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import cached_listing, file_hash
-from harness.images.sets import VIEW_SETTINGS, Interpolation, Side, UserPath, View
+from harness.images.sets import VIEW_SETTINGS, Interpolation, Size, UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, match_epochs, weight_files
 from harness.networks.objectives import choose_objective
@@ -42,11 +42,12 @@ class Source(Section, ABC):
     Attributes:
         name: of the series; used in file names.
         source: the class: a name in SOURCES, or `package.module:attribute`.
-        resize, crop: shorter side of the resized image, and side of the central square that is cut
-            out as the network's input; pixels.
+        resize: length of the shorter side to which images are resized, or height and width;
+            pixels.
+        crop: side of the central square that is cut out as the network's input, or height and
+            width; pixels.
         mean, std: for the normalisation of pixels in [0, 1]: one number per colour channel, or one
             for networks of greyscale images.
-        keep_aspect_ratio: false: both sides are resized to `resize` pixels.
         interpolation: the filter by which images are resized.
         layers: names or patterns of modules to probe; default: the non-linearity of every block.
         channels_last: layer pattern -> layout, for layers whose shape does not determine it.
@@ -65,11 +66,10 @@ class Source(Section, ABC):
 
     name: Name
     source: str = "train"
-    resize: Side = 64
-    crop: Side = 64
+    resize: Size = 64
+    crop: Size = 64
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
-    keep_aspect_ratio: bool = True
     interpolation: Interpolation = "bilinear"
     layers: tuple[str, ...] | None = Field(None, min_length=1)
     channels_last: dict[str, bool] = Field({})

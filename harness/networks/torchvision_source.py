@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from harness.artifacts import Run, fingerprint
-from harness.images.sets import Side
+from harness.images.sets import Size
 from harness.networks.sources import SOURCES, ArchitectureSource
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.torchvision_import import call_with_torchvision
@@ -31,8 +31,8 @@ class TorchvisionSource(ArchitectureSource):
             {0: "random", 90: "IMAGENET1K_V1"}.
     """
 
-    resize: Side = 256
-    crop: Side = 224
+    resize: Size = 256
+    crop: Size = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     outputs: int | None = Field(1000, ge=1)

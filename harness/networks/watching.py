@@ -119,6 +119,7 @@ class Passes:
         scripted: names of the functions compiled by `torch.jit` that are called, once per call.
         variant: function that returns the record of the pass on the two images after their
             upper left (False) or lower right (True) corner was changed.
+        size: height and width of the two and of the three images, pixels.
     """
 
     two: PassRecord
@@ -126,6 +127,7 @@ class Passes:
     tall: Shapes
     scripted: list[str]
     variant: Callable[[bool], PassRecord]
+    size: tuple[int, int]
 
     def image_axis(self, site: Site) -> int | None:
         """Return the dimension of a value that counts the images; None if there is none."""
@@ -146,14 +148,16 @@ _SCRIPTED = 2
 
 def run_passes(model: nn.Module, view: View) -> Passes:
     """Record a network's passes on random images of a view's size."""
-    side = view.crop
-    images, tall = random_images(view, 3), random_images(view, 2, side + side // 2)
+    images, tall = random_images(view, 3), random_images(view, 2, 1.5)
 
     @cache
     def variant(last: bool) -> PassRecord:
-        corner = slice(-max(1, side // 16), None) if last else slice(max(1, side // 16))
         changed = images[:2].clone()
-        changed[:, :, corner, corner] += 1
+        height, width = (max(1, side // 16) for side in view.size)
+        if last:
+            changed[:, :, -height:, -width:] += 1
+        else:
+            changed[:, :, :height, :width] += 1
         return record_pass(model, changed)
 
     scripted: list[str] = []
@@ -169,6 +173,7 @@ def run_passes(model: nn.Module, view: View) -> Passes:
         record_pass(model, tall, partly=True).shapes(),
         scripted,
         variant,
+        view.size,
     )
 
 

@@ -116,7 +116,8 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     if types:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
         logger.info("weights of type %s are converted to float32", names)
-    fitting = max(FEWEST, IMAGE_BYTES // (12 * source.view.crop**2))  # 3 float32 a pixel
+    height, width = source.view.size
+    fitting = max(FEWEST, IMAGE_BYTES // (12 * height * width))  # 3 float32 a pixel
     rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images), fitting), dtype=int)
     batch = load_batch(images, rows, source.view)
     channels_last = takes_channels_last(model, batch[:FEWEST])
@@ -124,14 +125,15 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     layers = find_layers(model, source.view, source.layers, source.channels_last)
     if isinstance(images, FileImages):
         stated = "crop" in source.model_fields_set
-        sides = "a shorter side of {0} px" if source.keep_aspect_ratio else "{0} × {0} px"
+        shorter_side = f"a shorter side of {source.resize}"
+        resized = source.resize if isinstance(source.resize, tuple) else ()
         logger.info(
-            "images are resized to %s by %s interpolation, of which the central %d × %d px are "
-            "used%s",
-            sides.format(source.resize),
+            "images are resized to %s px by %s interpolation, of which the central %d × %d px "
+            "(height × width) are used%s",
+            " × ".join(map(str, resized)) or shorter_side,
             source.interpolation,
-            source.crop,
-            source.crop,
+            height,
+            width,
             "" if stated else " (the default; set resize and crop as in the network's training)",
         )
     device = resources().device

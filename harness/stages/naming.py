@@ -23,7 +23,7 @@ from harness.concepts.probing import ProbeParameters, probe_range
 from harness.concepts.stimuli import neurons_table
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.sets import ArrayImages, FileImages, open_images
+from harness.images.sets import ArrayImages, FileImages, View, open_images
 from harness.networks.budget import pass_memory
 from harness.networks.layer import Layer
 from harness.records import NEURON
@@ -51,7 +51,7 @@ class NameByMasks(LayersWork):
         return 2 * self.count  # `dissect` passes over them twice
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        masks, images = _read_masks(run, self.count), open_images(run, "test")
+        masks, images = _read_masks(run, self.count, self.source.view), open_images(run, "test")
         assert isinstance(images, ArrayImages)
         network, concepts = self.network(run), [*drawn.PARTS, *drawn.COLOURS]
 
@@ -65,11 +65,11 @@ class NameByMasks(LayersWork):
         yield name_neurons(self.count, batch_size=batch_size, on_image=advance)
 
 
-def _read_masks(run: Run, count: int) -> Tensor:
+def _read_masks(run: Run, count: int, view: View) -> Tensor:
     """Return the masks of parts and colours of the first `count` test images, see `dissect`."""
     arrays = run.arrays(Artifact("images", ("test",)))
     parts, colours = (
-        label_masks(arrays[name][:count], len(labels))
+        label_masks(view.seen_part(arrays[name][:count]), len(labels))
         for name, labels in (("parts", drawn.PARTS), ("colours", drawn.COLOURS))
     )
     return torch.cat([parts, colours], dim=1)

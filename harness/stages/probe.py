@@ -14,7 +14,7 @@ from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, 
 from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.files import ArtifactError, write_tables
-from harness.images.sets import GEOMETRY, VIEW_SETTINGS, open_images, sample_digest
+from harness.images.sets import VIEW_SETTINGS, open_images, sample_digest
 from harness.networks.default_layers import RULES_VERSION
 from harness.networks.layers import find_layers, measure_patches
 from harness.networks.recorded_source import RECORDED, RecordedSource
@@ -62,8 +62,8 @@ class FindLayers(Work):
         layers = measure_patches(model, layers, view)
         table = pd.DataFrame([vars(layer) for layer in layers]).rename(columns={"name": "layer"})
         table.insert(0, "series", source.name)
-        geometry = {name: getattr(view, name) for name in GEOMETRY}
-        yield table.assign(**geometry, memory_channels_last=view.channels_last)
+        columns = {name: [value] * len(table) for name, value in view.columns().items()}
+        yield table.assign(**columns, memory_channels_last=view.channels_last)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -109,7 +110,8 @@ class Sample:
             return
         batch = self.batch(min(parameters.batch_size, 4 * self.sample_size))
         cost, weights = training_cost(source, classes, batch)
-        image_bytes = 4.0 * self.images.view.channels * self.images.view.crop**2 * images
+        view = self.images.view
+        image_bytes = 4.0 * view.channels * math.prod(view.size) * images
         memory = cost.bytes * parameters.batch_size + weights + image_bytes
         seconds = cost.seconds * parameters.batch_size * sum(work.steps for work in rest)
         yield self._estimate(

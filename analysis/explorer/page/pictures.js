@@ -24,19 +24,21 @@ function stimulus(row, k) {
   const i = row * D.stimuli.each + k;
   const image = D.stimuli.image[i];
   if (image < 0 || image === undefined) return null;
-  const layer = layerOf(N.unit[row]), crop = D.views[layer.view];
-  return { image, view: layer.view, crop, top: D.stimuli.top[i], left: D.stimuli.left[i],
+  const layer = layerOf(N.unit[row]), [height, width] = D.views[layer.view];
+  return { image, view: layer.view, height, width, top: D.stimuli.top[i], left: D.stimuli.left[i],
     side: layer.side, activation: D.stimuli.activation[i] };
 }
 function drawImagePart(context, one, x, y, size, whole) {
   const place = PLACES.get(`${one.view}/${one.image}`);
   if (!place) return;
   withSheet(place[0], (sheet) => {
-    const scale = sheet.tile / one.crop;
-    const left = (place[1] % sheet.columns) * sheet.tile, top = Math.floor(place[1] / sheet.columns) * sheet.tile;
-    if (whole) {
-      context.drawImage(sheet.picture, left, top, sheet.tile, sheet.tile, x, y, size, size);
-      const part = size / one.crop;
+    const scale = sheet.width / one.width;
+    const left = (place[1] % sheet.columns) * sheet.width, top = Math.floor(place[1] / sheet.columns) * sheet.height;
+    if (whole) { // in the middle of the square
+      const part = size / Math.max(one.height, one.width), width = part * one.width, height = part * one.height;
+      x += (size - width) / 2;
+      y += (size - height) / 2;
+      context.drawImage(sheet.picture, left, top, sheet.width, sheet.height, x, y, width, height);
       for (const [colour, width] of [["#000", 4], ["#fff", 2]]) { // seen on any picture
         context.strokeStyle = colour; context.lineWidth = width;
         context.strokeRect(x + one.left * part, y + one.top * part, one.side * part, one.side * part);
