@@ -12,7 +12,7 @@ from importlib import import_module
 from torch import nn
 
 from harness.images.batches import random_images
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.calls import expose_calls
 from harness.networks.layers import find_layers

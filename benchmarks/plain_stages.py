@@ -22,7 +22,8 @@ from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.evolutions.sensitivity import Case
 from harness.images.batches import batches
-from harness.images.sets import ArrayImages, View
+from harness.images.sets import ArrayImages
+from harness.images.view import View
 from harness.networks.architectures import build, channels_last
 from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.layers import find_layers

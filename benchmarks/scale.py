@@ -33,7 +33,7 @@ from harness.evolutions.sensitivity import Case
 from harness.files import write_tables
 from harness.images.batches import batches
 from harness.images.folders import folder_images
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.layer import ModelPair, Network
 from harness.networks.layers import find_layers

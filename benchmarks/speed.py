@@ -35,7 +35,7 @@ from harness.concepts.probing import ProbeParameters, Recording
 from harness.concepts.space import SemanticSpace
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.evolutions.sensitivity import Case, maps_and_gradients
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import ARCHITECTURES, build, channels_last
 from harness.networks.devices import CPU
 from harness.networks.execution import _Traced, execution, replace_channels

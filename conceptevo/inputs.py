@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from conceptevo.arguments import check_fields
 from harness.artifacts import Run, fingerprint
 from harness.config import MemoryImagesSection
-from harness.images import sets
-from harness.images.sets import VIEW_SETTINGS, ArrayImages, Interpolation, Side, Size, to_rgb
+from harness.images.sets import ArrayImages
+from harness.images.view import VIEW_SETTINGS, Interpolation, Side, Size, to_rgb
+from harness.images.view import View as Preparation
 from harness.networks.objectives import OBJECTIVES
 from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
@@ -59,10 +60,10 @@ class View:
             raise ValueError(f"View: {error}") from None
 
     @property
-    def preparation(self) -> sets.View:
+    def preparation(self) -> Preparation:
         crop = self.height if self.height == self.width else (self.height, self.width)
         resize, mean, std = self.resize or crop, self.numbers("mean"), self.numbers("std")
-        return sets.View(resize, crop, mean, std, self.interpolation)
+        return Preparation(resize, crop, mean, std, self.interpolation)
 
     def numbers(self, name: str) -> tuple[float, ...]:
         value = getattr(self, name)

@@ -29,7 +29,8 @@ from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.files import remove_leftovers, write_text
-from harness.images.sets import VIEW_SETTINGS, ImageSet, sample_digest
+from harness.images.sets import ImageSet, sample_digest
+from harness.images.view import VIEW_SETTINGS
 from harness.networks.recorded_source import (
     EVIDENCE,
     EVIDENCE_KINDS,

@@ -15,7 +15,8 @@ from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
 from harness.images.patches import cut_patch, make_grid
-from harness.images.sets import ImageSet, layer_views, open_images
+from harness.images.sets import ImageSet, open_images
+from harness.images.view import layer_views
 from harness.records import NEURON, Checkpoint, Neuron
 from harness.section import read_toml
 from tasks.observer import features

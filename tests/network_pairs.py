@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import build
 
 

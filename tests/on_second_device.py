@@ -20,7 +20,7 @@ from harness.config import parse_config
 from harness.evolutions.ablation import ABLATIONS, Arm, Images, ablate
 from harness.evolutions.importance import IMPORTANCE, sensitivities
 from harness.evolutions.sensitivity import Case
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks import devices
 from harness.networks.architectures import build
 from harness.networks.devices import CPU, Device

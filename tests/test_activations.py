@@ -14,7 +14,8 @@ from harness.concepts import naming
 from harness.concepts.naming import attribute_overlaps, dissect
 from harness.concepts.probing import ProbeParameters
 from harness.images.batches import load_batch
-from harness.images.sets import ArrayImages, View
+from harness.images.sets import ArrayImages
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.layer import Network
 from harness.networks.layers import Layer, find_layers, measure_patches

@@ -27,8 +27,8 @@ from harness.concepts.space_methods import SPACES
 from harness.evolutions.ablation import reads_donors
 from harness.evolutions.arms import ReversionParameters
 from harness.evolutions.importance import IMPORTANCE
-from harness.images import sets
 from harness.images.sets import draw_arrays
+from harness.images.view import View
 from harness.registry import Registry
 from harness.stages.ablate import study_steps
 from harness.stages.benchmark import Coverage, bench_study
@@ -369,7 +369,7 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
     view = ce.View(8, 8, mean=np.array([0.1, 0.2, 0.3]), std=torch.tensor(0.5))
     assert view.numbers("mean") == (0.1, 0.2, 0.3) and view.numbers("std") == (0.5,) * 3
     finer = ce.View(8, 6, resize=(9, 7), interpolation="bicubic")
-    assert ce.Series("s", {1: nn.Linear(1, 1)}, finer).source().view == sets.View(
+    assert ce.Series("s", {1: nn.Linear(1, 1)}, finer).source().view == View(
         (9, 7), (8, 6), interpolation="bicubic"
     )
     grey = ce.View(8, 8, mean=[0.5], std=torch.tensor([0.5]), channels=1)

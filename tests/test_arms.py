@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.evolutions import arms
 from harness.evolutions.arms import ArmParameters, Ranking
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.layers import find_layers
 from harness.randomness import generator

@@ -22,7 +22,7 @@ from harness.evolutions.importance import (
     summarise,
 )
 from harness.evolutions.sensitivity import Case, Change, concept_vector
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import ARCHITECTURES, build
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair

@@ -15,7 +15,7 @@ from torch import nn
 from harness.artifacts import Run
 from harness.config import parse_config
 from harness.evolutions.sensitivity import maps_and_gradients
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks import budget, devices
 from harness.networks.architectures import build
 from harness.networks.budget import (

@@ -27,7 +27,8 @@ from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.files import write_text
 from harness.images.patches import cut_patch
-from harness.images.sets import View, layer_views, open_images
+from harness.images.sets import open_images
+from harness.images.view import View, layer_views
 from harness.records import JOINT, NEURON
 from harness.results import REVERSION, read_results
 from harness.stages.run import run_until

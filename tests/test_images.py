@@ -22,17 +22,8 @@ from harness.config import parse_config
 from harness.images.batches import batches, use_readers
 from harness.images.folders import count_unused, folder_images, image_remarks
 from harness.images.patches import cut_patch, cut_patches, make_grid
-from harness.images.sets import (
-    ArrayImages,
-    FileImages,
-    Interpolation,
-    View,
-    draw_arrays,
-    image_index,
-    layer_views,
-    open_images,
-    to_rgb,
-)
+from harness.images.sets import ArrayImages, FileImages, draw_arrays, image_index, open_images
+from harness.images.view import Interpolation, View, layer_views, to_rgb
 from harness.stages.engine import Engine
 from harness.stages.images import note_shared_images, steps
 from harness.stages.stage import Plan

@@ -19,7 +19,7 @@ from harness.evolutions.importance import (
     sensitivities,
 )
 from harness.evolutions.sensitivity import Case, maps_and_gradients
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair

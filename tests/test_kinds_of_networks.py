@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from conceptevo.inputs import MemorySource
 from harness.evolutions.sensitivity import maps_and_gradients
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.layers import find_layers, measure_patches
 from harness.networks.running import name_network, run_network

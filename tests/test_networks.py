@@ -15,7 +15,8 @@ from harness.artifacts import Artifact, Run
 from harness.concepts.naming import dissect, label_masks
 from harness.config import parse_config
 from harness.images import drawn
-from harness.images.sets import ArrayImages, View, draw_arrays, open_images
+from harness.images.sets import ArrayImages, draw_arrays, open_images
+from harness.images.view import View
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.calls import expose_calls
 from harness.networks.default_layers import token_grid

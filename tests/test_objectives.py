@@ -18,7 +18,8 @@ import conceptevo as ce
 from harness.artifacts import Artifact, Run
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.sensitivity import maps_and_gradients
-from harness.images.sets import View, draw_arrays
+from harness.images.sets import draw_arrays
+from harness.images.view import View
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.objectives import (

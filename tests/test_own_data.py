@@ -13,7 +13,8 @@ from PIL import Image
 from analysis.explorer.data import Source
 from harness.artifacts import Run
 from harness.images.patches import cut_patch
-from harness.images.sets import View, draw_arrays
+from harness.images.sets import draw_arrays
+from harness.images.view import View
 from harness.networks.architectures import build
 from tasks.evidence import Evidence
 from tasks.settings import EvidenceSettings

@@ -13,7 +13,8 @@ from torch import nn
 from harness.concepts.probing import ProbeParameters
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.sensitivity import maps_and_gradients
-from harness.images.sets import ArrayImages, View, draw_arrays
+from harness.images.sets import ArrayImages, draw_arrays
+from harness.images.view import View
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair, Network
 from harness.networks.layers import find_layers, measure_patches

@@ -29,7 +29,8 @@ from harness.concepts.stimuli import (
     responsive_table,
     stimuli_table,
 )
-from harness.images.sets import ArrayImages, View
+from harness.images.sets import ArrayImages
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.devices import Device
 from harness.networks.layer import Network

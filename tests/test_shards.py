@@ -13,7 +13,8 @@ from rich.console import Console
 from harness.artifacts import Artifact
 from harness.config import FolderImagesSection, parse_config
 from harness.images.folders import count_unused, folder_images, image_remarks
-from harness.images.sets import View, open_images
+from harness.images.sets import open_images
+from harness.images.view import View
 from harness.stages.images import ListImages
 from harness.stages.run import run_until
 

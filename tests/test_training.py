@@ -9,7 +9,8 @@ import torch
 
 from harness.files import ArtifactError
 from harness.images.batches import load_batch
-from harness.images.sets import CachedImages, FileImages, View
+from harness.images.sets import CachedImages, FileImages
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.training import (
     Examples,

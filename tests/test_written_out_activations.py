@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.calls import expose_calls, is_activation
 from harness.networks.layers import find_layers
 from harness.networks.recording import ActivationRecorder

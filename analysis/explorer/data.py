@@ -22,7 +22,7 @@ from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
-from harness.images.sets import View, layer_views
+from harness.images.view import View, layer_views
 from harness.records import JOINT, NEURON, PAIR
 from harness.results import ARM_ON_CLASS, BENCH, REVERSION, Results, has_results, read_results
 

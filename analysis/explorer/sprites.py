@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from harness.images.sets import ImageSet, View
+from harness.images.sets import ImageSet
+from harness.images.view import View
 
 COLUMNS = 24
 QUALITY = 82

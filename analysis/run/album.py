@@ -8,7 +8,8 @@ import pandas as pd
 from analysis.run.tables import named_concepts
 from harness.artifacts import Run
 from harness.images.patches import cut_patches, make_grid
-from harness.images.sets import ImageSet, layer_views, open_images
+from harness.images.sets import ImageSet, open_images
+from harness.images.view import layer_views
 from harness.records import NEURON
 
 

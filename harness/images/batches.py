@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from harness.images.sets import ImageSet, View
+from harness.images.sets import ImageSet
+from harness.images.view import View
 
 #: How reading processes are started: forked on Linux, since a new interpreter takes seconds to load
 #: torch; elsewhere as the platform requires.

@@ -18,8 +18,9 @@ from PIL import Image
 
 from harness.artifacts import Artifact, Run
 from harness.files import cached_listing
-from harness.images.sets import FileImages, explain_failure, has_alpha, to_rgb
+from harness.images.sets import FileImages, explain_failure
 from harness.images.shards import SHARDS, SUFFIXES, image_bytes, read_shards, shard_files
+from harness.images.view import has_alpha, to_rgb
 from harness.text import join_names, normalise_name
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from harness.images.sets import ImageSet, View
+from harness.images.sets import ImageSet
+from harness.images.view import View
 
 
 def cut_patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.ndarray:

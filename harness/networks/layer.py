@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.devices import CPU, Device
 from harness.records import Checkpoint
 

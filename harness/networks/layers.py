@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from harness.images.batches import random_images
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.default_layers import split_layers, token_grid
 from harness.networks.layer import Layer
 from harness.networks.parts import find_sites

@@ -13,7 +13,8 @@ from torch import nn
 
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import cached_listing, file_hash
-from harness.images.sets import VIEW_SETTINGS, Interpolation, Size, UserPath, View
+from harness.images.sets import UserPath
+from harness.images.view import VIEW_SETTINGS, Interpolation, Size, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, match_epochs, weight_files
 from harness.networks.objectives import choose_objective

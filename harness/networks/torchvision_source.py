@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from harness.artifacts import Run, fingerprint
-from harness.images.sets import Size
+from harness.images.view import Size
 from harness.networks.sources import SOURCES, ArchitectureSource
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.torchvision_import import call_with_torchvision

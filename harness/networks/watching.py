@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.images.batches import random_images
-from harness.images.sets import View
+from harness.images.view import View
 from harness.networks.budget import profile_events
 from harness.networks.calls import is_activation
 from harness.networks.layer import Side

@@ -13,7 +13,8 @@ from torch import nn
 from harness.artifacts import Artifact, Run
 from harness.config import Config
 from harness.images.batches import load_batch, random_images
-from harness.images.sets import ImageSet, View, open_images
+from harness.images.sets import ImageSet, open_images
+from harness.images.view import View
 from harness.networks.architectures import channels_last, takes_channels_last
 from harness.networks.budget import FEWEST, BatchWork, measure_bytes, pass_memory, resources
 from harness.networks.calls import expose_calls

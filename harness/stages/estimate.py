@@ -22,7 +22,8 @@ from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, Evidence, reads_activations
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.sets import ArrayImages, ImageSet, View, draw_arrays
+from harness.images.sets import ArrayImages, ImageSet, draw_arrays
+from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.budget import cores, measure_seconds, resources
 from harness.networks.layer import ModelPair

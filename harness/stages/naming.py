@@ -23,7 +23,8 @@ from harness.concepts.probing import ProbeParameters, probe_range
 from harness.concepts.stimuli import neurons_table
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.sets import ArrayImages, FileImages, View, open_images
+from harness.images.sets import ArrayImages, FileImages, open_images
+from harness.images.view import View
 from harness.networks.budget import pass_memory
 from harness.networks.layer import Layer
 from harness.records import NEURON

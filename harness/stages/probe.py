@@ -14,7 +14,8 @@ from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, 
 from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.files import ArtifactError, write_tables
-from harness.images.sets import VIEW_SETTINGS, open_images, sample_digest
+from harness.images.sets import open_images, sample_digest
+from harness.images.view import VIEW_SETTINGS
 from harness.networks.default_layers import RULES_VERSION
 from harness.networks.layers import find_layers, measure_patches
 from harness.networks.recorded_source import RECORDED, RecordedSource

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.evolutions import arms
-from harness.images.sets import ArrayImages, View
+from harness.images.sets import ArrayImages
+from harness.images.view import View
 from harness.networks.budget import (
     FEWEST,
     BatchWork,

@@ -12,7 +12,8 @@ from torch import Tensor
 from harness.artifacts import Run
 from harness.config import Config
 from harness.images.batches import batches, load_batch
-from harness.images.sets import ImageSet, View, open_images
+from harness.images.sets import ImageSet, open_images
+from harness.images.view import View
 from harness.networks.budget import FEWEST, resources
 from harness.networks.sources import Source
 from harness.randomness import generator
