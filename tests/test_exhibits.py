@@ -38,6 +38,7 @@ from analysis.exhibits.phrases import (
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run import abstract, method, reversion
+from analysis.run import figures as run_figures
 from analysis.run import report as run_report
 from analysis.study import report as study_report
 
@@ -167,15 +168,27 @@ def test_mistakes_are_named():
     del shelf._exhibits["run", "table", "twice"]
 
 
-def test_empty_tables_are_not_shown():
-    empty = Table("empty", "Empty", "", pd.DataFrame())
-    shelf._exhibits["run", "table", "empty"] = shelf.Exhibit(
-        "table", "run", "networks", "empty", lambda run: empty
-    )
-    try:
-        assert shelf.get("run", "table", "empty")(None) is empty
-    finally:
-        del shelf._exhibits["run", "table", "empty"]
+def test_empty_tables_are_not_shown(monkeypatch):
+    monkeypatch.setattr(shelf, "_exhibits", {})
+    for name, frame in (("empty", pd.DataFrame()), ("full", pd.DataFrame({"a": [1]}))):
+        make = lambda run, name=name, frame=frame: Table(name, "", "", frame)  # noqa: E731
+        shelf.table("run", "networks", name)(make)
+    assert list(shelf.tables_of("run", None)) == ["full"]
+
+
+def test_concepts_over_epochs_have_a_column_for_a_checkpoint_without_any(monkeypatch):
+    neurons = pd.DataFrame(
+        {"series": "net", "epoch": [0, 0, 1, 1], "channel": [0, 1, 0, 1], "layer": "l",
+         "concept": "sky", "iou": [0.01, 0.02, 0.01, 0.3]}
+    )  # fmt: skip
+    monkeypatch.setattr(run_figures, "series_of", lambda run: ["net"])
+    for name, table in (("true_concepts", neurons), ("named_concepts", neurons[3:])):
+        monkeypatch.setattr(run_figures, name, lambda run, table=table: table)
+    (axes,) = run_figures.emergence(None).canvas.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1"]
+    assert [text.get_text() for text in axes.texts] == ["0", "1"]
+    monkeypatch.setattr(run_figures, "named_concepts", lambda run: neurons[:0])
+    assert run_figures.emergence(None) is None
 
 
 def test_changes_of_shares_are_in_percentage_points_everywhere():
@@ -229,11 +242,14 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
     }
     assert run_report.compare_q1_with_all(run, tables) == [
         "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 pairs (mean "
-        "changes −40 and −30 percentage points). By the score, q1 contains the changes that "
-        "increase the objective (see Method), and q4 those that decrease it. The objective agrees "
-        "with this: its mean change was −3.0 when q1 was reverted, +0.1 for q4 and −0.3 for all "
-        "neurons. Reverting all neurons reverts both, so q1 is compared with sets of its own size."
+        "changes −40 and −30 percentage points). The mean change of the objective (see Method) "
+        "was −3.0 when q1 was reverted, +0.1 for q4 and −0.3 for all neurons: on average, the "
+        "changes in q1 increased the objective in training, and those in q4 decreased it. "
+        "Reverting all neurons reverts both, so q1 is compared with sets of its own size."
     ]
+    # Without such changes of the objective, no reason is given.
+    unknown = tables | {"reversion_objective": Table("", "", "", frame.assign(q1=0.1, all=0.2))}
+    assert "objective" not in run_report.compare_q1_with_all(run, unknown)[0]
     frame["q1"] = -0.1
     assert run_report.compare_q1_with_all(run, tables) == []
     frame[["q1", "all"]] = 0.1, 0.3  # less of an increase is no reduction

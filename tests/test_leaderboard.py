@@ -15,6 +15,8 @@ from analysis.benchmark.results import Bench
 from analysis.benchmark.tables import ablations, images_needed
 from analysis.exhibits.tables import Table
 from analysis.statistics import comparisons
+from harness.artifacts import Artifact, Run
+from harness.files import ArtifactError, write_text
 from harness.records import CONTROLS
 
 
@@ -150,6 +152,15 @@ def test_intervals_cover_what_they_say():
         low, high = found.interval()
         covered.append(low[0] <= 0 <= high[0])
     assert 0.92 <= np.mean(covered) <= 0.985
+
+
+def test_a_damaged_space_is_an_error_and_no_benchmark_without_spaces(tmp_path):
+    run = Run(tmp_path)
+    run.write_manifest({"space_methods": ["sgns"]})
+    assert Bench(SimpleNamespace(run=run)).spaces == []  # none was computed
+    write_text(run.path(Artifact("space", ("sgns",))), "damaged")
+    with pytest.raises(ArtifactError, match="sgns"):
+        _ = Bench(SimpleNamespace(run=run)).spaces
 
 
 def test_spaces_are_clustered_by_layers():

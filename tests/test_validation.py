@@ -471,7 +471,7 @@ def test_positions_that_contradict_the_times_are_counted(study, tables):
         1,
         int((mine & (turned["role"] == "trial")).sum()) - 1,
     )
-    assert "which the survey precludes: positions or times were altered" in counts(turned).sentence
+    assert "does not allow: positions or times were altered" in counts(turned).sentence
 
 
 def test_ids_that_differ_only_in_spaces_or_case_are_one_person(study, tables):

@@ -21,7 +21,6 @@ from analysis.statistics.alignment import (
     trained_steps,
 )
 from harness.concepts.space import SemanticSpace
-from harness.files import ArtifactError
 from harness.images.sets import open_images
 from harness.records import JOINT, NEURON, PAIR
 from harness.results import Results
@@ -150,10 +149,8 @@ class Bench:
     @cached_property
     def spaces(self) -> list[SemanticSpace]:
         """All spaces of the run, in the configured order; empty if they were not computed."""
-        try:
-            return run_tables.spaces(self.results.run)
-        except ArtifactError:
-            return []
+        run = self.results.run
+        return run_tables.spaces(run) if run.holds("space") else []
 
     @cached_property
     def space_values(self) -> dict[str, pd.DataFrame]:

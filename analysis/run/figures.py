@@ -34,6 +34,7 @@ from analysis.run.tables import (
     sort_by_series,
     spaces,
     training_log,
+    true_concepts,
 )
 from analysis.statistics import classes
 from harness.artifacts import Artifact, Run
@@ -137,12 +138,15 @@ def _classes_of_stimuli(run: Run) -> pd.DataFrame:
 
 @shelf.figure("run", "concepts")
 def emergence(run: Run) -> Figure | None:
-    if (concepts := named_concepts(run)) is None:
+    keys = ["series", "epoch"]
+    neurons, concepts = true_concepts(run), named_concepts(run)
+    if neurons is None or concepts is None or concepts.empty:
         return None
-    counts = concepts.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
-    counts = counts.fillna(0).sort_index(axis=1)
+    checkpoints = pd.MultiIndex.from_frame(neurons[keys].drop_duplicates())  # also without any
+    counts = concepts.groupby(["concept", *keys]).size().unstack(keys)
+    counts = counts.reindex(columns=checkpoints).fillna(0).sort_index(axis=1)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
-    epochs = counts.columns.get_level_values("series").value_counts()
+    epochs = checkpoints.get_level_values("series").value_counts()
     series = [name for name in series_of(run) if name in epochs]
     widths = epochs[series].tolist()
     canvas, grid = subplots(

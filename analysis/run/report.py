@@ -312,14 +312,14 @@ def compare_q1_with_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if (table := tables.get("reversion_objective")) is not None:
         objective = table.frame[table.frame["method"] == reversion.main_method(run)]
         with_q1, with_last, with_all = (objective[arm].mean() for arm in ("q1", last_bin, "all"))
-        if with_q1 < with_all < with_last and with_last > 0:
+        if with_q1 < min(with_all, 0) and with_last > max(with_all, 0):
             text += (
-                f". By the score, q1 contains the changes that increase the objective (see "
-                f"Method), and {last_bin} those that decrease it. The objective agrees with this: "
-                f"its mean change was {with_sign(with_q1, '.1f')} when q1 was reverted, "
-                f"{with_sign(with_last, '.1f')} for {last_bin} and {with_sign(with_all, '.1f')} "
-                "for all neurons. Reverting all neurons reverts both, so q1 is compared with sets "
-                "of its own size"
+                ". The mean change of the objective (see Method) was "
+                f"{with_sign(with_q1, '.1f')} when q1 was reverted, {with_sign(with_last, '.1f')} "
+                f"for {last_bin} and {with_sign(with_all, '.1f')} for all neurons: on average, the "
+                f"changes in q1 increased the objective in training, and those in {last_bin} "
+                "decreased it. Reverting all neurons reverts both, so q1 is compared with sets of "
+                "its own size"
             )
     return [f"{text}."]
 

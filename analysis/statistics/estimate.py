@@ -91,7 +91,7 @@ def add_permutation_test(
     contains_null = low <= null <= high
     if contains_null and p < limit:
         tail = min((resampled <= null).mean(), (resampled >= null).mean())
-        reason = "the interval holds the tested value: p is that of the interval"
+        reason = "the interval contains the tested value: p is that of the interval"
         return replace(estimate, low=low, high=high, p=max(2 * float(tail), limit), reason=reason)
     if not contains_null and p >= limit:
         low, high = min(low, null), max(high, null)

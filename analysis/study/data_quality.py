@@ -184,7 +184,7 @@ def _times(responses: Responses) -> Iterator[Check]:
 
 
 def _order(responses: Responses) -> Iterator[Check]:
-    """Yield responses that overlap in time with the one before them, which the survey precludes."""
+    """Yield responses that overlap in time with the one before, which the survey does not allow."""
     answers = responses.answers.sort_values(["participant", "position"])
     previous = answers.groupby("participant")["answered_at"].shift()
     overlap = (previous - answers["shown_at"]).dt.total_seconds() * 1000 > CLOCKS
@@ -193,8 +193,8 @@ def _order(responses: Responses) -> Iterator[Check]:
         "positions that contradict the times",
         f"By position, {pluralise(count, 'trial')} of "
         f"{pluralise(participants, 'analysed participant')} {'was' if count == 1 else 'were'} "
-        "shown before the previous response was stored, which the survey precludes: positions or "
-        "times were altered. The change over the session follows the positions.",
+        "shown before the previous response was stored, which the survey does not allow: positions "
+        "or times were altered. The change over the session is estimated by the positions.",
         participants,
         count,
     )
