@@ -47,7 +47,7 @@ def analyse(
     ] = None,
 ) -> None:
     """Analyse the responses of a study; write tables, figures and a report."""
-    from analysis.study.pipeline import Inputs, analyse_study
+    from analysis.study.pipeline import analyse_study
     from analysis.study.results import Settings
     from analysis.study.sentences import main_findings
 
@@ -61,7 +61,7 @@ def analyse(
         reference=reference,
         exhibits=tuple(name for names in exhibits or () for name in names.split(",")),
     )
-    results = analyse_study(Inputs(study, responses, run, source), settings, out)
+    results = analyse_study(study, responses, out, settings, run, source)
     for sentence in main_findings(results):
         console.print(sentence)
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex")
@@ -83,10 +83,11 @@ def explore(
 
     note_outdated(run)
     with console.status("explorer"):
-        written = write_explorer(Run(run), out or run / "explore.html", study)
-    console.print(f"wrote {written.page} ({written.size / 1e6:.1f} MB)")
-    if written.folder is not None:
-        console.print(f"keep this folder of pictures next to it: {written.folder}")
+        page = out or run / "explore.html"
+        folder, size = write_explorer(Run(run), page, study)
+    console.print(f"wrote {page} ({size / 1e6:.1f} MB)")
+    if folder is not None:
+        console.print(f"keep this folder of pictures next to it: {folder}")
 
 
 def preregister(

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.study.pipeline import Inputs, analyse_study
+from analysis.study.pipeline import analyse_study
 from analysis.study.results import Settings
 from harness.artifacts import Run, fingerprint
 from harness.config import Config, parse_config
@@ -61,7 +61,7 @@ def run_demo_study(out: Path) -> Path:
         answers = study / "responses.csv"
         export(answers, database_url(study, None), "simulated")
         with console.status("analysing the simulated responses"):
-            analyse_study(Inputs(study, answers, out), Settings(), results)
+            analyse_study(study, answers, results, Settings(), out)
     console.print(f"Results of the simulated study: {results / 'report.html'}")
     console.print(f"\nServe the study with\n  conceptevo survey {study}")
     return results

@@ -78,7 +78,7 @@ def _study(trials: int, forms: int) -> tuple[FrozenStudy, Path]:
 
 
 def claims_of(design: Null, seed: int) -> pd.DataFrame:
-    """Return all tests of one study, as `Results.claims` has them."""
+    """Return all tests of one study."""
     frozen, folder = _study(design.trials, design.forms)
     answers = make_responses(
         folder, frozen.study, people=design.people, seed=seed,
@@ -90,8 +90,7 @@ def claims_of(design: Null, seed: int) -> pd.DataFrame:
     network = trials.assign(**{name: rng.normal(size=len(trials)) for name in EVIDENCE})
     responses = select(frozen, *answers, "human", {})
     settings = Settings(replicates=199, permutations=design.permutations, seed=seed)
-    claims = Results(responses, settings, join_measures(responses, network)).claims
-    return claims[claims["question"] != ""]
+    return Results(responses, settings, join_measures(responses, network)).tests
 
 
 def false(tests: pd.DataFrame, design: Null) -> pd.DataFrame:

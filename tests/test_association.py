@@ -14,7 +14,7 @@ from analysis.exhibits.tables import Table
 from analysis.study import association
 from analysis.study.association import EVIDENCE, Associations, partial_ranks
 from analysis.study.frozen_study import read_study, to_frozen_study
-from analysis.study.pipeline import Inputs, analyse_study
+from analysis.study.pipeline import analyse_study
 from analysis.study.release import rebuild, release
 from analysis.study.responses import prepare
 from analysis.study.results import Settings
@@ -123,14 +123,13 @@ def test_a_runs_tables_go_along_and_a_pack_rebuilds_them_without_the_run(
     frame = pd.DataFrame({"method": ["sgns"], "share": [0.1 + 0.2], "low": [0.25], "high": [0.375]})
     formats = dict.fromkeys(["share", "low", "high"], "{:.3f}")
     made = Table("alignment", "Neighbours", "Five of them.", frame, formats)
-    inputs = Inputs(folder, answers, run.root)
     results = tmp_path / "results"
     for table in (made, None):  # the second analysis leaves nothing of the first
         alignment = replace(
             shelf._exhibits["run", "table", "alignment"], make=lambda _, table=table: table
         )
         monkeypatch.setitem(shelf._exhibits, ("run", "table", "alignment"), alignment)
-        analyse_study(inputs, Settings(replicates=99), results)
+        analyse_study(folder, answers, results, Settings(replicates=99), run.root)
         written = results / "tables" / "alignment.csv"
         assert written.is_file() == (table is not None)
         if table is not None:
@@ -146,7 +145,7 @@ def test_published_values_beside_the_runs_are_those_of_the_file_and_marked_where
 ):
     study = read_study(folder)
     answers = write(tmp_path, *make_responses(folder, study.study, people=12))
-    analyse_study(Inputs(folder, answers, run.root), Settings(replicates=99), tmp_path / "out")
+    analyse_study(folder, answers, tmp_path / "out", Settings(replicates=99), run.root)
     shown = pd.read_csv(tmp_path / "out" / "tables" / "reversion_published.csv")
     theirs = shown[shown["source"] == "Park et al. (2023)"].set_index(["series", "epoch_to"])
     assert theirs.loc[("ConvNeXt", 3), "q2"] == -0.0735  # as in the result files

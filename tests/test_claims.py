@@ -88,7 +88,7 @@ def study(tmp_path_factory):
         responses = replace(prepare(frozen, table[keep(table)], people), rules={})
         few = Settings(replicates=99, permutations=99, **settings)
         results = Results(responses, few)
-        tests = results.claims[results.claims["question"] != ""]
+        tests = results.tests
         return tests.assign(asked=tests.get("asked", pd.Series("", tests.index)).fillna(""))
 
     return claims

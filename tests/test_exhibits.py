@@ -33,12 +33,13 @@ from analysis.exhibits.phrases import (
     p_text,
     percent,
     points_text,
+    share_ci_text,
     with_sign,
 )
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
-from analysis.run import abstract, method, reversion
 from analysis.run import figures as run_figures
+from analysis.run import method, reversion
 from analysis.run import report as run_report
 from analysis.study import report as study_report
 
@@ -288,8 +289,8 @@ def test_comparisons_that_could_not_be_made_are_not_called_insignificant(monkeyp
 
 def test_a_share_of_one_layer_has_no_interval():
     row = pd.Series({"share": 0.31, "low": np.nan, "high": np.nan})
-    assert abstract._interval(row) == "no interval estimable"
-    assert abstract._interval(row.fillna(0.256)) == "95 % CI [26 %, 26 %]"
+    assert share_ci_text(row, "95 %") == "no interval estimable"
+    assert share_ci_text(row.fillna(0.256), "95 %") == "95 % CI [26 %, 26 %]"
 
 
 def test_numbers_are_printed_as_they_are():

@@ -96,8 +96,8 @@ def results(run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def page(run, results, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("page") / "explore.html"
-    written = write_explorer(run, out, results)
-    assert written.folder is None and written.size < 20e6
+    folder, size = write_explorer(run, out, results)
+    assert folder is None and size < 20e6
     return out
 
 
@@ -500,11 +500,11 @@ def test_beyond_the_limit_the_pictures_lie_in_a_folder(run, visit, tmp_path, mon
     monkeypatch.setattr(module, "LARGEST_FILE", 1e6)
     for name in ("mine.jpg", "sheet-099.webp"):
         write_text(tmp_path / "large-images" / name, "")
-    written = write_explorer(run, tmp_path / "large.html")
-    assert written.folder == tmp_path / "large-images"
-    assert (written.folder / "mine.jpg").exists()
-    assert not (written.folder / "sheet-099.webp").exists()
-    tab = visit("#neuron=vgg/features.2/3&epoch=1", path=written.page)
+    folder, _ = write_explorer(run, tmp_path / "large.html")
+    assert folder == tmp_path / "large-images"
+    assert (folder / "mine.jpg").exists()
+    assert not (folder / "sheet-099.webp").exists()
+    tab = visit("#neuron=vgg/features.2/3&epoch=1", path=tmp_path / "large.html")
     tab.wait_for_function("() => SHEETS.some(s => s.picture && s.picture.naturalWidth > 0)")
 
 
@@ -535,8 +535,8 @@ def test_the_groups_file_is_toml_for_any_name(visit):
 def test_a_run_without_concepts_and_ablations_is_shown_as_far_as_it_goes(run, visit, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(run.root, bare, ignore=shutil.ignore_patterns("reversion", "concepts-*"))
-    written = write_explorer(Run(bare), tmp_path / "bare.html")
-    tab = visit("#neuron=vgg/features.2/3&epoch=1", path=written.page)
+    write_explorer(Run(bare), tmp_path / "bare.html")
+    tab = visit("#neuron=vgg/features.2/3&epoch=1", path=tmp_path / "bare.html")
     assert "No pair of epochs of this series was scored" in tab.inner_text("#panel")
     assert "the space could not be checked" in tab.inner_text("#honest")
     expected = {

@@ -19,7 +19,7 @@ from analysis.study.participants import (
     demographics,
     sample_sizes,
 )
-from analysis.study.pipeline import Inputs, analyse_study
+from analysis.study.pipeline import analyse_study
 from analysis.study.release import rebuild, release
 from analysis.study.report import stability
 from analysis.study.responses import prepare
@@ -73,7 +73,7 @@ def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made
     folder, answers, people = made
     path = write(tmp_path / "answers", answers, people)
     out = tmp_path / "results"
-    results = analyse_study(Inputs(folder / "study", path), Settings(99, 99), out)
+    results = analyse_study(folder / "study", path, out, Settings(99, 99))
     counts = pd.read_csv(out / "tables" / "demographics.csv", keep_default_na=False)
     counts = counts.set_index(["question", "answer"])
     age = counts.loc["How old are you?", "participants"]
@@ -239,6 +239,6 @@ def test_answers_without_consent_or_withdrawn_are_not_kept(made, tmp_path):
     people.loc[0, "consented_at"] = pd.NaT
     people.loc[1, "status"] = "withdrawn"
     path = write(tmp_path / "answers", answers, people)
-    analyse_study(Inputs(folder / "study", path), Settings(99, 99), tmp_path / "results")
+    analyse_study(folder / "study", path, tmp_path / "results", Settings(99, 99))
     kept = pd.read_csv(tmp_path / "results" / "data" / "responses.csv")["participant"]
     assert not {"p0001", "p0002"} & set(kept) and kept.nunique() == 10

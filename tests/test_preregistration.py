@@ -111,7 +111,7 @@ def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
         "equal to those of another participant in more than 50 % of the trials",
         "responses permuted over trials of the condition (9,999 permutations).",
         "| odd_one_out.associations | change in accuracy when reverted |",  # as the hypotheses say
-        read_study(folder).hash,
+        read_study(folder).study.hash,
     ):
         assert said in text, said
     rows = re.findall(r"^\| odd_one_out\.chance \| .* \| (\S+) % \|$", text, re.M)

@@ -426,7 +426,7 @@ def test_what_all_rows_share_is_said_once(study, tables):
     assert len(lines) == 1 + len(people) + 1
     assert lines[-1] == (
         f"  response row 2 and {len(answers) - 1} more rows: study 'older' is not this one, "
-        f"'{study.hash}'"
+        f"'{study.study.hash}'"
     )
 
 

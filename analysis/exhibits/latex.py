@@ -130,8 +130,7 @@ def _column_format(side: str, width: float) -> str:
 
 
 def _layout(grid: Sequence[Sequence[str]]) -> tuple[Size, list[float]]:
-    """Return the size of a table, and the widths in em of the columns that are broken into lines;
-    0 for the others."""
+    """Return the size of a table, and the widths in em of its columns; 0 for unbroken ones."""
     columns = list(zip(*grid, strict=True))
     full = [max(map(_em, column)) for column in columns]
     words = [max(_em(w) for cell in column for w in _BREAK.split(cell)) for column in columns]

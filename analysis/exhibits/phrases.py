@@ -89,11 +89,18 @@ def p_text(p: float) -> str:
 
 
 def ci_text(row: Any, form: str, times: float = 1.0) -> str:
-    """Format the interval `low`, `high` of a row, multiplied by `times`, in brackets and with
-    signs; "not estimable" if it is NaN."""
+    """Format the interval `low`, `high` of a row, multiplied by `times`, in brackets; "not
+    estimable" if it is NaN."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
-    return f"[{with_sign(times * row.low, form)}, {with_sign(times * row.high, form)}]"
+    return f"[{number_text(times * row.low, form)}, {number_text(times * row.high, form)}]"
+
+
+def share_ci_text(row: Any, level: str) -> str:
+    """Format the interval of a share in percent: 95 % CI [12 %, 20 %]."""
+    if pd.isna(row.low) or pd.isna(row.high):
+        return "no interval estimable"
+    return f"{level} CI [{percent(row.low)}, {percent(row.high)}]"
 
 
 def cis_over_classes(count: int) -> str:

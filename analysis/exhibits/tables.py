@@ -126,12 +126,11 @@ class Table:
         caption = f"{as_sentence(self.title)} {self.caption}"
         return latex_table(self.name, caption, self.heads(), self.rows())
 
-    def write(self, folder: Path) -> list[Path]:
-        """Write CSV, Markdown and LaTeX files and return their paths."""
+    def write(self, folder: Path) -> None:
+        """Write CSV, Markdown and LaTeX files."""
         texts = {".csv": self.csv(), ".md": self.markdown(), ".tex": self.latex()}
         for suffix, text in texts.items():
             write_text(folder / f"{self.name}{suffix}", text)
-        return [folder / f"{self.name}{suffix}" for suffix in texts]
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -33,21 +32,15 @@ CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes
         "selection.js", "validity.js", "start.js")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class WrittenPage:
-    """The written page, the folder of sheets (None if they are in the page), the size in bytes."""
-
-    page: Path
-    folder: Path | None
-    size: int
-
-
-def write_explorer(run: Run, out: Path, results: Path | None = None) -> WrittenPage:
+def write_explorer(run: Run, out: Path, results: Path | None = None) -> tuple[Path | None, int]:
     """Write the explorer of a run.
 
     Args:
         out: the HTML file.
         results: folder written by `conceptevo analyse` for a study of this run.
+
+    Returns:
+        the folder of the sheets (None if they are in the page), and the size of all in bytes.
 
     Raises:
         ArtifactError: the run is incomplete. ValueError: the study is of another run, or a path
@@ -67,7 +60,7 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> WrittenP
         size_of_files = sum(len(s.data) for s in pictures)
     data["sheets"] = _place_sheets(pictures, folder)
     write_text(out, page(data, folder is not None))
-    return WrittenPage(out, folder, out.stat().st_size + size_of_files)
+    return folder, out.stat().st_size + size_of_files
 
 
 def page(data: dict[str, Any], has_files: bool = False) -> str:

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from analysis.exhibits.phrases import cis_over_classes, join, name_parts, percent, points_text
+from analysis.exhibits.phrases import (
+    cis_over_classes,
+    join,
+    name_parts,
+    percent,
+    points_text,
+    share_ci_text,
+)
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint_means, main_method
 from analysis.run.tables import (
@@ -101,7 +108,7 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
     }
     groups = [group for group in rows.index if group != UNTRAINED][-1:]
     parts = [
-        f"{percent(row['share'])} in {group_names[group]} ({_interval(row)}; chance "
+        f"{percent(row['share'])} in {group_names[group]} ({share_ci_text(row, '95 %')}; chance "
         f"{percent(row['chance'])}, largest possible share {percent(row['ceiling'])})"
         for group, row in rows.loc[[*groups, *rows.index.intersection([UNTRAINED])]].iterrows()
     ]
@@ -110,13 +117,6 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
         f"(the base) that are nearest to it in the semantic space ({method}). The share of these "
         f"five that have its true concept is {join(parts)}."
     )
-
-
-def _interval(row: pd.Series) -> str:
-    """Return the interval of a share over layers, in percent."""
-    if pd.isna(row["low"]):
-        return "no interval estimable"
-    return f"95 % CI [{percent(row['low'])}, {percent(row['high'])}]"
 
 
 def _importance(run: Run, reversion: pd.DataFrame) -> str:

@@ -326,8 +326,7 @@ def compare_q1_with_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return a sentence on the gap between the last bin and q1 by score, and on the gaps that
-    differ significantly."""
+    """Return a sentence on the gap between the last bin and q1 by score, and on differences."""
     if not has_results(run, REVERSION):
         return []
     changes = classes.class_changes(reversion.joint_means(run))

@@ -112,8 +112,7 @@ _TESTS = {
 
 
 def joint_means(run: Run, split: str = "heldout", outcome: str = "accuracy") -> pd.DataFrame:
-    """Return `reversion_means` of sets that are reverted in all layers at once, on one split's
-    images."""
+    """Return `reversion_means` of sets reverted in all layers at once, on one split's images."""
     means = reversion_means(run, outcome)
     return means[means["split"] == split]
 

@@ -94,8 +94,7 @@ class Difference:
 
     Attributes:
         df: degrees of freedom of its variance. correlation: correlation of the two shares.
-        reason: why it has no interval, or a Clopper–Pearson interval; "" otherwise.
-        given: whether it has an interval.
+        reason: why it has no interval, or AS_TRIALS; "" otherwise.
     """
 
     first: _Share
@@ -103,7 +102,6 @@ class Difference:
     df: float
     correlation: float
     reason: str
-    given: bool = True
 
     @property
     def value(self) -> float:
@@ -123,7 +121,7 @@ class Difference:
     def interval(self, level: float, null: float) -> tuple[float, float, float]:
         """Return the ends, and the two-sided p-value of `null`: the alpha at which an end of the
         interval equals it. All are NaN if there is no interval."""
-        if not self.given:
+        if self.reason not in ("", AS_TRIALS):
             return np.nan, np.nan, np.nan
         low, high = self.ends(alpha_of(level))
         p = self._p(null)
@@ -167,10 +165,9 @@ def differences(data: CrossedData, pairs: Sequence[tuple[int, int]]) -> list[Dif
             reason = AS_TRIALS
         results.append(
             Difference(
-                group_shares[a], group_shares[b], float(result.df[k]), float(correlation[k]),
-                reason, given=not result.reasons[k],
+                group_shares[a], group_shares[b], float(result.df[k]), float(correlation[k]), reason
             )
-        )  # fmt: skip
+        )
     return results
 
 
@@ -186,14 +183,10 @@ class ClusterContrasts:
 
     Attributes:
         reference: the condition with which all others are compared; by default all pairs.
-        replicates, seed: have no effect; kept for configurations from the time when this statistic
-            was a bootstrap.
     """
 
     reference: str | None = None
     level: float = 0.95
-    replicates: int = 0
-    seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         answered = frame.dropna(subset=["correct"])

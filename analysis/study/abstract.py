@@ -11,15 +11,16 @@ from analysis.exhibits.phrases import (
     capitalise,
     ci_text,
     join,
+    number_text,
     p_text,
     percent,
     rows_of,
-    with_sign,
+    share_ci_text,
 )
 from analysis.study.controls import failed_controls
 from analysis.study.responses import NOUNS
 from analysis.study.results import Results
-from analysis.study.sentences import division, hypothesis, share_ci_text, summarise_tests
+from analysis.study.sentences import division, hypothesis, summarise_tests
 from analysis.study.thresholds import NO_RULE
 from harness.text import pluralise
 
@@ -58,10 +59,8 @@ def abstract_of_study(results: Results) -> Iterator[str]:
         f"({pluralise(len(answers), 'response')})."
     )
     yield f"Main result. {_primary_result(results)}{_observer_result(results)}"
-    tests = results.claims
-    tests = tests[tests["question"] != ""] if len(tests) else tests
-    if len(tests):
-        yield f"All tests. {summarise_tests(tests)}."
+    if len(results.tests):
+        yield f"All tests. {summarise_tests(results.tests)}."
     smallest = int(results.trials_answered.min())
     yield (
         f"Limits. The smallest condition has {pluralise(smallest, 'trial')} with responses."
@@ -82,12 +81,11 @@ def _series_names(results: Results) -> str:
 
 def _primary_result(results: Results) -> str:
     """Return the primary hypothesis: every test of it with effect, interval and adjusted p."""
-    tests = results.claims
     primary = results.plan.primary
-    if not primary or tests.empty:
+    if not primary:
         return "No primary hypothesis was frozen with the study."
     kind = primary.rpartition(".")[2]
-    primary_tests = tests[tests["question"] == primary]
+    primary_tests = results.tests[results.tests["question"] == primary]
     measure = hypothesis(results)
     if primary_tests["p"].isna().all():
         return f"The primary hypothesis, {measure}, could not be tested."
@@ -99,11 +97,11 @@ def _primary_result(results: Results) -> str:
             continue
         if kind == "chance":
             value = f"{percent(row.value)} (chance {percent(row.null)}),"
-            interval = share_ci_text(results, row)
+            interval = share_ci_text(row, f"unadjusted {results.level}")
         else:
-            factor, number_format = (100, ".1f") if kind in UNITS else (1, ".2f")
-            value = f"{with_sign(factor * row.value, number_format)}{UNITS.get(kind, '')},"
-            interval = f"unadjusted {results.level} CI {ci_text(row, number_format, factor)}"
+            factor, form = (100, "+.1f") if kind in UNITS else (1, "+.2f")
+            value = f"{number_text(factor * row.value, form)}{UNITS.get(kind, '')},"
+            interval = f"unadjusted {results.level} CI {ci_text(row, form, factor)}"
         parts.append(f"{name} {value} {interval}, adjusted {p_text(row.p)}")
     measure = f"{capitalise(measure)} (conditions are defined under Method)"
     robustness = _robustness(results, bool(primary_tests["claimed"].all()))

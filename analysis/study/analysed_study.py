@@ -72,8 +72,7 @@ class AnalysedStudy:
 
     @property
     def plan(self) -> Analysis:
-        """Return the frozen plan; for a study without one, the defaults without a primary
-        hypothesis."""
+        """Return the frozen plan; without one, the defaults, with no primary hypothesis."""
         return self.responses.study.study.analysis or Analysis()
 
     @property
@@ -101,8 +100,7 @@ class AnalysedStudy:
 
     @property
     def departures(self) -> list[str]:
-        """Return the settings that differ from the frozen plan or, if it has none, from the
-        defaults."""
+        """Return settings that differ from the frozen plan, or without one from the defaults."""
         defaults = Settings()
         choices: list[tuple[str, Any, Any]] = [
             ("similarity of labels", self.similarity, self.plan.similarity),
@@ -131,8 +129,7 @@ class AnalysedStudy:
 
     @cached_property
     def planned_tasks(self) -> list[str]:
-        """Return the tasks of the frozen study in the order in which they are shown; user-defined
-        tasks are last."""
+        """Return the tasks of the frozen study in the order shown; user-defined tasks are last."""
         tasks = set(self.responses.study.data["task"])
         return sorted(tasks, key=lambda task: (order_of(task_of(task)), task))
 
@@ -144,8 +141,7 @@ class AnalysedStudy:
 
     @property
     def trials_answered(self) -> pd.Series:
-        """Return the number of trials with analysed responses by task and condition; 0 if there
-        is none."""
+        """Return the number of trials with analysed responses (or 0) by task and condition."""
         keys = ["task", "condition"]
         frozen = self.responses.study.data.groupby(keys).size().index
         answers = self.responses.answers.groupby(keys)["trial"].nunique()

@@ -110,8 +110,7 @@ def change_by_neuron(run: Run) -> pd.DataFrame:
 
 
 def displacement_by_neuron(run: Run, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the displacement of each neuron of the pairs (series, epoch_from, epoch_to) in
-    SPACE."""
+    """Return the displacement in SPACE of each neuron of the pairs (columns PAIR)."""
     vectors = SemanticSpace.load(run, SPACE)
     frames = [
         vectors.displacement(series, start, end).assign(
@@ -240,8 +239,7 @@ class Associations:
 
 
 def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Subtract the mean rank of each stratum from ranks along the last axis: [..., n], codes
-    [..., n]."""
+    """Subtract from ranks along the last axis the mean rank of each stratum (codes [..., n])."""
     ranks = stats.rankdata(values, axis=-1)
     for code in np.unique(strata):
         in_stratum = strata == code

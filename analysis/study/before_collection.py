@@ -34,10 +34,8 @@ def results_without_responses(study: FrozenStudy) -> Results:
 
 
 def describe_ruled_out(results: Results) -> str:
-    """Name planned tests for which the frozen design is too small, and their share of α; "" if
-    there are none."""
-    claims = results.claims
-    if claims.empty or (impossible := claims[is_ruled_out(claims)]).empty:
+    """Name planned tests for which the frozen design is too small, and their share of α."""
+    if (impossible := results.tests[is_ruled_out(results.tests)]).empty:
         return ""
     return (
         f"The design rules out {pluralise(len(impossible), 'planned test')}, and their share of α "
@@ -49,9 +47,8 @@ def describe_ruled_out(results: Results) -> str:
 def planned_claims(results: Results) -> pd.DataFrame:
     """Return one row per planned test, those of the primary hypothesis first: kind, question,
     task, what, asked, margin, weight (sums to 1)."""
-    claims = results.claims
-    claims = claims[claims["question"] != ""]
-    table = claims.assign(kind=claims.index.get_level_values(0)).reset_index(drop=True)
+    table = results.tests.assign(kind=results.tests.index.get_level_values(0))
+    table = table.reset_index(drop=True)
     is_other = (table["question"] != results.plan.primary).astype(int)
     table = table.reindex(columns=["kind", "question", "task", "what", "asked", "margin", "weight"])
     return table.fillna({"asked": ""}).iloc[is_other.argsort(kind="stable")].reset_index(drop=True)

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.phrases import as_words, p_text, percent, rows_of, with_sign
+from analysis.exhibits.phrases import (
+    as_words,
+    p_text,
+    percent,
+    rows_of,
+    share_ci_text,
+    with_sign,
+)
 from analysis.statistics.claims import ALPHA, is_control, name_kind
 from analysis.study.results import Results
 
@@ -77,10 +84,7 @@ def failed_controls(results: Results) -> list[FailedControl]:
 
 def _untested_controls(results: Results) -> Iterator[FailedControl]:
     """Yield planned controls without a test, in tasks in which something is claimed."""
-    tests = results.claims
-    if tests.empty:
-        return
-    control = is_control(tests)
+    tests, control = results.tests, is_control(results.tests)
     claimed_tasks = set(tests.loc[tests["claimed"] & ~control, "task"])
     missing = tests[control & tests["p"].isna() & tests["task"].isin(claimed_tasks)]
     expected = np.array([_lacks_labels(results, row) for row in missing.itertuples()], bool)
@@ -99,8 +103,7 @@ def _untested_controls(results: Results) -> Iterator[FailedControl]:
 
 
 def _lacks_labels(results: Results, row: Any) -> bool:
-    """Return whether participants saw pictures that have nothing in common and gave no labels,
-    as they should."""
+    """Return whether participants gave no labels to pictures that have nothing in common."""
     answers = results.responses.answers
     rows = (answers["task"].map(results.name) == row.task) & (answers["condition"] == row.what)
     return row.Index[0] == "labels" and row.what in NEGATIVE_CONTROLS and bool(rows.any())
@@ -129,7 +132,7 @@ def _failed_detection(results: Results) -> Iterator[FailedControl]:
 
 def _failed_accuracy(results: Results) -> Iterator[FailedControl]:
     """Yield tasks in which random trials were solved or may have been, or obvious ones were not."""
-    lowest = lowest_claimed_accuracy(results.claims) if len(results.claims) else {}
+    lowest = lowest_claimed_accuracy(results.claims)
     for row in rows_of(_control_tests(results, "chance")):
         shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
         name = f"control condition {as_words(str(row.what))} of {row.task}"
@@ -145,10 +148,10 @@ def _failed_accuracy(results: Results) -> Iterator[FailedControl]:
         elif result == "inconclusive":
             yield FailedControl(
                 row.task,
-                f"Caution: the {name} is inconclusive: {shares}, unadjusted {results.level} CI "
-                f"[{percent(row.low)}, {percent(row.high)}]. It may be as high as the lowest "
-                f"accuracy claimed in this task ({percent(lowest[row.task])}): the key may be "
-                "visible in the pictures or known to participants.",
+                f"Caution: the {name} is inconclusive: {shares}, "
+                f"{share_ci_text(row, f'unadjusted {results.level}')}. It may be as high as the "
+                f"lowest accuracy claimed in this task ({percent(lowest[row.task])}): the key may "
+                "be visible in the pictures or known to participants.",
                 "a control condition of this task is inconclusive",
             )
         elif result == "failed":

@@ -92,8 +92,7 @@ def _people(responses: Responses) -> Iterator[Check]:
 
 
 def _incomplete(responses: Responses) -> Iterator[Check]:
-    """Yield analysed participants with fewer trials than their form, or with trials of several
-    forms."""
+    """Yield analysed participants with trials missing from their form, or of several forms."""
     answers, study = responses.answers, responses.study.study
     condition = {
         t.id: f"{responses.study.name(t.task)}, {as_words(t.condition)}"
@@ -201,8 +200,7 @@ def _order(responses: Responses) -> Iterator[Check]:
 
 
 def _durations(responses: Responses) -> Iterator[Check]:
-    """Yield sessions whose stored duration contradicts its start and end, which exclusion rules
-    use."""
+    """Yield sessions whose duration, which exclusion rules use, contradicts start and end."""
     people = responses.everyone
     session_times = people["finished_at"] - people["consented_at"]
     differs = (people["total_seconds"] - session_times.dt.total_seconds()).abs() * 1000 > CLOCKS

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import as_words, ci_text, p_text, percent, with_sign
+from analysis.exhibits.phrases import as_words, ci_text, number_text, p_text, percent
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.study.results import Results
 from analysis.study.tables import CORRECTED
@@ -52,10 +52,10 @@ def _describe_test(row: Any) -> str:
         return f"Equivalence of {pair} in {row.task} could not be tested: {row.reason}."
     factor, unit = (100, "percentage points") if row.measured == "correct" else (1, "points")
     measure = "accuracy" if row.measured == "correct" else row.measured
-    number_format = ".1f" if factor > 1 else ".2f"
+    form = "+.1f" if factor > 1 else "+.2f"
     difference = (
-        f"difference {with_sign(factor * row.value, number_format)} {unit}, {percent(row.level)} "
-        f"CI {ci_text(row, number_format, factor)}; adjusted {p_text(row.p)}"
+        f"difference {number_text(factor * row.value, form)} {unit}, {percent(row.level)} "
+        f"CI {ci_text(row, form, factor)}; adjusted {p_text(row.p)}"
     )
     finding = (
         f"{pair} are equivalent in {measure}: they differ"

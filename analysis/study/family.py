@@ -104,8 +104,7 @@ class TaskDesign:
             )  # fmt: skip
 
     def pairs(self, asked: str = "") -> Iterator[PlannedTest]:
-        """Yield one test per pair of conditions, or per pair with the reference; a control is
-        the second."""
+        """Yield one test per pair (with the reference, if any); a control is the second."""
         reference = self.results.reference
         for a, b in condition_pairs(
             self.conditions, reference if reference in self.conditions else None
@@ -120,8 +119,7 @@ class TaskDesign:
             )  # fmt: skip
 
     def pooled_tests(self) -> Iterator[PlannedTest]:
-        """Yield one test over all conditions of interest, within each participant's trials per
-        condition."""
+        """Yield one test over all conditions of interest, within participants and conditions."""
         study = self.results.responses.study
         trials = study.trials_of(self.task)
         trials = trials[trials["condition"].isin(self.of_interest)]

@@ -80,8 +80,7 @@ def _draw_rows(
 
 @shelf.figure("study", "collected")
 def flow(results: Results) -> Figure:
-    """Boxes from arrival to analysis, and beside them the participants who left or were
-    excluded, with reasons."""
+    """Boxes from arrival to analysis; beside them, who left or was excluded, with reasons."""
     steps = {row.step: row for row in rows_of(results.responses.flow)}
     left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     names = ["arrived", *left]

@@ -50,20 +50,11 @@ class FrozenStudy:
 
     @cached_property
     def choice_tasks(self) -> frozenset[str]:
-        """Return the tasks whose key is always one of the options shown, so that it can be
-        checked."""
+        """Return the tasks whose key is always one of the options shown."""
         trials = self.trials[["trial", "options"]].itertuples(index=False)
         keyed = pd.Series([self.keys.get(trial) in options for trial, options in trials])
         by_task = keyed.groupby(self.trials["task"]).all()
         return frozenset(by_task.index[by_task])
-
-    @property
-    def hash(self) -> str:
-        return self.study.hash
-
-    @property
-    def title(self) -> str:
-        return self.study.title
 
     @cached_property
     def data(self) -> pd.DataFrame:
@@ -104,8 +95,7 @@ class FrozenStudy:
         return tuple(sorted(set(map(str, self.trials_of(task)["condition"]))))
 
     def fields(self, task: str) -> dict[str, Field]:
-        """Return the fields of a task by name; none for a user-defined task that cannot be
-        imported."""
+        """Return the fields of a task by name; none for a task that cannot be imported."""
         trials = (t for t in self.study.trials if t.task == task and t.role == "trial")
         try:
             return {f.name: f for t in islice(trials, 1) for f in self.study.fields(t)}

@@ -1,5 +1,4 @@
-"""Exhibits that relate responses to networks: associations, the machine observer, effects of
-reversion."""
+"""Exhibits that relate responses to networks: associations, machine observer, reversion."""
 
 from __future__ import annotations
 
@@ -221,7 +220,7 @@ def describe_associations(results: Results, tables: Mapping[str, Table]) -> Iter
         yield (
             f"In {row.task}, {response_name} {'increased' if row.value > 0 else 'decreased'} with "
             f"{MEASURES[row.evidence]} (partial Spearman's ρ = {with_sign(row.value, '.2f')}, "
-            f"{effect_text(results, row, '.2f')})."
+            f"{effect_text(results, row, '+.2f')})."
         )
     others = tests[~tests["claimed"]]
     if len(others):
@@ -285,8 +284,7 @@ def compare_with_observer(results: Results, tables: Mapping[str, Table]) -> Iter
 
 @shelf.sentences("study", "networks")
 def describe_reversion(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield a sentence on whether reverting evolutions changes predictions in the order of their
-    importance."""
+    """Yield a sentence on whether effects of reversion follow the order of importance."""
     table = results.held_out_changes
     if table is None:
         return

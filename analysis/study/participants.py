@@ -1,5 +1,4 @@
-"""The participants analysed, and the numbers of participants, trials and responses of each
-estimate."""
+"""The participants analysed, and the sample size of each estimate."""
 
 from __future__ import annotations
 
@@ -49,8 +48,7 @@ def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame 
 
 
 def _counts(question: Question, values: list[Any]) -> Iterator[tuple[str, int]]:
-    """Yield each answer to a question with its number of participants, and last the number
-    without an answer."""
+    """Yield each answer with its number of participants, and last the number without one."""
     given_values = [value for value in values if value not in (None, "", [])]
     choices = [v for value in given_values for v in (value if isinstance(value, list) else [value])]
     for choice, label in question.choices:

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,33 +63,28 @@ RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
 BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The inputs of an analysis.
+def analyse_study(
+    study: Path,
+    responses: Path,
+    out: Path,
+    settings: Settings,
+    run: Path | None = None,
+    source: str | None = None,
+) -> Results:
+    """Validate, anonymise, compute and write everything into `out`.
 
-    Attributes:
-        study: folder of the frozen study.
-        responses: CSV file of responses, see `read_tables`.
+    Args:
+        study: folder of the frozen study. responses: CSV file, see `read_tables`.
         run: folder of the run whose neurons the study shows; None: without network measures.
         source: human, pilot or simulated; None: the only source in the table.
-    """
-
-    study: Path
-    responses: Path
-    run: Path | None = None
-    source: str | None = None
-
-
-def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
-    """Validate, anonymise, compute and write everything into `out`.
 
     Raises:
         ResponseError: rows contradict the study or one another; all are listed.
         ValueError: files are missing, or there are several sources and none was chosen.
     """
-    answers, people = read_tables(inputs.responses)
-    frozen = read_study(inputs.study)
-    chosen = prepare(frozen, answers, people, inputs.source)  # names the user's own rows
+    answers, people = read_tables(responses)
+    frozen = read_study(study)
+    chosen = prepare(frozen, answers, people, source)  # names the user's own rows
     if chosen.answers.empty:
         steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
         raise ValueError(f"no responses are left to analyse ({steps})")
@@ -105,21 +100,21 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     consented = people.loc[is_kept, "participant"]
     data = anonymise(answers[answers["participant"].isin(consented)], people)
     write_data(out / "data", *data)
-    copy_study(inputs.study, out / "study")
+    copy_study(study, out / "study")
     for name in DATA:
         (out / "data" / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
     if (demographics := demographics_of(chosen, people)) is not None:
         _write_csv(out / "data" / DEMOGRAPHICS, demographics)
-    if inputs.run is not None:
-        _write_network(out, inputs.study, frozen, Run(inputs.run), settings.level)
+    if run is not None:
+        _write_network(out, study, frozen, Run(run), settings.level)
     description: dict[str, Any] = {
-        "title": frozen.title,
-        "hash": frozen.hash,
+        "title": frozen.study.title,
+        "hash": frozen.study.hash,
         "participants": int(chosen.answers["participant"].nunique()),
         "answers": len(chosen.answers),
     }
-    if (inputs.study / RECRUITMENT).exists():  # stays here, for it holds the codes
+    if (study / RECRUITMENT).exists():  # stays here, for it holds the codes
         description["planned"] = frozen.recruitment.places
     config = {"source": chosen.source, "settings": asdict(settings), "about": description}
     write_text(out / "analysis.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
@@ -130,8 +125,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
 
 
 def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level: float) -> None:
-    """Write what the run holds of the neurons shown, its reversion by bin, and some of its
-    tables."""
+    """Write measures of the neurons shown, effects of reversion, and some tables of the run."""
     table = association.network_measures(study, run, association.observe_trials(study, folder))
     _write_csv(out / "data" / NETWORK, table)
     if has_results(run, REVERSION_STUDY):

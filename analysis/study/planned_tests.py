@@ -176,8 +176,7 @@ def ratings(results: AnalysedStudy) -> pd.DataFrame:
 
 @STUDY_TESTS.add("labels")
 def labels(results: AnalysedStudy) -> pd.DataFrame:
-    """Test the similarity of labels of the same pictures, by permuting responses within the
-    condition."""
+    """Test the similarity of labels of the same pictures, by permutations within conditions."""
     s = results.settings
     statistic = LabelAgreement(results.similarity, s.permutations, s.replicates, s.seed, s.level)
     estimates: Estimates = {}

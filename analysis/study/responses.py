@@ -1,5 +1,4 @@
-"""Read and validate responses of one source against the frozen study, and apply the frozen
-exclusions."""
+"""Read responses, validate them against the frozen study, and apply the frozen exclusions."""
 
 from __future__ import annotations
 
@@ -306,8 +305,7 @@ class Rule:
 
 
 def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
-    """Return whether a participant's choices are so many that chance alone would hardly trigger
-    the rule."""
+    """Return whether choices are so many that chance alone would hardly trigger the rule."""
     is_enough = [
         isinstance(sizes, Sequence) and one_sided_rate(sizes, threshold) <= LIMIT
         for sizes in people["choices"]  # who made no choice has none

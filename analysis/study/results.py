@@ -17,6 +17,9 @@ from analysis.study.thresholds import specifications
 
 __all__ = ["Results", "Settings"]
 
+#: The table of a study that plans no test.
+NO_TESTS = pd.DataFrame(columns=["question", "task", "what", "value", "low", "high", "null", "p"])
+
 
 @dataclass(frozen=True)
 class Results(AnalysedStudy):
@@ -35,9 +38,14 @@ class Results(AnalysedStudy):
         kinds = dict.fromkeys([*self._tests, *PLANNED])
         tables = {kind: add_missing(self, kind, self._tests.get(kind, stack([]))) for kind in kinds}
         tables = {kind: table for kind, table in tables.items() if len(table)}
-        if not tables:
-            return pd.DataFrame()
-        return judge(pd.concat(tables), self.plan.primary, self.plan.primary_share)
+        return judge(
+            pd.concat(tables or {"": NO_TESTS}), self.plan.primary, self.plan.primary_share
+        )
+
+    @property
+    def tests(self) -> pd.DataFrame:
+        """Return the planned tests and control tests: `claims` without mere descriptions."""
+        return self.claims[self.claims["question"] != ""]
 
     def tests_of(self, kind: str) -> pd.DataFrame:
         """Return the table of a kind of question: p (adjusted over the study), p_alone, claimed."""
@@ -53,8 +61,7 @@ class Results(AnalysedStudy):
 
     @cached_property
     def other_shares(self) -> dict[str, pd.DataFrame]:
-        """Return other estimates of the shares of correct responses, by method: crossed,
-        binomial."""
+        """Return other estimates of the shares correct, by method: crossed, binomial."""
         methods = {"crossed": "crossed_effects", "binomial": "exact_binomial"}
         chance = self.responses.study.chance
         return {

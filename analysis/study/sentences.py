@@ -16,6 +16,7 @@ from analysis.exhibits.phrases import (
     p_text,
     percent,
     rows_of,
+    share_ci_text,
     with_sign,
 )
 from analysis.exhibits.tables import Table
@@ -25,13 +26,6 @@ from analysis.study.controls import count_outcomes, failed_controls
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.results import Results
 from harness.text import pluralise
-
-
-def share_ci_text(results: Results, row: Any) -> str:
-    """Return the interval of a share, in percent."""
-    if pd.isna(row.low) or pd.isna(row.high):
-        return "no interval estimable"
-    return f"unadjusted {results.level} CI [{percent(row.low)}, {percent(row.high)}]"
 
 
 def p_texts(row: Any) -> str:
@@ -44,8 +38,7 @@ def p_texts(row: Any) -> str:
 
 
 def effect_text(results: Results, row: Any, form: str, times: float = 1.0) -> str:
-    """Return the interval of an effect, which is not adjusted for multiplicity, and its
-    p-values."""
+    """Return the interval of an effect, not adjusted for multiplicity, and its p-values."""
     return f"unadjusted {results.level} CI {ci_text(row, form, times)}; {p_texts(row)}"
 
 
@@ -78,15 +71,14 @@ def main_findings(results: Results) -> Iterator[str]:
     """Yield failed controls, the primary hypothesis, and how many of all tests are significant."""
     yield from (failed.warning for failed in failed_controls(results))
     yield from primary(results, {})
-    if len(results.claims):
-        yield f"{summarise_tests(results.claims)}."
+    if len(results.tests):
+        yield f"{summarise_tests(results.tests)}."
 
 
 @shelf.sentences("study", "claims")
 def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield the primary hypothesis, and which tests could not be computed."""
-    tests = results.claims
-    tests = tests[tests["question"] != ""] if len(tests) else tests
+    tests = results.tests
     if tests.empty:
         yield "No test could be computed."
         return
@@ -137,8 +129,7 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 def list_tests(tests: pd.DataFrame) -> str:
-    """Name tests (rows of `Results.claims`) by question, with the reasons why they are not
-    computed."""
+    """Name tests (rows of `Results.claims`) by question, with the reasons why they are missing."""
     return "; ".join(
         f"{name_kind(kind)} in {rows['task'].iloc[0]}, "
         f"{join(list(map(name_measure, rows['what'])))} "
@@ -151,7 +142,6 @@ def list_tests(tests: pd.DataFrame) -> str:
 
 def summarise_tests(tests: pd.DataFrame) -> str:
     """Return how many planned tests are significant, and the outcomes of the control tests."""
-    tests = tests[tests["question"] != ""]
     planned = tests[~is_control(tests)]
     sentence = (
         f"{int(planned['claimed'].sum())} of {len(planned)} planned tests were significant after "
@@ -180,10 +170,10 @@ def _compare_with_chance(row: Any) -> str:
 
 @shelf.sentences("study", "accuracy")
 def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield one sentence for the conditions of a task with the same verdict; controls are
-    separate."""
+    """Yield one sentence for conditions of a task with the same verdict; controls separately."""
     if (table := results.tests_of("chance")).empty:
         return
+    level = f"unadjusted {results.level}"
     verdicts = [_compare_with_chance(row) for row in rows_of(table)]
     table = table.assign(control=is_control(table), verdict=verdicts)
     for (task, control, null, verdict), rows in table.groupby(
@@ -191,7 +181,7 @@ def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[st
     ):
         noun = "control condition" if control else "condition"
         texts = [
-            f"{as_words(row.condition)} ({percent(row.value)}, {share_ci_text(results, row)}; "
+            f"{as_words(row.condition)} ({percent(row.value)}, {share_ci_text(row, level)}; "
             f"{p_texts(row)})"
             for row in rows_of(rows)
         ]
@@ -220,7 +210,7 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
             f"In {row.task}, accuracy was {100 * row.value:.1f} percentage points higher for "
             f"{as_words(larger)} than for {as_words(smaller)} "
             f"({'control test; ' * row.question.endswith(CONTROL)}"
-            f"{effect_text(results, row, '.1f', 100)})."
+            f"{effect_text(results, row, '+.1f', 100)})."
         )
     yield from _not_significant(table, "differences in accuracy between conditions", "contrasts")
     not_tested = [f"{row.task}, {as_words(row.what)}" for row in rows_of(table[table["p"].isna()])]
@@ -229,8 +219,7 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
 
 
 def _not_significant(tests: pd.DataFrame, nouns: str, name: str) -> Iterator[str]:
-    """Yield one sentence for the tests that are not significant, with a reference to their
-    table."""
+    """Yield one sentence for the tests that are not significant, which refers to their table."""
     tested = tests[tests["p"].notna()]
     count = int((~tested["claimed"]).sum())
     if count == len(tested):
@@ -263,7 +252,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
                 f"{rates} ({statistics})."
             )
             continue
-        statistics += f", {effect_text(results, row, '.2f')}".replace("+", "")
+        statistics += f", {effect_text(results, row, '.2f')}"
         if row.claimed and row.value < 0:
             yield (
                 f"Participants judged unchanged stages changed more often than {change} "
@@ -276,7 +265,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         row = next(rows_of(table[table["what"] == "evolution"]))
         yield (
             f"Real evolutions were judged changed in {percent(row.value)} of responses "
-            f"({share_ci_text(results, row)}); without unchanged stages for comparison, "
+            f"({share_ci_text(row, f'unadjusted {results.level}')}); without unchanged stages, "
             "sensitivity cannot be estimated."
         )
 
@@ -292,7 +281,7 @@ def compare_ratings(results: Results, tables: Mapping[str, Table]) -> Iterator[s
             f"In {row.task}, the mean {row.asked} was {abs(row.value):.2f} points "
             f"{'higher' if row.value > 0 else 'lower'} for {as_words(row.first)} than for "
             f"{as_words(row.second)} ({'control test; ' * row.question.endswith(CONTROL)}"
-            f"{effect_text(results, row, '.2f')})."
+            f"{effect_text(results, row, '+.2f')})."
         )
     yield from _not_significant(table, "differences in mean ratings between conditions", "ratings")
 
@@ -304,7 +293,7 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         if pd.isna(row.value):
             continue
         significance = "significantly" if row.claimed else "not significantly"
-        interval = f"unadjusted {results.level} CI {ci_text(row, '.2f')}".replace("+", "")
+        interval = f"unadjusted {results.level} CI {ci_text(row, '.2f')}"
         if pd.isna(row.low):
             interval = row.reason
         yield (
@@ -324,7 +313,7 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             continue
         change = (
             f"{with_sign(100 * row.value, '.1f')} percentage points per ten trials, "
-            f"{effect_text(results, row, '.1f', 100)}"
+            f"{effect_text(results, row, '+.1f', 100)}"
         )
         verb = (
             "did not change" if not row.claimed else ("increased" if row.value > 0 else "decreased")
@@ -337,7 +326,7 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             "type-2 AUC, the probability that a correct response was given with more confidence "
             f"than an incorrect one: {row.value:.2f}; chance .50; "
             f"{effect_text(results, row, '.2f')}"
-        ).replace("+", "")
+        )
         finding = "did not significantly discriminate correct from incorrect responses"
         if row.claimed:
             finding = (

@@ -67,8 +67,7 @@ def specification_curve(results: Results) -> Figure | None:
 
 
 def _drop_unchanged(all_sets: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Return the specifications whose estimates differ from those of the frozen rules, and the
-    number of others."""
+    """Return the sets whose estimates differ from those as frozen, and the number of others."""
     values = all_sets.pivot_table(
         index="specification", columns="what", values=["value", "low", "high"], dropna=False
     )

@@ -1,5 +1,4 @@
-"""The tables of a study; one registered function each, which returns None if there is nothing to
-show."""
+"""The tables of a study, one registered function each; None if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -97,9 +96,8 @@ UNITS = {
 
 @shelf.table("study", "tests")
 def claims(results: Results) -> Table | None:
-    if results.claims.empty:
+    if (tests := results.tests).empty:
         return None
-    tests = results.claims[results.claims["question"] != ""]
     lowest, reason = lowest_claimed_accuracy(tests), tests["reason"]
     outcomes = [control_outcome(row.Index[0], row, lowest) or "–" for row in tests.itertuples()]
     claimed = np.where(tests["claimed"], "yes", np.where(tests["p"].isna(), "not tested", "no"))
@@ -156,8 +154,7 @@ def _equivalence_note(results: Results, tests: pd.DataFrame) -> str:
 
 
 def _monte_carlo_note(tests: pd.DataFrame) -> str:
-    """Return the Monte Carlo error of the p-values of permutation tests, as the end of a
-    sentence."""
+    """Return the Monte Carlo error of the p-values of permutation tests, to end a sentence."""
     largest = tests["p_error"].max()
     if pd.isna(largest):
         return ""

@@ -30,8 +30,7 @@ OTHER_STUDY = "study {study!r} is not this one, "
 
 
 def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> list[str]:
-    """Return everything in the tables that is impossible, in words, by row; empty if there is
-    nothing."""
+    """Return everything in the tables that is impossible, in words, by row."""
     participant_rows, answer_rows = _Rows(people, PARTICIPANTS), _Rows(table, RESPONSES)
     _check_participants(study, participant_rows)
     _check_trials(study, answer_rows)
@@ -49,8 +48,7 @@ class _Rows:
         self._found: list[tuple[int, str]] = []
 
     def refuse(self, is_wrong: pd.Series | np.ndarray, text: str) -> None:
-        """Record the rows in which `is_wrong` holds or is undefined; {column} in the text is its
-        value."""
+        """Record rows in which `is_wrong` is true or missing; {column} in a text is its value."""
         mask = pd.Series(is_wrong, self.table.index).astype("boolean").fillna(True)
         rows = np.flatnonzero(mask.to_numpy(dtype=bool))
         self._found += [(int(i), text.format_map(self.table.iloc[i])) for i in rows]
@@ -74,7 +72,7 @@ class _Rows:
 
 def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
     people = rows.table
-    rows.refuse(people["study"] != study.hash, OTHER_STUDY + repr(study.hash))
+    rows.refuse(people["study"] != study.study.hash, OTHER_STUDY + repr(study.study.hash))
     normalised_names = people["participant"].str.strip().str.casefold()
     rows.refuse(
         normalised_names.duplicated(keep=False) | normalised_names.isna(),
@@ -132,7 +130,7 @@ def _describe_answers(question: Question) -> str:
 
 def _check_trials(study: FrozenStudy, rows: _Rows) -> None:
     table = rows.table
-    rows.refuse(table["study"] != study.hash, OTHER_STUDY + repr(study.hash))
+    rows.refuse(table["study"] != study.study.hash, OTHER_STUDY + repr(study.study.hash))
     rows.refuse(
         table.duplicated(["participant", "trial"], keep=False),
         "participant {participant!r} answered trial {trial!r} more than once",
@@ -288,8 +286,7 @@ def _describe_allowed(field: Field, ids: list[str]) -> str:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Return whether two answers are equal in value and type; texts are compared as the survey
-    stores them."""
+    """Return whether two answers are equal in value and type (texts as the survey stores them)."""
     if type(first) is not type(second):
         return False
     if isinstance(first, dict):

@@ -197,7 +197,7 @@ def test_a_whole_life_adds_up(run, tmp_path):
     assert (after["places"], after["free"]) == (PLACES + ADDED + 1, 1)  # of whom was forgotten
     assert after["turned away: declined"] == CAST["declines"]
     assert after["turned away: full"] == 2
-    assert set(answers["study"]) == {service.study.hash} == {frozen.hash}
+    assert set(answers["study"]) == {service.study.hash} == {frozen.study.hash}
     table = {
         "opened the address": pilot.number + 1,  # the bare link has no id
         "refused at the door": sum(pilot.refused.values()),
