@@ -12,6 +12,9 @@ from PIL import Image
 from scipy.special import expit
 
 from analysis.statistics.mixed_model import mean_logit
+from analysis.study.frozen_study import read_study
+from analysis.study.responses import prepare
+from analysis.study.results import Results, Settings
 from harness.files import whole_file, write_text
 from harness.records import Neuron
 from tasks.base import Option, Panel, Trial
@@ -44,9 +47,10 @@ def _picture(folder: Path, number: int) -> str:
 
 
 def make_study(
-    folder: Path, trials: int = 8, tasks: tuple[str, ...] = tuple(PLANTED), forms: int = 1
+    folder: Path, trials: int = 8, tasks: tuple[str, ...] = tuple(PLANTED), forms: int = 1, **other
 ) -> Study:
-    """Freeze a study: `trials` of every condition, split into `forms`, and attention trials."""
+    """Freeze a study: `trials` of every condition, split into `forms`, and attention trials; with
+    `other` values of its fields."""
     rng = np.random.default_rng(1)
     made, keys = [], {}
     conditions = [
@@ -84,6 +88,7 @@ def make_study(
         confidence=True, exclusion=Exclusion(), payment=Payment(), evidence={},
         analysis=Analysis(primary=f"{tasks[0]}.{all_tasks().get(tasks[0]).questions[0]}"),
     )  # fmt: skip
+    study = study.model_copy(update=other)
     study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
     write_text(folder / "keys.json", json.dumps(keys))
     write_text(folder / "study.json", study.model_dump_json())
@@ -199,6 +204,14 @@ def _answer(trial: Trial, key, knows: bool, naming: float, taste: float, rng: np
 
 def _scale(value: float) -> int:
     return int(np.clip(np.rint(value), 1, 4))
+
+
+def results_of(
+    folder: Path, answers: pd.DataFrame, people: pd.DataFrame, permutations: int = 99
+) -> Results:
+    """Return the results of the study in a folder, with few random draws."""
+    responses = prepare(read_study(folder), answers, people)
+    return Results(responses, Settings(replicates=99, permutations=permutations))
 
 
 def write(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> Path:

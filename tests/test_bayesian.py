@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 
 import numpy as np
@@ -10,18 +9,14 @@ import pandas as pd
 import pytest
 from statsmodels.genmod.bayes_mixed_glm import BinomialBayesMixedGLM
 
-from analysis.planning.designs import Design, simulate
+from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import STATISTICS
 from analysis.statistics import bayesian as kernel
 from analysis.statistics.bayesian import Posterior, Prior, can_sample, sample
 from analysis.study import bayesian as exhibit
-from analysis.study.frozen_study import read_study
-from analysis.study.responses import prepare
-from analysis.study.results import Results, Settings
-from harness.files import write_text
+from analysis.study.results import Results
 from tasks.settings import Analysis
-from tasks.study import digest
-from tests.synthetic_study import make_responses, make_study
+from tests.synthetic_study import make_responses, make_study, results_of
 
 needs_numpyro = pytest.mark.skipif(
     not can_sample(), reason="numpyro, of the extra `bayes`, is not installed"
@@ -31,11 +26,7 @@ needs_numpyro = pytest.mark.skipif(
 @cache
 def frame() -> pd.DataFrame:
     design = Design({"a": 0.7, "b": 0.5}, participants=60, items=20, sd_participant=0.8)
-    data = simulate(design, np.random.default_rng(5))
-    return pd.DataFrame(
-        {"participant": data.participant, "trial": data.item, "correct": data.values,
-         "condition": [data.groups[g] for g in data.group]}
-    )  # fmt: skip
+    return as_frame(simulate(design, np.random.default_rng(5)))
 
 
 @pytest.mark.slow
@@ -85,21 +76,16 @@ def fake(answers: pd.DataFrame, prior: Prior, seed: int) -> Posterior:
     return Posterior(names, beta, np.full((400, 3), 1e-6), 1.01, 300, 0)
 
 
-def results_of(folder, **plan) -> Results:
+def planned(folder, **plan) -> Results:
     analysis = Analysis(primary="odd_one_out.chance", **plan)
-    study = make_study(folder, trials=4).model_copy(update={"analysis": analysis})
-    keys = json.loads((folder / "keys.json").read_text())
-    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
-    write_text(folder / "study.json", study.model_dump_json())
-    frozen = read_study(folder)
-    responses = prepare(frozen, *make_responses(folder, study, people=20))
-    return Results(responses, Settings(99, 99))
+    study = make_study(folder, trials=4, analysis=analysis)
+    return results_of(folder, *make_responses(folder, study, people=20))
 
 
 def test_the_table_sums_up_the_posterior(tmp_path, monkeypatch):
     monkeypatch.setattr(exhibit, "can_sample", lambda: True)
     monkeypatch.setattr(exhibit, "sample", fake)
-    results = results_of(tmp_path, bayesian=True, smallest_effect=0.3)
+    results = planned(tmp_path, bayesian=True, smallest_effect=0.3)
     table = exhibit.bayesian(results)
     assert table is not None and "Normal(0, 1.5)" in table.caption
     frame = table.frame.set_index("what")
@@ -120,11 +106,11 @@ def test_the_table_sums_up_the_posterior(tmp_path, monkeypatch):
 
 
 def test_it_is_made_only_where_it_was_frozen_and_said_where_it_cannot_be(tmp_path, monkeypatch):
-    results = results_of(tmp_path / "a")
+    results = planned(tmp_path / "a")
     assert exhibit.bayesian(results) is None
     assert exhibit.bayesian_findings(results, {}) == []
     monkeypatch.setattr(exhibit, "can_sample", lambda: False)
-    asked = results_of(tmp_path / "b", bayesian=True)
+    asked = planned(tmp_path / "b", bayesian=True)
     assert exhibit.bayesian(asked) is None
     assert "numpyro is not installed" in exhibit.bayesian_findings(asked, {})[0]
     monkeypatch.setattr(kernel, "find_spec", lambda name: None)

@@ -228,10 +228,7 @@ def test_rates_of_no_alarm_are_no_narrower_than_independent_answers():
     alarm, independent = found[("false-alarm rate",)], stats.beta.ppf(0.975, 1, 400)
     assert alarm.low == 0 and alarm.high > independent
     assert alarm.low <= alarm.value <= alarm.high and "Clopper–Pearson" in alarm.reason
-    for estimate in (
-        found["d′",],
-        found["criterion",],
-    ):  # their jackknife would say next to nothing
+    for estimate in (found["d′",], found["criterion",]):  # whose jackknife would say little
         assert np.isfinite(estimate.value) and "0 or 1" in estimate.reason
         assert np.isnan([estimate.low, estimate.high, estimate.p]).all()
 

@@ -61,6 +61,10 @@ space_seeds = 2
 """
 
 
+#: What tells the records of a series and an ablation apart.
+KEYS = ["layer", "method", "arm", "draw", "class_id", "image_id", "split", "epoch_from"]
+
+
 def conceptevo_(*arguments: object) -> str:
     """Run a command in this process; return its output, also that of a user's mistake."""
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
@@ -102,20 +106,7 @@ def test_results_of_an_earlier_schema_are_refused(benched, tmp_path):
 def test_a_record_is_an_image_and_arm(benched):
     results = read_results(benched)
     records = results.records()
-    assert not records.duplicated(
-        [
-            "ablation",
-            "layer",
-            "method",
-            "arm",
-            "draw",
-            "class_id",
-            "image_id",
-            "split",
-            "series",
-            "epoch_from",
-        ]
-    ).any()
+    assert not records.duplicated(["ablation", "series", *KEYS]).any()
     assert set(records["ablation"]) == {"revert", "zero", "mean", "resample"}
     assert set(records["method"]) == {CONTROLS, "sign_t", "tcav", "random"}
     joint = records[(records["layer"] == JOINT) & (records["method"] == "sign_t")]
@@ -138,20 +129,8 @@ def test_a_record_is_an_image_and_arm(benched):
 
 def test_everything_is_written_and_read(benched):
     names = {path.name for path in (benched / "bench" / "tables").glob("*.csv")}
-    assert names >= {
-        f"{name}.csv"
-        for name in (
-            "leaderboard",
-            "separation",
-            "bins",
-            "ablations",
-            "by_layer",
-            "reliability",
-            "images",
-            "stability",
-            "spaces",
-        )
-    }
+    tables = "leaderboard separation bins ablations by_layer reliability images stability spaces"
+    assert names >= {f"{name}.csv" for name in tables.split()}
     board = pd.read_csv(benched / "bench" / "leaderboard.csv")
     assert set(board["method"]) == {"sign_t", "tcav", "random"}
     assert (board["low"] < board["gap"]).all() and (board["gap"] < board["high"]).all()
@@ -190,9 +169,8 @@ def test_after_the_reversion_study_no_arm_is_run_twice(run, benched, tmp_path):
     assert "ablation: 2 done before, reused" in output
     records = read_results(out).records()
     both = read_results(out, REVERSION).records()
-    keys = ["layer", "method", "arm", "draw", "class_id", "image_id", "split", "epoch_from"]
-    assert not records.duplicated(keys).any()
-    shared = both[both["split"] == "heldout"].merge(records, on=keys)
+    assert not records.duplicated(KEYS).any()
+    shared = both[both["split"] == "heldout"].merge(records, on=KEYS)
     assert len(shared) == (both["split"] == "heldout").sum()
     assert "Nothing is left to do." in conceptevo_("bench", out, "--plan")
 
@@ -358,11 +336,7 @@ def test_options_that_would_have_no_effect_are_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     faults = {
         ("--leaderboard", "--plan", "--methods", "sign_t"): "leave out --methods, --plan",
-        (
-            "--plan",
-            "--cluster",
-            "auto",
-        ): "is of the work on this machine: leave out --cluster",
+        ("--plan", "--cluster", "auto"): "is of the work on this machine: leave out --cluster",
     }
     for options, fault in faults.items():
         assert fault in conceptevo_("bench", tmp_path, *options)

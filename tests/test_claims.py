@@ -21,7 +21,7 @@ from analysis.study.tables import claims
 from tasks import settings
 from tasks.kinds import all_tasks
 from tests.null_studies import CHANCE, DESIGNS, PRIMARY, Null, claims_of, measure
-from tests.synthetic_study import make_responses, make_study
+from tests.synthetic_study import make_responses, make_study, results_of
 
 
 def table_of(p: list[float], main: int = 1) -> pd.DataFrame:
@@ -47,10 +47,8 @@ def test_without_a_main_question_all_weigh_the_same():
     table = judge(table_of([0.001, 0.02]), "t.other", 0.8)
     assert list(table["p"]) == pytest.approx([0.01, 0.18])
     lone = judge(table_of([0.04], 1), "t.chance", 0.8)
-    assert lone[["p", "weight"]].iloc[0].tolist() == [
-        0.04,
-        1,
-    ]  # without other tests, no part is kept for them
+    # Without other tests, no part is kept for them.
+    assert lone[["p", "weight"]].iloc[0].tolist() == [0.04, 1]
     # An undefined test keeps its part: the parts that others pass on change no claim.
     undefined = judge(table_of([np.nan, 0.009, 0.011]), "t.chance", 0.8)
     assert list(undefined["claimed"]) == [False, False, False]
@@ -137,8 +135,7 @@ def test_answers_that_are_left_out_change_no_weight_and_are_named(study, leave, 
 def test_a_test_that_was_not_made_is_neither_claimed_nor_not(tmp_path):
     frozen = make_study(tmp_path, trials=4, tasks=("odd_one_out",))
     answers, people = make_responses(tmp_path, frozen, people=12)
-    responses = prepare(read_study(tmp_path), answers[answers["condition"] != "base"], people)
-    results = Results(responses, Settings(permutations=99, replicates=99))
+    results = results_of(tmp_path, answers[answers["condition"] != "base"], people)
     table = claims(results).frame
     unmade = table["p"].isna()
     assert unmade.sum() > 4 and set(table.loc[unmade, "claimed"]) == {"not tested"}
@@ -149,12 +146,9 @@ def test_a_test_that_was_not_made_is_neither_claimed_nor_not(tmp_path):
 def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, trials, forms):
     """Known before anybody responds, by the same names; everything else can be tested."""
     frozen = make_study(tmp_path, trials=trials, forms=forms)
-    study = read_study(tmp_path)
-    before = results_without_responses(study)
-    responses = prepare(study, *make_responses(tmp_path, frozen, people=64))
-    responses = replace(responses, rules={})
-    settings = Settings(permutations=99, replicates=99)
-    after = Results(responses, settings).claims
+    before = results_without_responses(read_study(tmp_path))
+    results = results_of(tmp_path, *make_responses(tmp_path, frozen, people=64))
+    after = replace(results, responses=replace(results.responses, rules={})).claims
 
     def keys(tests):
         kind = tests.index.get_level_values(0)

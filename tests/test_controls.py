@@ -10,12 +10,9 @@ import pytest
 
 from analysis.study.abstract import abstract_of_study
 from analysis.study.controls import count_outcomes, failed_controls
-from analysis.study.frozen_study import read_study
-from analysis.study.responses import prepare
-from analysis.study.results import Results, Settings
 from analysis.study.sentences import main_findings
 from analysis.study.tables import claims
-from tests.synthetic_study import PLANTED, make_responses, make_study
+from tests.synthetic_study import PLANTED, make_responses, make_study, results_of
 
 LABELLING = {"evolution": 0.75, "same_stage": 0.25, "false_evolution": 0.85}
 
@@ -25,15 +22,14 @@ def warnings_of(tmp_path_factory):
     """Return the warnings of a study with planted shares of correct responses and of "changed"."""
     folder = tmp_path_factory.mktemp("study")
     study = make_study(folder, trials=8, tasks=("odd_one_out", "evolution_labelling"))
-    frozen = read_study(folder)
 
     def warnings(**planted) -> list[str]:
         shares = PLANTED | {
             "odd_one_out": PLANTED["odd_one_out"] | {"random": planted.get("random", 1 / 6)},
             "evolution_labelling": LABELLING | {"false_evolution": planted.get("joined", 0.85)},
         }
-        responses = prepare(frozen, *make_responses(folder, study, people=40, planted=shares))
-        results = Results(responses, Settings(99, 99))
+        tables = make_responses(folder, study, people=40, planted=shares)
+        results = results_of(folder, *tables)
         failed = failed_controls(results)
         told = [control.warning for control in failed]
         # First of all, in the abstract as well, and beside each claim of the task.
@@ -52,9 +48,7 @@ def test_leaving_a_control_out_does_not_silence_it(tmp_path):
     """Without its responses, the warning is still shown before the claims and beside them."""
     study = make_study(tmp_path, trials=8, tasks=("odd_one_out",))
     answers, people = make_responses(tmp_path, study, people=40)
-    answers = answers[answers["condition"] != "random"]
-    responses = prepare(read_study(tmp_path), answers, people)
-    results = Results(responses, Settings(99, 99))
+    results = results_of(tmp_path, answers[answers["condition"] != "random"], people)
     [control] = failed_controls(results)
     assert control.warning.startswith(
         "Caution: controls of odd one out could not be tested: accuracy against chance, random (no "
@@ -68,8 +62,7 @@ def test_a_control_of_labels_that_could_not_be_tested_is_said(tmp_path):
     """Controls of every kind of test count, not only those of accuracy and detection."""
     study = make_study(tmp_path, trials=8, tasks=("concept_agreement",))
     answers, people = make_responses(tmp_path, study, people=40)
-    responses = prepare(read_study(tmp_path), answers[answers["condition"] != "random"], people)
-    results = Results(responses, Settings(permutations=999, replicates=99))
+    results = results_of(tmp_path, answers[answers["condition"] != "random"], people, 999)
     [control] = failed_controls(results)
     assert "similarity of labels of the same pictures, random (no analysed" in control.warning
     # It is counted as a control, not as a planned test, and nothing is claimed from it.
@@ -89,8 +82,7 @@ def test_nothing_named_where_there_is_nothing_in_common_is_no_failure(tmp_path):
     unnamed = [json.dumps(json.loads(text) | {"label": None}) for text in answers["answer"][random]]
     assert len(unnamed) > 40
     answers.loc[random, "answer"] = unnamed
-    responses = prepare(read_study(tmp_path), answers, people)
-    results = Results(responses, Settings(permutations=999, replicates=99))
+    results = results_of(tmp_path, answers, people, 999)
     assert failed_controls(results) == []
     assert "Tests that could not be computed: 1 control test" in " ".join(main_findings(results))
 
@@ -106,8 +98,7 @@ def test_a_random_condition_that_may_be_as_accurate_as_a_claimed_one_has_not_pas
     few = answers["participant"].isin(people["participant"][:4])
     trials = answers.loc[answers["condition"] == "random", "trial"].unique()[:4]
     kept = answers[(answers["condition"] != "random") | (few & answers["trial"].isin(trials))]
-    responses = prepare(read_study(tmp_path), kept, people)
-    results = Results(responses, Settings(99, 99))
+    results = results_of(tmp_path, kept, people)
     rows = results.tests_of("chance").set_index("what")
     assert rows["high"]["random"] > rows["value"][["base", "other_series"]].min()
     [control] = failed_controls(results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,22 +9,18 @@ import pandas as pd
 import pytest
 from statsmodels.stats.weightstats import DescrStatsW
 
-from analysis.planning.coverage import Design, simulate
+from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import STATISTICS
 from analysis.statistics.clusters import t_interval
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.equivalence import Equivalence, two_one_sided_p
 from analysis.study.equivalence import equivalence_findings, equivalence_table
 from analysis.study.family import RULED_OUT, PlannedTest
-from analysis.study.frozen_study import read_study
 from analysis.study.planned_tests import _test_equivalence, equivalence
-from analysis.study.responses import prepare
-from analysis.study.results import Results, Settings
+from analysis.study.results import Results
 from analysis.study.tables import claims
-from harness.files import write_text
 from tasks.settings import Analysis
-from tasks.study import digest
-from tests.synthetic_study import PLANTED, make_responses, make_study
+from tests.synthetic_study import PLANTED, make_responses, make_study, results_of
 
 
 @pytest.mark.parametrize("margin", [0.05, 0.2, 0.5])
@@ -40,11 +35,7 @@ def test_the_two_tests_are_those_of_statsmodels(margin, shift):
 
 
 def frame(design: Design, seed: int) -> pd.DataFrame:
-    data = simulate(design, np.random.default_rng(seed))
-    return pd.DataFrame(
-        {"participant": data.participant, "trial": data.item, "correct": data.values,
-         "condition": [data.groups[g] for g in data.group]}
-    )  # fmt: skip
+    return as_frame(simulate(design, np.random.default_rng(seed)))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -90,7 +81,7 @@ def test_intervals_end_where_the_scale_ends():
 
 
 def test_a_smallest_effect_as_large_as_the_scale_tests_nothing(tmp_path):
-    results = results_of(tmp_path, Analysis(primary="odd_one_out.chance"), trials=4)
+    results = planned(tmp_path, Analysis(primary="odd_one_out.chance"), trials=4)
     pair = PlannedTest("neighbours − random", ("neighbours", "random"), "rating")
     row = _test_equivalence(results, "concept_agreement", pair, 3.0)
     assert np.isnan(row["p"])
@@ -104,20 +95,15 @@ ALIKE = PLANTED | {
 }
 
 
-def results_of(folder, plan: Analysis, drop: str = "", trials: int = 16) -> Results:
-    study = make_study(folder, trials=trials).model_copy(update={"analysis": plan})
-    keys = json.loads((folder / "keys.json").read_text())
-    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
-    write_text(folder / "study.json", study.model_dump_json())
+def planned(folder, plan: Analysis, drop: str = "", trials: int = 16) -> Results:
+    study = make_study(folder, trials=trials, analysis=plan)
     answers, people = make_responses(folder, study, people=60, planted=ALIKE, spread=(0.3, 0.2))
-    answers = answers[answers["condition"] != drop]
-    responses = prepare(read_study(folder), answers, people)
-    return Results(responses, Settings(replicates=99, permutations=99))
+    return results_of(folder, answers[answers["condition"] != drop], people)
 
 
 def test_no_difference_can_be_a_finding_of_a_study(tmp_path):
     plan = Analysis(primary="odd_one_out.equivalence", smallest_effect=0.15)
-    results = results_of(tmp_path, plan)
+    results = planned(tmp_path, plan)
     table = results.tests_of("equivalence").set_index("what")
     assert set(table.index) == {"base − other_series", "nine_references − one_reference"}
     assert table["claimed"].to_dict() == {
@@ -142,8 +128,8 @@ def test_no_difference_can_be_a_finding_of_a_study(tmp_path):
 
 def test_leaving_a_condition_out_changes_no_weight_and_is_said(tmp_path):
     plan = Analysis(primary="odd_one_out.chance", smallest_effect=0.15, smallest_rating=0.5)
-    whole = results_of(tmp_path / "whole", plan, trials=4)
-    less = results_of(tmp_path / "less", plan, "base", trials=4)
+    whole = planned(tmp_path / "whole", plan, trials=4)
+    less = planned(tmp_path / "less", plan, "base", trials=4)
     weights = [r.claims.loc["equivalence"].set_index("what")["weight"] for r in (whole, less)]
     pd.testing.assert_series_equal(*weights)
     missing = less.tests_of("equivalence").set_index("what").loc["base − other_series"]
@@ -154,7 +140,7 @@ def test_leaving_a_condition_out_changes_no_weight_and_is_said(tmp_path):
 
 
 def test_without_a_smallest_effect_nothing_is_tested(tmp_path):
-    results = results_of(tmp_path, Analysis(primary="odd_one_out.chance"), trials=4)
+    results = planned(tmp_path, Analysis(primary="odd_one_out.chance"), trials=4)
     assert equivalence(results).empty
     assert "equivalence" not in results.claims.index.get_level_values(0)
     assert equivalence_table(results) is None

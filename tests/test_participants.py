@@ -27,11 +27,9 @@ from analysis.study.results import Results, Settings
 from analysis.study.specification import specification_curve
 from analysis.study.tables import accuracy, trials
 from analysis.study.thresholds import threshold_grid
-from harness.files import write_text
 from harness.records import PAIR
 from tasks.questionnaire import BUILT_IN, Question
-from tasks.study import digest
-from tests.synthetic_study import make_responses, make_study, write
+from tests.synthetic_study import make_responses, make_study, results_of, write
 
 QUESTIONS = (
     *BUILT_IN,
@@ -46,11 +44,8 @@ AGES = ["18 to 29"] * 6 + ["30 to 44"] * 3 + [""] + ["60 or older"] * 2
 def made(tmp_path_factory):
     """Return a study that asks about its participants: 10 attentive ones and 2 who are excluded."""
     folder = tmp_path_factory.mktemp("made")
-    study = make_study(folder / "study", trials=4, tasks=("odd_one_out", "concept_agreement"))
-    study = study.model_copy(update={"questions": QUESTIONS})
-    keys = json.loads((folder / "study" / "keys.json").read_text())
-    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
-    write_text(folder / "study" / "study.json", study.model_dump_json())
+    tasks = ("odd_one_out", "concept_agreement")
+    study = make_study(folder / "study", trials=4, tasks=tasks, questions=QUESTIONS)
     answers, people = make_responses(folder / "study", study, people=10, careless=2)
     given = [
         {"age": age, "comment": "nice", "years": 10 + k, "devices": ["a", "b"][: 1 + k % 2]}
@@ -65,8 +60,7 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(made) -> Results:
     folder, answers, people = made
-    frozen = read_study(folder / "study")
-    return Results(prepare(frozen, answers, people), Settings(99, 99))
+    return results_of(folder / "study", answers, people)
 
 
 def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 
@@ -23,13 +22,10 @@ from analysis.study.before_collection import (
 )
 from analysis.study.frozen_study import read_study
 from analysis.study.preregistration import AUTHORS, preregistration
-from analysis.study.responses import EXCLUSIONS, prepare
-from analysis.study.results import Results, Settings
-from harness.files import write_text
+from analysis.study.responses import EXCLUSIONS
 from tasks.questionnaire import Check, Question
 from tasks.settings import QUESTIONS, Analysis, Exclusion
-from tasks.study import digest
-from tests.synthetic_study import make_responses, make_study
+from tests.synthetic_study import make_responses, make_study, results_of
 
 #: Headings of OSF's form "OSF Preregistration" that a study of answers has something for.
 OSF = (
@@ -42,23 +38,13 @@ OSF = (
 )  # fmt: skip
 
 
-def freeze(folder, plan: Analysis, exclusion: Exclusion | None = None):
-    study = make_study(folder, trials=4)
-    update = {"analysis": plan, "exclusion": exclusion or Exclusion()}
-    study = study.model_copy(update=update)
-    keys = json.loads((folder / "keys.json").read_text())
-    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
-    write_text(folder / "study.json", study.model_dump_json())
-    return study
-
-
 PLAN = Analysis(primary="odd_one_out.chance", smallest_effect=0.15, smallest_rating=0.5)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("study")
-    freeze(path, PLAN, Exclusion(identical_above=0.5))
+    make_study(path, trials=4, analysis=PLAN, exclusion=Exclusion(identical_above=0.5))
     return path
 
 
@@ -67,9 +53,7 @@ def test_the_tests_and_weights_are_those_of_the_analysis(folder):
     frozen = read_study(folder)
     before = planned_claims(results_without_responses(frozen))
     tables = make_responses(folder, frozen.study, people=20)
-    answered = prepare(frozen, *tables)
-    settings = Settings(replicates=99, permutations=99)
-    after = planned_claims(Results(answered, settings))
+    after = planned_claims(results_of(folder, *tables))
     keys = ["question", "what", "asked"]
     weights = [t.set_index(keys)["weight"].sort_index() for t in (before, after)]
     assert weights[0].index.equals(weights[1].index)
@@ -83,15 +67,13 @@ def test_the_tests_and_weights_are_those_of_the_analysis(folder):
 def test_change_is_asked_about_only_if_a_trial_shows_one_neuron_at_several_epochs(tmp_path):
     study = make_study(tmp_path, trials=4, tasks=("odd_one_out", "before_or_after"))
     frozen = read_study(tmp_path)
-    responses = prepare(frozen, *make_responses(tmp_path, study, people=8))
-    results = Results(responses, Settings(replicates=99, permutations=99))
+    results = results_of(tmp_path, *make_responses(tmp_path, study, people=8))
     neuron = frozen.data["neurons"].iloc[0][0]
     pairs = [(neuron, later) for later in (replace(neuron, epoch=20), replace(neuron, channel=9))]
     for pair, is_asked in zip(pairs, (True, False), strict=True):
         trials = frozen.trials.assign(neurons=[pair] * len(frozen.trials))
-        asking = replace(
-            results, responses=replace(responses, study=replace(frozen, trials=trials))
-        )
+        responses = replace(results.responses, study=replace(frozen, trials=trials))
+        asking = replace(results, responses=responses)
         question = next(text for text in abstract_of_study(asking) if text.startswith("Question"))
         assert ("change during training" in question) is is_asked
         document = preregistration(asking, None).partition("## Design Plan")[0]
@@ -145,7 +127,8 @@ def test_it_says_who_cannot_take_part(folder):
 
 
 def test_it_says_where_nothing_is_tested_for_equivalence(tmp_path):
-    freeze(tmp_path, Analysis(smallest_effect=0.15, reference="random"))
+    plan = Analysis(smallest_effect=0.15, reference="random")
+    make_study(tmp_path, trials=4, analysis=plan)
     text = preregistration(results_without_responses(read_study(tmp_path)), None)
     assert "In odd one out, equivalence is not tested, because each planned comparison" in text
 
@@ -172,7 +155,7 @@ def test_the_power_is_that_of_the_planner(folder):
 
 @pytest.mark.parametrize("primary", ["concept_agreement.ratings", "odd_one_out.contrasts", ""])
 def test_other_main_questions_and_none(tmp_path, primary):
-    freeze(tmp_path, Analysis(primary=primary))
+    make_study(tmp_path, trials=4, analysis=Analysis(primary=primary))
     results = results_without_responses(read_study(tmp_path))
     power = simulate_power(results, studies=50)
     assert (power is None) == (primary != "odd_one_out.contrasts")

@@ -98,30 +98,6 @@ def test_trials_without_an_answer_are_left_out_and_counted(study, tables):
         prepare(study, answers, people)
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "text"),
-    [
-        ("study", "other", "study 'other' is not"),
-        ("trial", "t9999", "unknown trial 't9999'"),
-        ("participant", "nobody", "unknown participant 'nobody'"),
-        ("condition", "base2", "condition of trial .* is not 'base2'"),
-        ("options", '["x"]', "options .* are not those of trial"),
-        ("answer", '"q"', "answer 'q' was not an option"),
-        ("answer", "{", "are not JSON"),
-        ("position", -1, "no position, or below 0"),
-        ("milliseconds", -5, "took -5 ms"),
-        ("answered_at", pd.Timestamp("2020-01-01", tz="UTC"), "answered before it was shown"),
-        ("source", "pilot", "source 'pilot' is not that of participant"),
-    ],
-)
-def test_impossible_rows_are_listed(study, tables, column, value, text):
-    answers, people = tables
-    row = answers.index[answers["task"] == "odd_one_out"][0]
-    answers.loc[row, column] = value
-    with pytest.raises(ResponseError, match=rf"response row {row + 2}: .*{text}"):
-        prepare(study, answers, people)
-
-
 def test_scores_against_the_key_and_duplicates_are_refused(study, tables):
     answers, people = tables
     row = answers.index[answers["task"] == "before_or_after"][0]

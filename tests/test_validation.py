@@ -38,6 +38,11 @@ def tables(folder, study):
     return make_responses(folder, study.study, people=6)
 
 
+def checked(study, answers, people):
+    """Return the checks by name."""
+    return {check.name: check for check in checks(prepare(study, answers, people))}
+
+
 def test_the_tables_of_the_synthetic_study_are_possible(study, tables):
     assert prepare(study, *tables).flow["participants"].iloc[-1] == 6
 
@@ -83,6 +88,16 @@ def test_answers_outside_the_fields_of_the_task_are_refused(study, tables, task,
 @pytest.mark.parametrize(
     ("column", "value", "text"),
     [
+        ("study", "other", "study 'other' is not"),
+        ("trial", "t9999", "unknown trial 't9999'"),
+        ("participant", "nobody", "unknown participant 'nobody'"),
+        ("condition", "base2", "condition of trial .* is not 'base2'"),
+        ("options", '["x"]', "options .* are not those of trial"),
+        ("answer", "{", "are not JSON"),
+        ("position", -1, "no position, or below 0"),
+        ("milliseconds", -5, "took -5 ms"),
+        ("answered_at", pd.Timestamp("2020-01-01", tz="UTC"), "answered before it was shown"),
+        ("source", "pilot", "source 'pilot' is not that of participant"),
         ("confidence", 17.0, "confidence is 17, but must be one of 1, 2, 3, 4, or empty"),
         ("confidence", 0.0, "confidence is 0"),
         ("confidence", 2.5, "confidence is 2.5"),
@@ -243,12 +258,8 @@ def test_without_consent_nothing_is_analysed(study, tables):
     people.loc[:1, "consented_at"] = pd.NaT
     responses = prepare(study, answers, people)
     flow = responses.flow.set_index("step")["participants"]
-    assert (flow["arrived"], flow["gave consent"], flow["finished"], flow["analysed"]) == (
-        6,
-        4,
-        4,
-        4,
-    )
+    assert flow["arrived"] == 6
+    assert flow["gave consent"] == flow["finished"] == flow["analysed"] == 4
     assert not {"p000", "p001"} & set(responses.answers["participant"])
     assert any("No consent is stored of 2 participants who went on" in n for n in notes(responses))
 
@@ -317,15 +328,13 @@ def test_what_can_be_but_should_be_known_is_counted(study, tables):
     gone = answers["trial"] == answers.loc[(answers["role"] == "trial"), "trial"].iloc[0]
     answers = answers[~gone & ~mine]
     answers.loc[answers.index[0], "milliseconds"] = pd.NA
-    found = {
-        c.name: (c.participants, c.answers, c.trials)
-        for c in checks(prepare(study, answers, people))
-    }
-    assert found["finished without any response"][0] == 1
-    assert found["fewer responses than the form has trials"][:2] == (5, 5)
-    assert found["trials without an analysed response"][2] == 1
-    assert found["missing response times"][1] == int(answers.iloc[0]["role"] == "trial")
-    assert found["answered trials of more than one form"][0] == 0
+    found = checked(study, answers, people)
+    assert found["finished without any response"].participants == 1
+    fewer = found["fewer responses than the form has trials"]
+    assert (fewer.participants, fewer.answers) == (5, 5)
+    assert found["trials without an analysed response"].trials == 1
+    assert found["missing response times"].answers == int(answers.iloc[0]["role"] == "trial")
+    assert found["answered trials of more than one form"].participants == 0
 
 
 @pytest.mark.parametrize("lost", ["no row", "time"])
@@ -347,12 +356,8 @@ def test_responses_missing_in_one_condition_are_named_by_condition(study, tables
 def test_a_trial_without_an_answer_has_no_score(study, tables):
     answers, people = tables
     row = answers.index[answers["task"] == "odd_one_out"][0]
-    answers.loc[row, ["answer", "correct", "confidence", "missing"]] = [
-        "null",
-        pd.NA,
-        pd.NA,
-        "time",
-    ]
+    empty = {"answer": "null", "correct": pd.NA, "confidence": pd.NA, "missing": "time"}
+    answers.loc[row, list(empty)] = list(empty.values())
     prepare(study, answers, people)
     answers.loc[row, "correct"] = True
     with pytest.raises(ResponseError, match=f"row {row + 2}: correct is True of a trial without"):
@@ -362,20 +367,16 @@ def test_a_trial_without_an_answer_has_no_score(study, tables):
 def test_a_duration_that_contradicts_the_moments_is_counted(study, tables):
     answers, people = tables
     name = "duration other than from consent to the end"
-
-    def count():
-        return {c.name: c for c in checks(prepare(study, answers, people))}[name].participants
-
-    assert count() == 0
+    assert checked(study, answers, people)[name].participants == 0
     people.loc[:1, "total_seconds"] = [700.0, 901.0]  # 900 passed; clocks may differ by seconds
-    assert count() == 1
+    assert checked(study, answers, people)[name].participants == 1
 
 
 def test_ends_that_contradict_status_and_responses_are_counted(study, tables):
     answers, people = tables
 
     def counts(name):
-        check = {c.name: c for c in checks(prepare(study, answers, people))}[name]
+        check = checked(study, answers, people)[name]
         return check.participants, check.answers
 
     unended, after = (
@@ -435,43 +436,35 @@ def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):
     rows = answers.index[answers["role"] == "trial"]
     answers.loc[rows[0], "milliseconds"] = 0
     answers.loc[rows[1:4], "milliseconds"] = 5 * 3600 * 1000  # stored after six seconds
-    responses = prepare(study, answers, people)
-    found = {check.name: check.answers for check in checks(responses)}
-    assert found["missing response times"] == 1
-    longer = responses.answers["milliseconds"] > 8000
-    assert (
-        found["response time longer than the time that passed on the server"] == longer.sum() >= 3
-    )
-    said = " ".join(notes(responses))
-    assert "The browser gave no time, or 0, for 1 response;" in said
-    assert "longer time than passed between showing the trial and storing the response" in said
+    found = checked(study, answers, people)
+    none, longer = (found[name] for name in (
+        "missing response times", "response time longer than the time that passed on the server"
+    ))  # fmt: skip
+    count = (prepare(study, answers, people).answers["milliseconds"] > 8000).sum()
+    assert none.answers == 1 and longer.answers == count >= 3
+    assert "The browser gave no time, or 0, for 1 response;" in none.sentence
+    assert "longer time than passed between showing the trial and storing" in longer.sentence
 
 
 def test_responses_faster_than_people_react_are_counted(study, tables):
     answers, people = tables
     rows = answers.index[answers["role"] == "trial"]
     answers.loc[rows[:3], "milliseconds"] = [199, 200, 0]  # 0 is no time
-    found = {check.name: check.answers for check in checks(prepare(study, answers, people))}
-    assert found["response time below 200 ms"] == 1
+    assert checked(study, answers, people)["response time below 200 ms"].answers == 1
 
 
 def test_positions_that_contradict_the_times_are_counted(study, tables):
     answers, people = tables
-
-    def counts(table):
-        check = {c.name: c for c in checks(prepare(study, table, people))}
-        return check["positions that contradict the times"]
-
-    assert counts(answers).answers == 0
+    name = "positions that contradict the times"
+    assert checked(study, answers, people)[name].answers == 0
     turned = answers.copy()
     last = turned.groupby("participant")["position"].transform("max")
     mine = turned["participant"] == "p000"
     turned.loc[mine, "position"] = (last - turned["position"])[mine]
-    assert (counts(turned).participants, counts(turned).answers) == (
-        1,
-        int((mine & (turned["role"] == "trial")).sum()) - 1,
-    )
-    assert "does not allow: positions or times were altered" in counts(turned).sentence
+    found = checked(study, turned, people)[name]
+    count = int((mine & (turned["role"] == "trial")).sum()) - 1
+    assert (found.participants, found.answers) == (1, count)
+    assert "does not allow: positions or times were altered" in found.sentence
 
 
 def test_ids_that_differ_only_in_spaces_or_case_are_one_person(study, tables):
@@ -488,10 +481,9 @@ def test_answers_after_the_time_limit_are_counted(study, tables):
     rows = answers.index[answers["role"] == "trial"]
     for late in (0, 3):
         answers.loc[rows[:late], "late"] = True
-        responses = prepare(study, answers, people)
-        assert {c.name: c.answers for c in checks(responses)}[name] == late
+        assert checked(study, answers, people)[name].answers == late
         said = f"{late} responses reached the server more than 15 s after the time limit"
-        assert (said in " ".join(notes(responses))) == bool(late)
+        assert (said in " ".join(notes(prepare(study, answers, people)))) == bool(late)
 
 
 def test_times_of_zero_make_nobody_identical(study, tables):

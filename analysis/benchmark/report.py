@@ -217,8 +217,7 @@ def compare(first: Path, second: Path) -> Table:
         its p-value, Holm-adjusted over methods.
 
     Raises:
-        ArtifactError: a benchmark is missing or of another version.
-        ValueError: see `read_comparable`.
+        ArtifactError, ValueError: see `read_comparable`.
     """
     benches, common = read_comparable([first, second])
     first_bench, second_bench = benches

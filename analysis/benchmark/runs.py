@@ -48,17 +48,16 @@ def summarise_runs(values: pd.DataFrame) -> pd.DataFrame:
 
     The value is the mean over cells (network and class). Its variance is that of networks plus that
     of classes minus that of cells (`two_way_jackknife`); for a balanced table it is the crossed
-    random-effects variance of the mean. A difference is the mean difference of the cells that both
-    methods have.
+    random-effects variance of the mean. A difference is that of the cells that both methods have.
 
     Args:
-        values: run, network, class, method, gap. Cells without a value are left out and counted.
+        values: of `class_values`. Cells without a value are left out and counted.
 
     Returns:
         one row per method with a value, from best to worst: method, mean, low, high, sd over runs,
-        lowest, highest (means of runs), networks, classes, cells, left out, difference (from the
-        reference, see `reference_of`), difference low, difference high, p alone (unadjusted), p
-        (Holm-adjusted over methods), reason (why there is no interval, "" if there is one).
+        lowest, highest (means of runs), networks, classes, cells, left out, difference (from that
+        of `reference_of`), its low and high, p alone (unadjusted), p (Holm-adjusted over methods),
+        reason (why there is no interval, "" if there is one).
 
     Raises:
         ValueError: no method has a value.
@@ -99,12 +98,8 @@ def reference_of(values: pd.DataFrame) -> str:
 
 
 def _estimate_mean(cells: pd.Series, null: float | None, largest: float) -> Estimate:
-    """Estimate the mean over networks and classes; its interval is limited to ± `largest`.
-
-    Args:
-        cells: values by run, network and class, rounded here so that rounding errors are no
-            variation.
-    """
+    """Estimate the mean of `cells` over networks and classes; its interval is limited to
+    ± `largest`. Values are rounded, so that rounding errors are no variation."""
     defined = cells.dropna().round(12).rename("value").reset_index().assign(method="")
     networks, classes = defined["network"].nunique(), defined["class"].nunique()
     mean = defined["value"].mean()
@@ -123,8 +118,7 @@ def compare_runs(folders: Sequence[Path]) -> Table:
     """Summarise the benchmarks of several runs in one table.
 
     Raises:
-        ArtifactError: a benchmark is missing or of another version.
-        ValueError: a run is given twice; or see `read_comparable`.
+        ArtifactError, ValueError: see `read_comparable`; also if a run is given twice.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("the same run was given twice; a run counts once")

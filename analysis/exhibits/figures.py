@@ -48,10 +48,10 @@ def offset(k: int, count: int) -> float:
     return (k - (count - 1) / 2) * min(0.14, 0.8 / count)
 
 
-def legend_columns(names: Sequence[str], inches: float, size: float = 8) -> int:
-    """Return the number of columns of a legend with these names, in letters of `size` points, that
-    is no wider than `inches`; at least 1."""
-    widths = [(0.55 * len(name) + 4) * size / 72 for name in names]
+def legend_columns(names: Sequence[str], inches: float) -> int:
+    """Return the number of columns of a legend with these names, in letters of 8 points, that is
+    no wider than `inches`; at least 1."""
+    widths = [(0.55 * len(name) + 4) * 8 / 72 for name in names]
     if sum(widths) <= inches:
         return max(1, len(names))
     return max(1, int(inches / max(widths)))
@@ -111,13 +111,8 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its title and caption.
-
-    Attributes:
-        name: file name without suffix.
-        title: a short title. caption: what the figure shows, and which intervals.
-        canvas: the matplotlib figure.
-    """
+    """A matplotlib figure (`canvas`) with its file name without suffix, a short title, and a
+    caption: what it shows, and which intervals."""
 
     name: str
     title: str
@@ -175,13 +170,8 @@ def subplots(
     layout: Literal["constrained"] | None = None,
     **options: Any,
 ) -> tuple[Canvas, Any]:
-    """Create a canvas and its axes as pyplot's function does, but not among pyplot's open figures:
-    nothing needs to be closed, and a notebook shows a figure once.
-
-    Args:
-        figsize: width and height in inches.
-        options: further options of `matplotlib.figure.Figure.subplots`.
-    """
+    """Create a canvas (`figsize` in inches) and its axes as pyplot's function does, but not among
+    pyplot's open figures: nothing needs to be closed, and a notebook shows a figure once."""
     canvas = Canvas(figsize=figsize, layout=layout)
     return canvas, canvas.subplots(rows, columns, **options)
 

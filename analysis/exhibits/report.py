@@ -41,11 +41,8 @@ def write_html(
     footer: str,
     links: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the report as one file that contains its images.
-
-    Args:
-        links: address -> text, shown below the lead.
-    """
+    """Write the report as one file that contains its images; `links` (address -> text) are shown
+    below the lead."""
     numbers = _reference_numbers(sections)
     page = render(
         "report.html",

@@ -260,12 +260,10 @@ def as_markdown(
                     cells += ["–"] * len(columns)
                     continue
                 row = row_by_measure.loc[measure_name]
-                rejected = _format_percent(row["rejected"], row["rejected error"])
-                cells += [
-                    *([] if all_given else [_format_percent(row["given"])]),
-                    _format_percent(row["coverage"], row["coverage error"]),
-                    rejected if row["null"] else f"({rejected})",
-                ]
+                texts = {c: _format_percent(row[c], row.get(f"{c} error", 0.0)) for c in columns}
+                if not row["null"]:
+                    texts["rejected"] = f"({texts['rejected']})"
+                cells += texts.values()
             lines.append(cells)
             name = ""
     return markdown_table(head, lines)

@@ -35,10 +35,9 @@ NOTHING = 0.0005
 
 @dataclass(frozen=True)
 class Plan:
-    """The design and the tests whose power is estimated.
+    """The design, whose size `power_curve` varies, and the tests whose power is estimated.
 
     Attributes:
-        design: the design of the study; `power_curve` varies its size.
         against_chance: test conditions against chance and report those that differ from it;
             otherwise test contrasts of conditions.
         reference: the condition with which all others are compared; by default all pairs.
@@ -122,9 +121,6 @@ class Sizes:
         raters: smallest numbers of responses per trial, which determine the number of items
             instead. Sizes with fewer participants than raters are left out.
 
-    Raises:
-        ValueError: both items and raters are given, there are fewer items than trials, or more
-            raters than participants.
     """
 
     participants: Sequence[int]
@@ -202,11 +198,7 @@ def smallest_designs(table: pd.DataFrame, target: float = 0.8) -> pd.DataFrame:
 
 def describe_smallest(designs: pd.DataFrame, target: float, table: pd.DataFrame) -> str:
     """Describe the smallest design with the wanted power for all effects: that with the fewest
-    participants, then trials, then items.
-
-    Args:
-        table: of `power_curve`; if all its effects are 0, there is no power to describe.
-    """
+    participants, then trials, then items; or say that all effects in `table` are 0."""
     if not (table["size"].abs() >= NOTHING).any():
         return "The conditions are expected to be equal: power is the rate of false positives."
     rows = designs[designs["effect"] == designs["effect"].iloc[-1]].dropna(subset="participants")
@@ -247,25 +239,17 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
         )
     shares = mixed_model.marginal_share(model.fit.beta, model.standard_deviation)
     accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
-    sd_participant, sd_condition, sd_item = map(float, model.fit.sd)
+    person, condition, item = map(float, model.fit.sd)
     return replace(
-        design,
-        accuracy=accuracy,
-        sd_participant=sd_participant,
-        sd_condition=sd_condition,
-        sd_item=sd_item,
+        design, accuracy=accuracy, sd_participant=person, sd_condition=condition, sd_item=item
     )
 
 
 def power_tables(
     table: pd.DataFrame, designs: pd.DataFrame, target: float, share: float = 1.0
 ) -> tuple[list[Table], Figure]:
-    """Return the power curve and the smallest designs as tables, and the curve as a figure.
-
-    Args:
-        table: of `power_curve`. designs: of `smallest_designs`. target: the wanted power.
-        share: the part of α that the tests receive, see `Plan`.
-    """
+    """Return the power curve (`table`) and the smallest designs as tables, and the curve as a
+    figure; `share` is that of `Plan`."""
     formats = dict.fromkeys(["power", "low", "high"], "{:.3f}")
     formats |= {"size": "{:+.3f}", "raters": "{:.0f}", "cost": "{:.2f}"}
     definitions = (
@@ -287,8 +271,8 @@ def power_tables(
         Table(
             "power_smallest",
             f"Fewest participants for {100 * target:g} % power",
-            f"{describe_smallest(designs, target, table)} {definitions} A dash: no number tried "
-            "suffices; more different items may.",
+            f"{describe_smallest(designs, target, table)} {definitions} A dash: no number of "
+            "participants tried suffices; with more different items, one may.",
             designs,
             formats,
             hidden=("design",),
@@ -306,12 +290,11 @@ def power_tables(
 def draw_curves(
     curves: Mapping[str, pd.DataFrame], target: float, label: str, legend: str = ""
 ) -> tuple[Canvas, Axes]:
-    """Draw power over participants, with the simulation error as a band.
+    """Draw power over participants, with the simulation error as a band, and a line at `target`.
 
     Args:
         curves: name in the legend -> participants, power, low, high.
-        target: power at which a line is drawn. label: label of the axis of power.
-        legend: title of the legend.
+        label: of the axis of power. legend: its title.
     """
     canvas, axis = subplots(figsize=(7.2, 3.2), layout="constrained")
     for k, (name, rows) in enumerate(curves.items()):

@@ -50,20 +50,15 @@ class WrittenReport:
 def write_report(run: Run) -> WrittenReport:
     """Write tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and report.html into `report/`."""
     folder = run.root / "report"
-    main = write_exhibits(
-        "run",
-        run,
-        run,
-        folder,
-        f"Concept evolution in {join(run_tables.series_of(run))}",
+    title = f"Concept evolution in {join(run_tables.series_of(run))}"
+    lead = (
         "Which concepts the neurons of these networks detect, how the concepts change during "
-        "training, and how much the changes matter for the predictions.",
-        {"../explore.html": "Interactive map of all neurons (file explore.html)"},
-    ).get("reversion")
-    return WrittenReport(
-        summary=reversion_on_screen(main) if main else "the run has no reversion study",
-        paths=[folder / "report.html", folder / "tables", folder / "figures"],
+        "training, and how much the changes matter for the predictions."
     )
+    links = {"../explore.html": "Interactive map of all neurons (file explore.html)"}
+    main = write_exhibits("run", run, run, folder, title, lead, links).get("reversion")
+    summary = reversion_on_screen(main) if main else "the run has no reversion study"
+    return WrittenReport(summary, [folder / n for n in ("report.html", "tables", "figures")])
 
 
 def write_exhibits(
@@ -78,7 +73,7 @@ def write_exhibits(
     """Write the exhibits of a report, and those that the run's configuration adds, into a folder.
 
     Args:
-        report: name of the report in `shelf.REPORTS`. subject: the object that its exhibits take.
+        report: one of `shelf.REPORTS`. subject: the object that its exhibits take.
         title, lead, links: see `write_html`.
 
     Returns:
@@ -125,13 +120,14 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
         screen.add_column(
             str(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
         )
+
+    def text(value: Any) -> str:
+        if pd.isna(value):
+            return "–"
+        return number_text(value, ".2f") if isinstance(value, float) else str(value)
+
     for row in frame.itertuples(index=False):
-        screen.add_row(
-            *(
-                "–" if pd.isna(v) else number_text(v, ".2f") if isinstance(v, float) else str(v)
-                for v in row
-            )
-        )
+        screen.add_row(*map(text, row))
     return screen
 
 

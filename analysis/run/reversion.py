@@ -27,12 +27,10 @@ def reversion_study(run: Run) -> Results:
 @lru_cache(maxsize=8)
 def reversion_means(run: Run, outcome: str, layer: str | None = JOINT) -> pd.DataFrame:
     """Return the means over the images of each class (`harness.results.mean_by_class`), for the
-    pairs of epochs between which some neuron changed; no rows if the run lacks the outcome. They
-    are computed once for all tables and figures.
+    pairs of epochs between which some neuron changed; no rows if the run lacks the outcome.
 
     Args:
-        outcome: a key of `classes.OUTCOMES`.
-        layer: the layer, or JOINT for sets that are reverted in all layers at once; None for all.
+        outcome: a key of `classes.OUTCOMES`. layer: None for all layers.
 
     Raises:
         ArtifactError: there is no such pair.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from scipy.special import xlogy
 
+from analysis.statistics.clusters import t_interval
 from analysis.statistics.estimate import FEWEST, Estimate
 
 
@@ -144,14 +144,14 @@ def _with_interval(
 ) -> Estimate:  # fmt: skip
     """Return an estimate with the interval value ± t · the standard deviation of the replicates,
     limited to [−1, 1]; t has units − 1 degrees of freedom."""
-    units, error, reason = len(counts), np.nan, ""
+    units, variance, reason = len(counts), np.nan, ""
     if np.isnan(value):
         reason = "all ratings are alike, so that agreement by chance is certain"
     elif units < FEWEST:
         reason = f"an interval needs {FEWEST} units (here: {units})"
     elif (~np.isnan(replicates)).sum() > 1:
-        error = float(stats.t.ppf(0.5 + level / 2, units - 1) * np.nanstd(replicates, ddof=1))
-    low, high = np.clip([value - error, value + error], -1, 1).tolist()
+        variance = float(np.nanvar(replicates, ddof=1))
+    low, high, _ = np.clip(t_interval(value, variance, units - 1, level), -1, 1).tolist()
     return Estimate(
         value, low, high, n=int(counts.sum()), left_out=left_out, level=level, clustered=(unit,),
         reason=reason,

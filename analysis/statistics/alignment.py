@@ -159,10 +159,10 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
         frame = frame.join(group_shares.groupby("method")[averages].mean())
         frame = frame.join(normalised_share(group_shares)).rename_axis("method").reset_index()
         frames.append(frame.assign(group=group, neurons=len(values)))
-    positions = {name: position for position, name in enumerate(dict.fromkeys(shared["method"]))}
-    table = pd.concat(frames, ignore_index=True)
-    table = table.sort_values("method", key=lambda names: names.map(positions), kind="stable")
-    return table[columns].reset_index(drop=True)
+    order, table = list(dict.fromkeys(shared["method"])), pd.concat(frames)
+    return table.sort_values(
+        "method", key=lambda names: names.map(order.index), kind="stable", ignore_index=True
+    )[columns]
 
 
 def normalised_share(shared: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,6 @@ class Posterior:
     """Draws of all chains, one chain after another.
 
     Attributes:
-        names: names of the conditions.
         beta: log odds of a correct response of a participant of average ability to a trial of
             average difficulty: [draws, conditions].
         sd: standard deviations of COMPONENTS on the logit scale: [draws, 3].

@@ -1,7 +1,4 @@
-"""Statistics of behaviour: learning, confidence, response time, sensitivity to change.
-
-Like those of `analysis.statistics.shares`, they are registered in `STATISTICS`.
-"""
+"""Statistics of behaviour: learning, confidence, response time, sensitivity to change."""
 
 from __future__ import annotations
 

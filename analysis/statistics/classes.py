@@ -145,17 +145,15 @@ def class_intervals(
     n = changes.count()
     half = stats.t.ppf(0.5 + level / 2, n - 1) * changes.sem().where(lambda e: e > 1e-12)
     mean = changes.mean()
-    ends = {"low": mean - half, "high": mean + half}
-    ends = {name: end.clip(-largest, largest) for name, end in ends.items()}
-    return pd.DataFrame({"mean": mean, **ends})
+    low, high = ((mean + reach).clip(-largest, largest) for reach in (-half, half))
+    return pd.DataFrame({"mean": mean, "low": low, "high": high})
 
 
 def summary(means: pd.DataFrame, largest: float = 1.0) -> pd.DataFrame:
     """Return the paper's table with controls: one row per pair, method and split.
 
     Args:
-        means: of one outcome (`harness.results.mean_by_class`) and one layer, or of the joint
-            reversion of all layers.
+        means: of one outcome (`harness.results.mean_by_class`) and one layer, or of JOINT.
         largest: the largest possible change of the outcome.
 
     Returns:

@@ -75,15 +75,8 @@ TRUTH_VALUES = ("correct", "changed")
 
 
 def check_responses(frame: pd.DataFrame, value: str, *columns: str) -> None:
-    """Check the rows of a table of responses.
-
-    Args:
-        value: the column of measured values, which may be missing.
-        columns: columns that every row must have.
-
-    Raises:
-        ValueError: a row lacks one of `columns`, or a truth value is neither 0 nor 1.
-    """
+    """Raise ValueError if a row lacks one of `columns`, or if the column `value` has truth values
+    and one is neither 0 nor 1 nor missing."""
     for column in columns:
         if missing := int(frame[column].isna().sum()):
             raise ValueError(f"{missing} rows without {column!r}: every response must have one")
@@ -144,13 +137,9 @@ class Variance:
 
 @dataclass(frozen=True)
 class ClusterCounts:
-    """The number of clusters of one kind that inform each value of a statistic.
-
-    Attributes:
-        fewest: the number of clusters in the group that has the fewest: [k].
-        effective: Kish's effective number (Σn)²/Σn² in the group where it is smallest: [k].
-        df: Welch and Satterthwaite's degrees of freedom, if all groups vary equally: [k].
-    """
+    """The clusters of one kind that inform each value of a statistic [k]: their `fewest` number in
+    a group, Kish's smallest `effective` number (Σn)²/Σn² in a group, and Welch and Satterthwaite's
+    `df` if all groups vary equally."""
 
     fewest: np.ndarray
     effective: np.ndarray

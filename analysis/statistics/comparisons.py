@@ -192,17 +192,13 @@ def _letter(number: int) -> str:
 
 
 def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
-    """Return the simultaneous confidence interval of each rank (Al Mohamad, Goeman & van Zwet,
-    2021): from 1 + the number of significantly better methods to the number of methods minus the
-    significantly worse ones.
+    """Return the simultaneous confidence interval of each method's rank, "first–last" (Al Mohamad,
+    Goeman & van Zwet, 2021): from 1 + the number of significantly better methods to the number of
+    methods minus the significantly worse ones. A comparison that could not be computed (p is NaN)
+    counts as not significant.
 
     Args:
-        names: the names of all methods.
-        pairs: the result of `differences`; a comparison that could not be computed (p is NaN)
-            counts as not significant.
-
-    Returns:
-        name -> "first–last"; it never contradicts the letters, which follow from the same tests.
+        pairs: the result of `differences`, from which the letters follow, too.
     """
     significant = pairs[pairs["p"] < ALPHA]
     better, worse = significant["second"].value_counts(), significant["first"].value_counts()

@@ -27,13 +27,10 @@ class Settings:
     """Settings of the analysis, which are written into the release pack.
 
     Attributes:
-        replicates: number of replicates of every bootstrap.
-        permutations: number of permutations of every permutation test; the smallest unadjusted
-            p-value is 1 / (permutations + 1).
-        seed: seed of all random numbers.
+        replicates, permutations: of every bootstrap and of every permutation test, whose smallest
+            unadjusted p-value is 1 / (permutations + 1).
         level: nominal coverage of all intervals.
-        similarity: name of the similarity of labels (`tasks.similarity.SIMILARITIES`);
-            None: as frozen.
+        similarity: of labels, a name in `tasks.similarity.SIMILARITIES`; None: as frozen.
         reference: condition with which the others of its task are compared, "" for all pairs;
             None: as frozen.
         exhibits: the user's tables, figures and sentences, each `package.module:function`.
@@ -54,7 +51,6 @@ class AnalysedStudy:
 
     Attributes:
         responses: the validated responses, with the exclusion rules.
-        settings: settings of the analysis.
         joined_trials: the table of `association.join_measures`; None without a run.
         reversion: changes in accuracy by pair, split and arm of the run; None without a run.
         from_run: tables of the run that the study's report shows.
@@ -101,19 +97,13 @@ class AnalysedStudy:
     @property
     def departures(self) -> list[str]:
         """Return settings that differ from the frozen plan, or without one from the defaults."""
-        defaults = Settings()
-        choices: list[tuple[str, Any, Any]] = [
-            ("similarity of labels", self.similarity, self.plan.similarity),
-            ("reference condition", self.reference or "none", self.plan.reference or "none"),
-        ] + [
-            (name, getattr(self.settings, name), getattr(defaults, name))
-            for name in ("replicates", "permutations", "seed", "level")
-        ]
-        return [
-            f"{name_of_choice} {setting} instead of {frozen}"
-            for name_of_choice, setting, frozen in choices
-            if setting != frozen
-        ]
+        choices: dict[str, tuple[Any, Any]] = {
+            "similarity of labels": (self.similarity, self.plan.similarity),
+            "reference condition": (self.reference or "none", self.plan.reference or "none"),
+        }
+        for name in ("replicates", "permutations", "seed", "level"):
+            choices[name] = getattr(self.settings, name), getattr(Settings(), name)
+        return [f"{name} {a} instead of {b}" for name, (a, b) in choices.items() if a != b]
 
     def name(self, task: str) -> str:
         return self.responses.study.name(task)

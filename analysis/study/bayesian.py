@@ -52,8 +52,8 @@ def bayesian(results: Results) -> Table | None:
         + ". Logistic model with random effects of participants, of participants within conditions "
         f"and of trials; prior as frozen: log odds Normal(0, {prior.effect:g}), standard "
         f"deviations half-normal({prior.standard_deviation:g}). NUTS; R̂ and effective sample size "
-        "(ESS) are those of the worst parameter. It stands beside the planned tests and claims "
-        "nothing.",
+        "(ESS) are those of the worst parameter. It is reported in addition to the planned tests; "
+        "no claim is based on it.",
         frame,
         {**dict.fromkeys(["value", "low", "high", *frame.filter(like="P("), "R̂"], "{:.3f}"),
          "ESS": "{:.0f}", "what": as_words},

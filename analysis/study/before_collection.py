@@ -56,7 +56,7 @@ def planned_claims(results: Results) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Power:
-    """Power of one test of the primary hypothesis, at its own share of α, over participants.
+    """Power of one test of the primary hypothesis, at its own share of α.
 
     Attributes:
         table: size (true difference of shares), participants, power, low, high (Wilson's interval
@@ -68,12 +68,11 @@ class Power:
 
     @property
     def participants(self) -> int:
-        """The largest number of participants."""
         return int(self.table["participants"].max())
 
     @property
     def detectable(self) -> float | None:
-        """The smallest size with the power WANTED_POWER for the largest number of participants."""
+        """The smallest size with WANTED_POWER for the largest number of participants."""
         enough = self.table["power"] >= WANTED_POWER
         sizes = self.table.loc[enough & (self.table["participants"] == self.participants), "size"]
         return sizes.min() if len(sizes) else None

@@ -69,12 +69,7 @@ OWN_MODEL = "by a registered test of the researchers' own"
 
 
 def preregistration(results: Results, power: Power | None, picture: str = "") -> str:
-    """Return the document in Markdown.
-
-    Args:
-        power: power of a test of the primary hypothesis; None: the document has no power curve.
-        picture: file name of the power curve; "" if there is none.
-    """
+    """Return the document in Markdown; `picture` is the file name of the power curve."""
     frozen, plan = results.responses.study, results.plan
     tests = planned_claims(results)
     roles = frozen.trials["role"].value_counts()
@@ -220,17 +215,11 @@ def _tasks_without_equivalence(results: Results, questions: set[str]) -> list[st
 
 
 def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[Path]:
-    """Write the document and its power curve, and the PDF if the extra is installed.
-
-    Args:
-        folder: of the frozen study. out: the Markdown file. studies: simulated for a point of the
-            power curve.
+    """Write the document of the frozen study in `folder` and its power curve, with `studies`
+    simulated per point, and the PDF if the extra is installed.
 
     Returns:
-        the files written, the Markdown file first.
-
-    Raises:
-        ValueError: no frozen study there, or one that was changed.
+        the files written, the Markdown file `out` first.
     """
     results = results_without_responses(read_study(folder))
     power = simulate_power(results, studies)

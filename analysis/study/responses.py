@@ -127,11 +127,7 @@ class Responses:
 
 
 def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the responses and, from the file beside them, the participants, in the survey's
-    format.
-
-    Args:
-        responses: NAME.csv; the participants are read from NAME-participants.csv.
+    """Read the responses, NAME.csv, and the participants, NAME-participants.csv.
 
     Raises:
         ValueError: one of the two is missing or cannot be read.
@@ -161,9 +157,7 @@ def prepare(
     """Validate responses and select those to analyse by the frozen exclusion rules.
 
     Args:
-        table, people: responses and participants, with the columns of
-            `tasks.responses.RESPONSES` and PARTICIPANTS; see `read_tables`.
-        source: the source to analyse; required if the tables hold several.
+        table, people: of `read_tables`. source: required if the tables hold several.
 
     Raises:
         ResponseError: rows contradict the study or one another; all are listed.
@@ -183,12 +177,7 @@ def select(
     source: str,
     rules: Mapping[str, Any],
 ) -> Responses:
-    """Select responses of one source by exclusion rules, without validating them.
-
-    Args:
-        table, people, source: as in `prepare`.
-        rules: exclusion rule -> threshold.
-    """
+    """Select responses of one source by rules (name -> threshold), without validating them."""
     people = people[people["source"] == source].sort_values("participant").reset_index(drop=True)
     table, unanswered = _split_answered(table[table["source"] == source])
     data = table[table["role"] == "trial"]
