@@ -42,7 +42,7 @@ nightly: $(READY) browser  ## every test
 	$(BIN)/pytest $(PROCESSES) -m ''
 
 coverage: $(READY)  ## are intervals and claims what they say? (simulated studies)
-	$(BIN)/python -m analysis.planning.coverage
+	$(BIN)/python -m tests.simulated_studies
 	$(BIN)/python -m tests.null_studies --studies 400
 
 lint: $(READY)  ## style and types

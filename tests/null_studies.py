@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.planning.coverage import parse_arguments, run_seeds
 from analysis.statistics.claims import ALPHA, judge
 from analysis.statistics.clusters import holm
 from analysis.study.association import EVIDENCE, join_measures
 from analysis.study.frozen_study import FrozenStudy, read_study
 from analysis.study.responses import select
 from analysis.study.results import Results, Settings
+from tests.simulated_studies import parse_arguments, run_seeds
 from tests.synthetic_study import PLANTED, make_responses, make_study
 
 CHANCE = {

@@ -13,15 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.planning.coverage import (
-    DESIGNS,
-    RATES,
-    SMALL,
-    as_markdown,
-    measure,
-    run_seeds,
-    simulate_study,
-)
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import (
     TOGETHER,
@@ -37,6 +28,15 @@ from analysis.statistics.claims import judge
 from analysis.statistics.clusters import holm
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.shares import ClusteredShares
+from tests.simulated_studies import (
+    DESIGNS,
+    RATES,
+    SMALL,
+    as_markdown,
+    measure,
+    run_seeds,
+    simulate_study,
+)
 
 CLAIMS = ("cluster jackknife", "crossed effects")
 

@@ -1,1 +1,1 @@
-"""Power of planned studies and coverage of the estimators."""
+"""Power of planned studies."""

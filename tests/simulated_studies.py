@@ -1,6 +1,6 @@
 """Coverage of intervals and error rates of tests in simulated studies with known parameters.
 
-    python -m analysis.planning.coverage [--studies 1000] [--seed 0] [--workers 1] [--small]
+    python -m tests.simulated_studies [--studies 1000] [--seed 0] [--workers 1] [--small]
 
 prints the three tables of docs/simulations.md: how often 95 % intervals contain the true value, how
 often a true null hypothesis is rejected at α = 5 %, and the power, with the prediction of the
