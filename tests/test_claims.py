@@ -11,12 +11,14 @@ from scipy import stats
 
 import conceptevo.study
 from analysis.statistics.claims import CONTROL, QUESTIONS, judge
+from analysis.study.abstract import abstract_of_study
 from analysis.study.before_collection import describe_ruled_out, results_without_responses
 from analysis.study.family import is_ruled_out
 from analysis.study.frozen_study import read_study
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
+from analysis.study.sentences import main_findings
 from analysis.study.tables import claims
 from tasks import settings
 from tasks.kinds import all_tasks
@@ -194,6 +196,19 @@ def test_tests_without_confidence_keep_their_weight_and_say_why(study):
 
     tests = study(without).loc["confidence"]
     assert tests["p_alone"].isna().all() and (tests["reason"] != "").all()
+
+
+def test_a_study_that_plans_no_test_says_so(tmp_path, monkeypatch):
+    """Its frozen hypothesis is not called absent, and no control is called failed."""
+    for registry in ("PLANNED", "STUDY_TESTS"):
+        monkeypatch.setattr(f"analysis.study.results.{registry}", {})
+    study = make_study(tmp_path, trials=2, tasks=("odd_one_out",))
+    results = results_of(tmp_path, *make_responses(tmp_path, study, people=8))
+    assert results.claims.empty and claims(results) is None
+    assert list(main_findings(results)) == ["No test could be computed."]
+    (text,) = (text for text in abstract_of_study(results) if text.startswith("Main result."))
+    assert "The primary hypothesis, accuracy against chance in odd one out, could not be" in text
+    assert describe_ruled_out(results) == ""
 
 
 def test_kinds_of_questions_are_those_that_can_be_frozen():

@@ -118,17 +118,14 @@ def _hypotheses(results: Results, tests: pd.DataFrame) -> list[tuple[str, list[s
         "Other hypotheses": ~is_primary & ~control,
         "Control tests (checks of the tasks; nothing is claimed from them)": ~is_primary & control,
     }
-    return [
-        (
-            title,
-            [
-                _hypothesis(results, group)
-                for _, group in tests[role].groupby(["question", "kind", "asked"], sort=False)
-            ],
-        )
+    texts = {
+        title: [
+            _hypothesis(results, group)
+            for _, group in tests[role].groupby(["question", "kind", "asked"], sort=False)
+        ]
         for title, role in roles.items()
-        if role.any()
-    ]
+    }
+    return [(title, hypotheses) for title, hypotheses in texts.items() if hypotheses]
 
 
 def _hypothesis(results: Results, tests: pd.DataFrame) -> str:

@@ -103,20 +103,16 @@ def _questionnaire_problems(text: Any, questions: Sequence[Question]) -> list[st
         answers = None
     if not isinstance(answers, dict):
         return [f"questionnaire {text!r} is not a JSON object"]
-    return [
-        f"questionnaire: {question.name} is {answers[question.name]!r}, but must be "
-        f"{_describe_answers(question)}"
-        for question in questions
-        if not _can_be_answered(question, answers)
-    ]
-
-
-def _can_be_answered(question: Question, answers: dict[str, Any]) -> bool:
-    try:
-        check_answers([question], answers, {})
-    except InvalidAnswer:
-        return False
-    return True
+    problems = []
+    for question in questions:
+        try:
+            check_answers([question], answers, {})
+        except InvalidAnswer:
+            problems.append(
+                f"questionnaire: {question.name} is {answers[question.name]!r}, but must be "
+                f"{_describe_answers(question)}"
+            )
+    return problems
 
 
 def _describe_answers(question: Question) -> str:
