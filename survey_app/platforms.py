@@ -63,11 +63,11 @@ class Visitor:
 EVERYWHERE = Entry(platforms=PLATFORMS)
 
 
-#: The parameters that identify a visitor -> the platform whose links have them.
+#: The parameters of links -> the platform whose links have them. One of them is enough: without the
+#: others, a link is not complete, which is no open link.
 _IDENTIFYING = {
     "prolific_token": "prolific",
-    "PROLIFIC_PID": "prolific",
-    "assignmentId": "mturk",
+    **{name: platform for platform, names in PARAMETERS.items() for name in names},
     "p": "open",
 }
 
@@ -100,12 +100,12 @@ def _parse_visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> 
         if not hmac.compare_digest(signed_id, _sign_id(signed_id[:LINK_ID], secret)):
             raise BadAddress(_CUT_OFF)
         return Visitor("open", signed_id[:LINK_ID])
-    if platform == "mturk" and parameters["assignmentId"] == PREVIEW:
+    if platform == "mturk" and parameters.get("assignmentId") == PREVIEW:
         return Visitor("mturk", "", preview=True)
     outdated = False
     if platform == "prolific" and entry.signed:
         parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
-    elif platform == "prolific" and "PROLIFIC_PID" not in parameters:
+    elif "prolific_token" in parameters and "PROLIFIC_PID" not in parameters:
         raise BadAddress(_SIGNED)
     details = {name: _read_id(parameters, name) for name in PARAMETERS[platform]}
     _check(platform, details, entry)

@@ -177,6 +177,8 @@ def _problems(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
             yield "one of its choices is empty; give it a text"
         if set(question.screen_out) == set(values):
             yield "screen_out has every answer, so nobody could take part"
+        if ending := {*question.right} & {*question.screen_out}:
+            yield f"{sorted(ending)[0]!r} is a right answer, but also in screen_out"
         if kind != "several" and set(question.right) == set(values):
             yield "every answer is right; leave right out, or name fewer"
     yield from _text_problems(question)

@@ -132,7 +132,7 @@ places = {places}     # to begin with; afterwards: conceptevo study places STUDY
 lease_minutes = {lease_minutes}     # this long after a response, others may get the place
 platforms = {platforms}     # prolific, mturk, open; links of other kinds are refused
 studies = {studies}     # the platform's own ids of this study (STUDY_ID, hitId); any if empty
-ids = {ids}     # pattern of participants' ids (regular expression); the platform's own if empty
+ids = {ids}     # regular expression for ids (of A-Z a-z 0-9 _ -); the platform's own if empty
 signed = {signed}     # only links signed by Prolific (its secured links)
 audience = {audience}     # for signed links: this survey's domain
 

@@ -78,6 +78,10 @@ TEXT = "[[question]]\nname = 't'\nkind = 'text'\nlabel = 'T'\n"
         ("[[question]]\nname = 'a'\nkind = 'scale'\nlabel = 'x'", "two or more .*or points = 7"),
         (CHOICE + "right = 'x'", "right answers are for questions with when = 'quiz'"),
         (CHOICE + "when = 'quiz'\nright = 'z'", "'z' is none of its answers: x, y"),
+        (
+            CHOICE + "when = 'quiz'\nright = 'x'\nscreen_out = ['x']",
+            "'x' is a right answer, but also in screen_out",
+        ),
         (CHOICE + "screen_out = ['z']", "'z' is none of its answers: x, y"),
         (CHOICE + "stay_within = [1, 2]", "stay_within is for a number"),
         (CHOICE + CHOICE, "question 'a': the name is given twice"),

@@ -18,7 +18,7 @@ from survey_app import signed_links
 from survey_app.export import tables
 from survey_app.flow import Stage
 from survey_app.participant_state import ParticipantState
-from survey_app.platforms import BadAddress, Visitor, identify, make_open_link
+from survey_app.platforms import BadAddress, Visitor, identify, is_open_link, make_open_link
 from survey_app.schema import identities, participants
 from survey_app.service import Service
 from survey_app.store import Store, now
@@ -167,12 +167,17 @@ def test_a_platforms_study_takes_nobody_else():
         (PROLIFIC | {"STUDY_ID": "8c" * 12}, "belongs to another study"),
         (PROLIFIC | {"PROLIFIC_PID": "bob"}, "PROLIFIC_PID is missing or malformed"),
         ({"PROLIFIC_PID": PID}, "STUDY_ID is missing"),
+        ({"STUDY_ID": STUDY, "SESSION_ID": SESSION}, "PROLIFIC_PID is missing"),
         ({"PROLIFIC_PID": PID, "STUDY_ID": STUDY}, "SESSION_ID is missing"),
     ):
         with pytest.raises(BadAddress, match=told):
             identify(parameters, SECRET, entry)
     with pytest.raises(BadAddress, match="cannot be opened by this link"):
         identify(PROLIFIC, SECRET, Entry(platforms=("open",)))
+    for parameters in ({"SESSION_ID": SESSION}, {"hitId": "H"}, {"p": ""}, {"prolific_token": ""}):
+        assert not is_open_link(parameters)  # whoever forgot a parameter would lose the ids
+    with pytest.raises(BadAddress, match="assignmentId is missing"):
+        identify({"workerId": "A1B2C3", "hitId": "H"}, SECRET)
 
 
 def test_made_up_ids_take_no_place(service):
