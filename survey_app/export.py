@@ -141,10 +141,12 @@ def choose_study(store: Store, source: str | None, study: str | None) -> tuple[s
     """
     with store.read() as connection:
         titles = dict(connection.execute(select(studies.c.hash, studies.c.title)).all())
+        pairs = connection.execute(select(participants.c.study, participants.c.source).distinct())
+        held = sorted((key, name) for key, name in pairs if study in (None, key))
     titled = ", ".join(f"{key} ({title})" for key, title in sorted(titles.items()))
     if study is not None and study not in titles:
         raise ValueError(f"--study {study!r}: no such study; the database holds {titled or 'none'}")
-    names = sources(store, study)
+    names = sorted({name for _, name in held})
     holder = "the database" if study is None else f"study {study}"
     if source is not None and names and source not in names:
         raise ValueError(
@@ -156,10 +158,8 @@ def choose_study(store: Store, source: str | None, study: str | None) -> tuple[s
             f"name one with --source"
         )
     source = source or (names[0] if names else "human")
-    with store.read() as connection:
-        query = select(participants.c.study).where(participants.c.source == source).distinct()
-        hashes = sorted(connection.scalars(query))
-    if study is None and len(hashes) > 1:
+    hashes = [key for key, name in held if name == source]
+    if len(hashes) > 1:
         raise ValueError(
             f"the database holds several studies, which must not be mixed: {titled}; name one "
             f"with --study"

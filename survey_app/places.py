@@ -32,7 +32,7 @@ from survey_app.schema import (
     turned_away,
 )
 from survey_app.store import Store
-from tasks.recruitment import Recruitment
+from tasks.recruitment import MOST_PLACES, Recruitment
 from tasks.responses import Source
 
 State = Literal["open", "paused", "closed"]
@@ -207,10 +207,19 @@ class Places:
             yield connection
 
     def add(self, number: int) -> int:
-        """Add places and return their total number; the study and its hash do not change."""
+        """Add places and return their total number; the study and its hash do not change.
+
+        Raises:
+            ValueError: there would be more than MOST_PLACES; none can be removed again.
+        """
         with self._write_recruitment() as connection:
             last = connection.scalar(select(func.max(places.c.place)).where(self._is_own(places)))
             first = 0 if last is None else last + 1
+            if first + number > MOST_PLACES:
+                raise ValueError(
+                    f"+{number}: there would be {first + number:,} places, which cannot be removed "
+                    f"again; at most {MOST_PLACES:,} are allowed"
+                )
             self._create(connection, range(first, first + number))
             self._log(connection, "places", f"+{number}, {first + number} in all")
             return first + number
@@ -224,36 +233,43 @@ class Places:
                 self._log(connection, state, "")
 
     def open_at(self, moment: datetime) -> None:
-        """Open recruitment at the given time; participants who have begun can finish."""
+        """Open recruitment at the given time; participants who have begun can finish.
+
+        Raises:
+            ValueError: the time is not in the future.
+        """
+        if moment <= self.store.clock():
+            raise ValueError(f"open-at {moment}: this time has passed; `resume` opens at once")
         with self._write_recruitment() as connection:
             self._set(connection, state="open", opens=moment)
             self._log(connection, "open-at", f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
 
-    def release(self, identifier: str, reason: str = "released") -> str:
-        """Free the place of a participant who will not finish; return the participant's pseudonym.
+    def release(self, *identifiers: str, reason: str = "released") -> None:
+        """Free the places of participants who will not finish, of all or of none.
 
         Args:
-            identifier: the pseudonym, or the platform's id of the person or of the session.
+            identifiers: pseudonyms, or the platform's ids of persons or of sessions.
 
         Raises:
-            ValueError: the identifier is unknown, or the participant has finished or has no place.
+            ValueError: an identifier is unknown, or the participant has finished or has no place.
         """
         with self.store.write() as connection:
-            row = self._find(connection, identifier)
-            if row is None:
-                raise ValueError(
-                    f"no participant has the id {identifier!r}; give a pseudonym, or the "
-                    f"platform's id of the person or of the session"
-                )
-            if row["status"] not in UNFINISHED:
-                raise ValueError(
-                    f"{identifier} holds no place that could be released: status "
-                    f"{row['status']}. To collect more responses, add places (`places STUDY +1`)"
-                )
-            self._expire_participant(connection, row["participant"], reason)
-            self.free_place(connection, row["participant"])
-            self._log(connection, "released", f"{row['participant']} ({reason})")
-            return row["participant"]
+            for identifier in identifiers:
+                row = self._find(connection, identifier)
+                if row is None:
+                    raise ValueError(
+                        f"no participant has the id {identifier!r}, so nobody's place was "
+                        f"released; give pseudonyms, or the platform's ids of persons or sessions"
+                    )
+                if row["status"] not in UNFINISHED:
+                    raise ValueError(
+                        f"{identifier} holds no place that could be released (status "
+                        f"{row['status']}), so nobody's was. To collect more responses, add places "
+                        f"(`places STUDY +1`)"
+                    )
+                self._expire_participant(connection, row["participant"], reason)
+                self.free_place(connection, row["participant"])
+                self._log(connection, "released", f"{row['participant']} ({reason})")
 
     def is_unfinished(self, identifier: str) -> bool:
         """Return whether the participant with this identifier has begun and not finished."""

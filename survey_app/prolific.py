@@ -181,6 +181,6 @@ def release_gone(comparison: Comparison, places: Places) -> int:
     count = 0
     for session, reason in comparison.departures:
         if places.is_unfinished(session):
-            places.release(session, reason)
+            places.release(session, reason=reason)
             count += 1
     return count

@@ -76,8 +76,7 @@ def _change_places(study_places: Places, change: str, who: list[str]) -> None:
         case ["open-at", moment]:
             study_places.open_at(_parse_moment(moment))
         case ["release", _, *_]:
-            for identifier in who:
-                study_places.release(identifier)
+            study_places.release(*who)
         case ["block", _, *_]:
             lines = [read_text(Path(path), "list of ids").splitlines() for path in who]
             ids = filter(None, map(str.strip, chain(*lines)))

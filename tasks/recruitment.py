@@ -22,6 +22,7 @@ Platform = Literal["prolific", "mturk", "open"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 FILE = "recruitment.toml"
 LONGEST_LEASE = 100_000  # minutes
+MOST_PLACES = 100_000
 #: Codes that stand in examples: whoever has read one could claim to have taken part.
 PUBLIC_CODES = ("COMPLETED", "SCREENED-OUT", "COMPLETED-A")
 _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # nothing that is read as something else
@@ -120,7 +121,7 @@ class Recruitment(Entry):
         lease_minutes: so long after a response, a place may be given to the next participant.
     """
 
-    places: int = Field(default=260, ge=1, le=100_000)
+    places: int = Field(default=260, ge=1, le=MOST_PLACES)
     lease_minutes: float = Field(default=60, ge=1, le=LONGEST_LEASE)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, StrictInt, field_validator, model_val
 
 from harness.section import Section
 from tasks.language import N_, SOURCE, Words
-from tasks.recruitment import LONGEST_LEASE, Entry
+from tasks.recruitment import LONGEST_LEASE, MOST_PLACES, Entry
 
 TEXTS = Path(__file__).parent / "texts"
 #: Settings to start from, by name.
@@ -158,7 +158,7 @@ class StudySettings(Section):
     title: str = N_("What do these pictures have in common?")
     seed: int = Field(default=0, ge=0)
     minutes: int = Field(default=0, ge=0)
-    participants: int = Field(default=260, ge=1, le=100_000)
+    participants: int = Field(default=260, ge=1, le=MOST_PLACES)
     forms: int = Field(default=8, ge=1, le=500)
     lease_minutes: float = Field(default=60, ge=1, le=LONGEST_LEASE)
     questions: bool = True

@@ -283,6 +283,8 @@ def test_the_opening_is_set_by_command_and_mistakes_change_nothing(study_folder,
     assert "opens 2099-12-01 08:00 UTC" in told
     for wrong in ("tomorrow", "2099-12-01T09:00"):
         assert "such as 2026-12-01T09:00+01:00" in say(*places, "open-at", wrong, error=ValueError)
+    gone = say(*places, "open-at", "2019-12-01T09:00+01:00", error=ValueError)
+    assert "open-at 2019-12-01 09:00:00+01:00: this time has passed" in gone
     for words in (("release",), ("pause", "x"), ("+0",), ("-1",), ("block", str(tmp_path))):
         say(*places, *words, error=ValueError)
     told = say(*places, "release", "nobody", error=ValueError)

@@ -54,21 +54,22 @@ def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
     assert page["stage"] == "screened_out"
     assert "try again later" in page["html"] and "cc=FULL" in page["html"]
     service.store.clock = lambda: now() + timedelta(minutes=3)  # long before any lease is over
-    assert service.places.release("p2") == people[2]
+    with pytest.raises(ValueError, match="no participant has the id 'p99', so nobody's place"):
+        service.places.release("p2", "p99")
+    assert service.places.counts()["free"] == 0  # all or none
+    service.places.release("p2")
     assert begin(service, "next")["stage"] == "instructions"
     gone = look(service, people[2])
     assert gone["stage"] == "expired" and "cc=LATE" in gone["html"]
     assert begin(service, "another")["stage"] == "screened_out"
-    with pytest.raises(ValueError, match="holds no place that could be released: status expired"):
+    with pytest.raises(ValueError, match=r"holds no place that could be released \(status expired"):
         service.places.release("p2")
-    with pytest.raises(ValueError, match="no participant has the id 'p99'"):
-        service.places.release("p99")
 
 
 def test_a_session_of_the_platform_names_a_person_too(service):
     person = arrive(service, Visitor("prolific", PID, details=PROLIFIC))
     go(service, person, Stage.TRIAL)
-    assert service.places.release(SESSION, "returned") == person
+    service.places.release(SESSION, reason="returned")
     again = Visitor("prolific", PID, details=PROLIFIC | {"SESSION_ID": "7c" * 12})
     page = service.welcome(again)  # places are free, but Prolific admits nobody again either
     assert page["stage"] == "expired" and "You returned your submission" in page["html"]
@@ -86,6 +87,8 @@ def test_places_added_midway_leave_the_study_as_it_is(service, frozen, few):
     fill_all_places(service)
     assert begin(service, "late")["stage"] == "screened_out"
     assert service.places.add(2) == FEW + 2
+    with pytest.raises(ValueError, match="99999: there would be 100,007 places"):
+        service.places.add(99_999)
     assert begin(service, "late")["stage"] == "instructions"
     again = Service(service.store, *frozen, recruitment=few)  # served anew: nothing is lost
     assert again.study.hash == service.study.hash

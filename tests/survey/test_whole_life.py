@@ -98,7 +98,7 @@ class Pilot:
             if what == "withdraws":
                 self.service.act(page["token"], {"values": {"withdraw": "yes"}})
             elif what == "returns":
-                self.service.places.release(person, "returned")
+                self.service.places.release(person, reason="returned")
             else:
                 self.later(0)
 
