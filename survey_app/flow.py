@@ -173,7 +173,7 @@ def answer(progress: Progress, course: Course) -> Progress:
 
 def end(progress: Progress, status: Literal["finished", "screened_out", "withdrawn"]) -> Progress:
     """End participation after the last questions, by a rule of the study or by own choice."""
-    return _step(progress, status=status, feedback=False)
+    return _step(progress, status=status)
 
 
 def _finish_if_done(progress: Progress, course: Course) -> Progress:

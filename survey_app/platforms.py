@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import quote
 
 from survey_app.signed_links import BadAddress, read_link
 from tasks.language import N_
@@ -189,7 +188,7 @@ def _submission_url(address: str) -> str:
 
 def prolific_return(code: str) -> str:
     """Return the address at which a participant returns to Prolific with a completion code."""
-    return PROLIFIC_RETURN + quote(code, safe="")
+    return PROLIFIC_RETURN + code
 
 
 def pseudonym(visitor: Visitor, source: str, study: str, salt: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from datetime import timedelta
 from errno import ENOSPC
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pandas as pd
 import pytest
 from command_line import say
 from people import arrive, fill, go, open_service
+from sqlalchemy import select, update
 
-from survey_app.export import as_csv, tables
+from survey_app.export import SUBMISSIONS, as_csv, tables
 from survey_app.flow import Stage
 from survey_app.platforms import Visitor
+from survey_app.schema import participants
 from survey_app.service import Service
 from survey_app.store import Store
 from tasks.responses import PARTICIPANTS, read_table
@@ -114,6 +117,21 @@ def test_an_unknown_study_is_an_error_and_two_must_be_told_apart(database, froze
     go(pilot, arrive(pilot, "x"))  # of the other study: no reason to ask which source is meant
     say(*export, "--study", "0" * 16)
     assert set(read_table(tmp_path / "r.csv")["study"]) == {"0" * 16}
+
+
+def test_the_table_for_payment_has_the_time_and_the_code_of_who_finished(database, tmp_path):
+    out = tmp_path / "ids.csv"
+    store = Store(database)
+    with store.write() as connection:  # a quarter of an hour from consent to the end
+        table, minutes = participants, timedelta(minutes=14, seconds=56)
+        begun = connection.scalar(select(table.c.consented_at).where(table.c.status == "finished"))
+        change = update(table).where(table.c.status == "finished")
+        connection.execute(change.values(finished_at=begun + minutes))
+    say("responses", "submissions", "--database", database, "--out", out)
+    finished, midway = csv.DictReader(out.open(encoding="utf-8"))
+    assert tuple(finished) == SUBMISSIONS
+    assert (finished["minutes"], finished["session"]) == ("14.9", "1b" * 12)
+    assert (midway["minutes"], midway["status"], midway["code"]) == ("", "active", "")
 
 
 @pytest.mark.parametrize("command", ["export", "submissions"])

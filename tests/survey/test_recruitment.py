@@ -1,5 +1,6 @@
 """Who may begin, and who gets whose place; the study itself stays frozen."""
 
+import hmac
 import json
 import time
 from base64 import urlsafe_b64encode
@@ -19,7 +20,7 @@ from survey_app.export import tables
 from survey_app.flow import Stage
 from survey_app.participant_state import ParticipantState
 from survey_app.platforms import BadAddress, Visitor, identify, is_open_link, make_open_link
-from survey_app.schema import identities, participants
+from survey_app.schema import blocked, identities, participants
 from survey_app.service import Service
 from survey_app.store import Store, now
 from survey_app.views import View
@@ -57,10 +58,13 @@ def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
     with pytest.raises(ValueError, match="no participant has the id 'p99', so nobody's place"):
         service.places.release("p2", "p99")
     assert service.places.counts()["free"] == 0  # all or none
+    held = look(service, people[2])
     service.places.release("p2")
     assert begin(service, "next")["stage"] == "instructions"
     gone = look(service, people[2])
     assert gone["stage"] == "expired" and "cc=LATE" in gone["html"]
+    assert gone["version"] > held["version"]  # or a tab that connects again keeps the old page
+    assert service.places.log()[-1]["detail"] == f"{people[2]} (released)"
     assert begin(service, "another")["stage"] == "screened_out"
     with pytest.raises(ValueError, match=r"holds no place that could be released \(status expired"):
         service.places.release("p2")
@@ -123,6 +127,7 @@ def test_a_pause_keeps_new_people_out_and_lets_the_others_go_on(service):
     assert "The study is closed" in look(service, arrive(service, "new"))["html"]
     service.places.set_state("open")
     assert begin(service, "new")["stage"] == "instructions"
+    service.places.set_state("open")  # which is no change
     assert [row["event"] for row in service.places.log()][1:] == ["paused", "closed", "open"]
 
 
@@ -299,6 +304,9 @@ def test_earlier_participants_are_blocked_by_hashes(service):
         for table in inspect(connection).get_table_names():
             held = connection.execute(text(f"SELECT * FROM {table}")).all()
             assert PID not in str(held), table
+        digests = connection.scalars(select(blocked.c.digest)).all()
+    texts = ("blocked:" + "7e" * 12).encode()
+    assert hmac.new(service.salt.encode(), texts, "sha256").hexdigest() in digests
 
 
 # Sessions

@@ -183,6 +183,7 @@ def test_a_decline_leaves_nothing_but_a_count(service):
     page = look(service, person)
     again, done = service.act(page["token"], {"values": {"consent": "no"}})
     assert (again["stage"], done) == ("screened_out", True)
+    assert again["version"] > page["version"]  # or a tab that connects again shows consent
     assert "Nothing about you was stored" in again["html"] and "cc=NO" in again["html"]
     assert "finished" not in again["html"]
     assert service.act(page["token"], {"values": {"consent": "no"}})[1] is False  # counted once
@@ -248,7 +249,11 @@ def test_completion_is_read_from_the_database(service):
     assert not any(code in page["html"] for code in codes)
     page, _ = service.act(page["token"], {"values": {}})
     assert all(code in page["html"] for code in codes)
+    answered = count(service, responses)
+    end, done = service.act(page["token"], {"values": {"withdraw": "yes"}})
+    assert (end["stage"], done) == ("finished", False)  # only the researcher can delete now
     assert count(service, participants, status="finished") == 1
+    assert count(service, responses) == answered > 0
 
 
 def test_sources_have_their_own_places_and_rows(store, frozen):
@@ -309,6 +314,8 @@ def test_a_clock_set_back_neither_loses_nor_doubles(service, tmp_path):
 def test_a_full_disk_acknowledges_nothing(frozen, tmp_path):
     """SQLite refuses to grow: the action fails as a whole, and succeeds when there is room."""
     service = open_service(tmp_path / "full.sqlite", *frozen)
+    with service.store.read() as connection:  # FULL: what is acknowledged survives a power failure
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     page = go(service, arrive(service, "one"), Stage.TRIAL)
 
     def limit(pages: int) -> None:
