@@ -123,6 +123,7 @@ def test_a_pause_keeps_new_people_out_and_lets_the_others_go_on(service):
     assert "is paused at the moment" in look(service, arrive(service, "new"))["html"]
     assert "is paused at the moment" in service.act(waiting["token"], fill(waiting))[0]["html"]
     assert service.act(page["token"], fill(page))[1] is True
+    assert service.places.counts()["turned away: paused"] == 2  # at once, and after the consent
     service.places.set_state("closed")
     assert "The study is closed" in look(service, arrive(service, "new"))["html"]
     service.places.set_state("open")

@@ -235,13 +235,16 @@ def test_failed_attention_gets_its_own_code(sqlite_service, missing, code):
             action |= {"missing": missing}
         page, _ = sqlite_service.act(page["token"], action)
     with sqlite_service.store.read() as connection:
-        assert sqlite_service.store.row(connection, study.hash, person)["code"] == code
+        row = sqlite_service.store.row(connection, study.hash, person)
+    assert row["code"] == code
+    checks = sum(study.by_id[planned["trial"]].role == "attention" for planned in row["plan"])
+    assert row["attention_right"] == (checks if missing == "right" else 0)
 
 
 def test_paste_and_leaving_are_recorded_and_bounded(sqlite_service):
     person = arrive(sqlite_service, "pastes")
     page = go(sqlite_service, person, Stage.TRIAL)
-    extra = {"pastes": 2, "tab_leaves": 10**9, "milliseconds": -5}
+    extra = {"pastes": 2.4, "tab_leaves": 10**9, "milliseconds": -5}
     sqlite_service.act(page["token"], fill(page) | extra)
     with sqlite_service.store.read() as connection:
         row = connection.execute(

@@ -44,6 +44,22 @@ def test_a_whole_session_is_stored(service):
     ]
     assert all(r.source == "human" and r.milliseconds == 4000 for r in stored)
     assert all(r.answered_at >= r.shown_at for r in stored)
+    tasks = len(service.study.tasks)  # introduced in practice and again in the trials
+    assert row["instruction_seconds"] == 4.0 * (1 + 2 * tasks)
+
+
+def test_a_window_that_is_too_narrow_is_refused_only_if_it_is_known(service):
+    service.study = service.study.model_copy(update={"min_width": 800})
+    for width, is_refused in ((None, False), (0, False), (799, True), (800, False)):
+        page = look(service, arrive(service, f"is {width} wide"))
+        action = fill(page) | {"device": {"width": width}}
+        if is_refused:
+            with pytest.raises(BadAction, match="narrower than 800 pixels"):
+                service.act(page["token"], action)
+            action["values"] = {"consent": "screen"}
+            assert service.act(page["token"], action)[0]["stage"] == "screened_out"
+        else:
+            assert service.act(page["token"], action)[0]["stage"] == "instructions"
 
 
 def test_confidence_is_asked_stored_and_exported_where_an_answer_is_right_or_wrong(service):
