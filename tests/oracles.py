@@ -302,9 +302,13 @@ def undoing(
 
 
 def attribute_overlap(activations: np.ndarray, has: np.ndarray) -> float:
-    """Return the overlap of one neuron's strongest images and those with the attribute."""
-    mine = {image for image, _ in top_k(activations[:, None], int(has.sum()))[0]}
-    return jaccard(mine, set(np.flatnonzero(has).tolist()))
+    """Return the overlap of one neuron's strongest images and those with the attribute, between
+    that of as many random images (0) and the largest one (1)."""
+    count, images = int(has.sum()), len(has)
+    mine = {image for image, _ in top_k(activations[:, None], count)[0]}
+    overlap = jaccard(mine, set(np.flatnonzero(has).tolist()))
+    by_chance = (count * count / images) / (2 * count - count * count / images)
+    return (overlap - by_chance) / (1 - by_chance)
 
 
 def objective(name: str, output: Tensor, label: int, prototypes: Tensor | None = None) -> Tensor:

@@ -301,3 +301,12 @@ def test_attributes_in_blocks_of_neurons_are_the_same(monkeypatch):
             assert whole[neuron, index] == pytest.approx(plain)
     monkeypatch.setattr(naming, "RANK_BYTES", 1)
     assert np.array_equal(attribute_overlaps(activations, attributes), whole)
+
+
+def test_attributes_of_most_images_name_no_neuron_by_chance():
+    rng = np.random.default_rng(0)
+    attributes = rng.random((400, 5)) < [0.9, 0.5, 0.2, 0.05, 0.05]
+    detector = attributes[:, 4] + 0.1 * rng.random(400)
+    overlaps = attribute_overlaps(np.column_stack([detector, rng.random((400, 300))]), attributes)
+    assert overlaps[0].argmax() == 4 and overlaps[0, 4] == 1
+    assert np.abs(overlaps[1:].mean(axis=0)).max() < 0.02

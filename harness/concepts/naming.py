@@ -205,14 +205,18 @@ def _coverage(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.ndarray:
-    """Compute the intersection over union of neurons' top images with the images of attributes.
+    """Compute the intersection over union of neurons' top images with the images of attributes,
+    adjusted for chance.
 
     For an attribute of n images, the n images that activate the neuron most are taken (ties: the
-    first). 1 is a perfect detector; about n / (2 N - n) is expected by chance among N images.
+    first). Random ones among N images share n²/N with those of the attribute on average, which
+    gives n / (2 N - n). This is subtracted, and divided out of the largest value: 1 is a perfect
+    detector, 0 is chance. Without it, attributes of most images would name every neuron.
 
     Args:
         activations: float [images, neurons].
-        attributes: bool [images, attributes]. If no image has an attribute, its overlaps are 0.
+        attributes: bool [images, attributes], each of some images, but not of all. If no image has
+            an attribute, its overlaps are 0.
 
     Returns:
         float [neurons, attributes].
@@ -228,7 +232,9 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
         np.put_along_axis(rank, order, np.arange(images)[:, None], axis=0)
         for index in np.flatnonzero(counts):
             shared = (rank[attributes[:, index]] < counts[index]).sum(axis=0)
-            overlaps[start : start + step, index] = shared / (2 * counts[index] - shared)
+            overlap = shared / (2 * counts[index] - shared)
+            chance = counts[index] / (2 * images - counts[index])
+            overlaps[start : start + step, index] = (overlap - chance) / (1 - chance)
     return overlaps
 
 
