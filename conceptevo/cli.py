@@ -332,7 +332,7 @@ def convert(
     ] = False,
 ) -> None:
     """Extract the weights of a checkpoint that safe loading refuses, executing code in the file."""
-    from harness.networks.checkpoint_files import convert as write_weights
+    from harness.networks.conversion import convert as write_weights
 
     output = out or file.with_name(f"{file.stem}-weights.pt")
     if not trust:

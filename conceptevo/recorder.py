@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from harness.networks.recorded_source import (
     RecordedSource,
 )
 from harness.networks.training import save_weights
-from harness.networks.wrappers import copy_network
+from harness.networks.wrappers import copy_network, refuse_pieces
 from harness.stages.images import folder_split
 from harness.stages.images import steps as image_steps
 from harness.stages.probe import FindLayers, ProbeWork, probe_steps
@@ -147,9 +148,9 @@ class Recorder:
             Whether the network was recorded.
 
         Raises:
-            ValueError: the epoch is not an integer of at least 0, the network is no module or
-                cannot be copied, or the folder holds evidence that was recorded with other images,
-                layers or settings.
+            ValueError: the epoch is not an integer of at least 0, the network is no module, cannot
+                be copied or is split between processes, or the folder holds evidence that was
+                recorded with other images, layers or settings.
         """
         if not isinstance(epoch, Integral) or isinstance(epoch, bool) or epoch < 0:
             raise ValueError(f"Recorder: epoch must be an integer of at least 0, got {epoch!r}")
@@ -160,6 +161,7 @@ class Recorder:
         if not isinstance(network, nn.Module):
             kind = type(network).__name__
             raise ValueError(f"Recorder: the network must be a torch module, got {kind}")
+        refuse_pieces(network)
         if self.evidence is None or epoch in self.weights:
             remove_leftovers(Path(self.folder).glob(f".{WEIGHTS.format(epoch='*')}*"))
             save_weights(network, Path(self.folder) / WEIGHTS.format(epoch=epoch))
@@ -245,13 +247,29 @@ class Recorder:
         recorder = self
 
         class Record(Callback):  # type: ignore[misc, valid-type]
+            batches = 0  # of the present epoch, after which the network was trained
+
             def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                self.batches = 0
                 if trainer.is_global_zero:
                     recorder.record(pl_module, trainer.current_epoch)
 
+            def on_train_batch_end(self, *arguments: Any) -> None:
+                self.batches = 1 + arguments[-1]
+
             def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-                if trainer.is_global_zero:
-                    recorder.record(pl_module, trainer.current_epoch, last=True)
+                if not trainer.is_global_zero:
+                    return
+                recorder.record(pl_module, trainer.current_epoch, last=True)
+                if 0 < self.batches < trainer.num_training_batches < math.inf:
+                    logger.warning(
+                        "%s: training ended after %d of %d batches of its last epoch; what is "
+                        "recorded as epoch %d is not the state after a whole epoch",
+                        recorder.folder,
+                        self.batches,
+                        trainer.num_training_batches,
+                        trainer.current_epoch,
+                    )
 
         return Record()
 
@@ -262,14 +280,29 @@ class Recorder:
         recorder = self
 
         class Record(TrainerCallback):
+            recorded = -1  # the last step that was
+
+            def _record(self, state: Any, model: Any, last: bool) -> None:
+                if state.is_world_process_zero and recorder.record(model, state.global_step, last):
+                    self.recorded = state.global_step
+
             def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-                if state.is_world_process_zero:
-                    recorder.record(more["model"], state.global_step)
+                self._record(state, more["model"], control.should_training_stop)
 
             on_step_end = on_train_begin
 
             def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-                if state.is_world_process_zero:
-                    recorder.record(more["model"], state.global_step, last=True)
+                if self.recorded == state.global_step:
+                    return
+                if not (args.load_best_model_at_end and state.best_model_checkpoint):
+                    self._record(state, more["model"], last=True)
+                elif state.is_world_process_zero:
+                    logger.warning(
+                        "%s: the last step, %d, is not recorded, because the Trainer has replaced "
+                        "its weights by those of %s (load_best_model_at_end)",
+                        recorder.folder,
+                        state.global_step,
+                        state.best_model_checkpoint,
+                    )
 
         return Record()

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.networks.checkpoint_files import convert, load_weights
+from harness.networks.checkpoint_files import load_weights
+from harness.networks.conversion import convert
 from harness.networks.sources import FolderSource
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import save_weights
@@ -418,6 +419,26 @@ def test_a_plain_pickle_is_converted(tmp_path):
     (tmp_path / "w.pkl").write_bytes(b"rubbish")
     with pytest.raises(CheckpointError, match=r"w.pkl cannot be loaded \("):
         convert(tmp_path / "w.pkl", tmp_path / "clean.pth")
+
+
+class Pieces(torch.Tensor):
+    """A tensor that is computed from others or is split between processes."""
+
+
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path):
+    content = STATE | {"0.weight": STATE["0.weight"].as_subclass(Pieces)}
+    with pytest.raises(CheckpointError, match="0.weight is of class Pieces. If its weights are qu"):
+        fill(network(), content, "w")
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="holds 0.weight as a Pieces, not as plain numbers"):
+        convert(tmp_path / "w.pth", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
+    Pieces.__name__ = "DTensor"
+    try:
+        with pytest.raises(CheckpointError, match="split between processes .*get_model_state_dict"):
+            fill(network(), content, "w")
+    finally:
+        Pieces.__name__ = "Pieces"
 
 
 def test_a_trusted_file_is_converted(tmp_path):

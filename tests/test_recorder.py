@@ -4,6 +4,7 @@ import copy
 import threading
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -421,14 +422,16 @@ def test_records_of_an_earlier_longer_training_are_named(tmp_path, caplog):
     assert source.epochs() == (0, 1, 2, 3)
 
 
-def test_lightning_counts_epochs(tmp_path):
+def lightning_library():
     call_with_torchvision(import_module, "torchvision")  # both libraries import it
     name = "lightning.pytorch"
     try:
-        lightning = pytest.importorskip(name, reason="pip install lightning")
+        return pytest.importorskip(name, reason="pip install lightning")
     except pytest.skip.Exception:
-        lightning = pytest.importorskip("pytorch_lightning", reason="pip install lightning")
+        return pytest.importorskip("pytorch_lightning", reason="pip install lightning")
 
+
+def lightning_module(lightning):
     class Module(lightning.LightningModule):
         def __init__(self):
             super().__init__()
@@ -440,7 +443,12 @@ def test_lightning_counts_epochs(tmp_path):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    module = Module()
+    return Module()
+
+
+def test_lightning_counts_epochs(tmp_path):
+    lightning = lightning_library()
+    module = lightning_module(lightning)
     before = copy.deepcopy(module.net.state_dict())
     recorder = ce.Recorder(tmp_path, 2, network=lambda module: module.net)
     data = torch.utils.data.DataLoader(list(zip(*batch(), strict=True)), batch_size=8)
@@ -457,7 +465,22 @@ def test_lightning_counts_epochs(tmp_path):
     assert not torch.equal(first["head.weight"], last["head.weight"])
 
 
-def test_hugging_face_counts_steps(tmp_path):
+@pytest.mark.parametrize(("steps", "text"), [(3, "after 1 of 2 batches"), (4, "")])
+def test_an_epoch_that_lightning_does_not_finish_is_named(steps, text, tmp_path, caplog):
+    lightning = lightning_library()
+    data = torch.utils.data.DataLoader(list(zip(*batch(), strict=True)), batch_size=8)
+    assert len(data) == 2
+    lightning.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[ce.Recorder(tmp_path).lightning_callback()],
+    ).fit(lightning_module(lightning), data)  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"model-{n}.pth" for n in (0, 1, 2)]
+    assert ("training ended" in caplog.text) == bool(text) and text in caplog.text
+
+
+def trained_by_hugging_face(recorder, folder, **settings):
+    """Train a network for some steps, and return it."""
     call_with_torchvision(import_module, "torchvision")
     transformers = pytest.importorskip("transformers", reason="pip install transformers")
     pytest.importorskip("accelerate", reason="pip install accelerate")
@@ -473,16 +496,77 @@ def test_hugging_face_counts_steps(tmp_path):
 
     images, labels = batch()
     data = [{"pixel_values": x, "labels": y} for x, y in zip(images, labels, strict=True)]
-    model = Classifier()
-    recorder = ce.Recorder(tmp_path / "r", 1, "log", network=lambda model: model.net)
+    model, states = Classifier(), {}
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **more):
+            states[state.global_step] = copy.deepcopy(more["model"].net.state_dict())
+
     arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path / "hf"), max_steps=5, per_device_train_batch_size=4,
-        report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True,
+        output_dir=str(folder), per_device_train_batch_size=4, report_to=[], use_cpu=True,
+        disable_tqdm=True, **settings,
     )  # fmt: skip
     transformers.Trainer(
-        model=model, args=arguments, train_dataset=data,
-        callbacks=[recorder.hugging_face_callback()],
+        model=model, args=arguments, train_dataset=data, eval_dataset=data[:4],
+        callbacks=[recorder.hugging_face_callback(), Watch()],
     ).train()  # fmt: skip
+    return model, states
+
+
+def holds(path, state):
+    stored = torch.load(path, weights_only=True)
+    return all(torch.equal(stored[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("schedule", ["linear", "log"])
+def test_the_best_weights_of_hugging_face_are_not_taken_for_the_last(schedule, tmp_path, caplog):
+    """With load_best_model_at_end, the Trainer loads earlier weights before training ends."""
+    recorder = ce.Recorder(tmp_path / "r", 1, schedule, network=lambda model: model.net)
+    # the greatest loss is that of the first evaluation
+    model, states = trained_by_hugging_face(
+        recorder, tmp_path / "hf", max_steps=3, learning_rate=0.05, eval_strategy="steps",
+        eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
+        metric_for_best_model="loss", greater_is_better=True,
+    )  # fmt: skip
+    best = next(n for n in (1, 2) if torch.equal(states[n]["head.weight"], model.net.head.weight))
+    assert not torch.equal(states[best]["head.weight"], states[3]["head.weight"])
+    assert holds(tmp_path / "r/model-2.pth", states[2])
+    assert holds(tmp_path / "r/model-3.pth", states[3])
+
+
+def test_a_last_step_that_hugging_face_has_replaced_is_not_recorded(tmp_path, caplog):
+    transformers = pytest.importorskip("transformers", reason="pip install transformers")
+    recorder = ce.Recorder(tmp_path, 5)
+    callback, network = recorder.hugging_face_callback(), Net()
+    state = transformers.TrainerState(global_step=3, best_model_checkpoint="checkpoint-2")
+    settings = SimpleNamespace(load_best_model_at_end=True)
+    callback.on_train_end(settings, state, None, model=network)
+    assert not list(tmp_path.iterdir())
+    assert "the last step, 3, is not recorded, because the Trainer has replaced" in caplog.text
+    settings.load_best_model_at_end = False
+    callback.on_train_end(settings, state, None, model=network)
+    assert holds(tmp_path / "model-3.pth", network.state_dict())
+
+
+@pytest.mark.parametrize("mark", ["FullyShardedDataParallel", "DTensor", "ds_shape"])
+def test_a_network_split_between_processes_is_refused(mark, tmp_path):
+    network = Net()
+    if mark == "DTensor":
+        network.head.weight.__class__ = type(mark, (nn.Parameter,), {})
+    elif mark == "ds_shape":
+        network.head.weight.ds_shape = (1,)
+    else:
+        network = type(mark, (nn.Sequential,), {})(network)
+    with pytest.raises(ValueError, match=r"split between processes \(.*get_model_state_dict"):
+        ce.Recorder(tmp_path).record(network, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hugging_face_counts_steps(tmp_path):
+    recorder = ce.Recorder(tmp_path / "r", 1, "log", network=lambda model: model.net)
+    model, _ = trained_by_hugging_face(
+        recorder, tmp_path / "hf", max_steps=5, save_strategy="no"
+    )  # fmt: skip
     names = sorted(p.name for p in (tmp_path / "r").iterdir())
     assert names == [f"model-{n}.pth" for n in (0, 1, 2, 4, 5)]
     last = torch.load(tmp_path / "r/model-5.pth", weights_only=True)

@@ -26,11 +26,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.files import describe_format, whole_file
-from harness.networks.state_dicts import CheckpointError, fill, state_dicts
-from harness.registry import search_working_folder
+from harness.files import describe_format
+from harness.networks.state_dicts import CheckpointError, fill
 from harness.text import join_names
-from harness.torchvision_import import call_with_torchvision
 
 logger = logging.getLogger(__name__)
 
@@ -304,49 +302,6 @@ def _explain_refusal(path: Path, reason: str) -> str:
         f"holds {kind} {join_names(names)} beside or instead of weights, and is not loaded, since "
         f"loading it could run code. {_advise(path)}"
     )
-
-
-def convert(path: Path, out: Path) -> tuple[list[str], int]:
-    """Load a file *unsafely* (code in it is run) and write its state dicts alone.
-
-    Modules are also looked for in the working folder, as the file may need the user's own.
-
-    Returns:
-        The keys of the state dicts, and the number of tensors in them.
-
-    Raises:
-        CheckpointError: the file cannot be loaded, or holds no weights.
-    """
-    weight_files(path)  # raises an error if the file does not exist
-    folder = search_working_folder()
-    try:
-        content = call_with_torchvision(_load_trusted, path)
-    except Exception as error:  # code in the file is run and can raise anything
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise CheckpointError(
-            f"{path} cannot be loaded ({reason}). The modules that it needs are looked for among "
-            f"the installed packages, on PYTHONPATH and in {folder}; classes of the script that "
-            f"saved it (__main__) cannot be imported: save model.state_dict() there"
-        ) from error
-    dicts = dict(state_dicts(content))
-    if not dicts:
-        raise CheckpointError(f"{path} holds neither a state dict nor a module")
-    with whole_file(out) as temporary:
-        torch.save(dicts[""] if set(dicts) == {""} else dicts, temporary)
-    return list(dicts), sum(len(state) for state in dicts.values())
-
-
-def _load_trusted(path: Path) -> object:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about TorchScript archives
-        try:
-            return torch.load(path, map_location="cpu", weights_only=False)
-        except (RuntimeError, pickle.UnpicklingError):
-            with path.open("rb") as file:
-                if file.read(1) != b"\x80":
-                    raise
-                file.seek(0)
-                return pickle.load(file)  # a plain pickle
 
 
 #: Parts of a pattern of paths -> regular expression.

@@ -38,7 +38,7 @@ def find_problems(tensors: Tensors, expected: Tensors) -> Iterator[str]:
         if tensor.shape != value.shape:
             yield f"{name} has shape {tuple(tensor.shape)} instead of {tuple(value.shape)}"
     for name, tensor, value in pairs:
-        if _is_composed(tensor):
+        if is_composed(tensor):
             yield f"{name} is of class {type(tensor).__name__}"
         elif not name.endswith(UNUSED_IN_EVALUATION) and not _can_convert(tensor, value):
             yield f"{name} has type {tensor.dtype} instead of {value.dtype}"
@@ -49,8 +49,15 @@ def find_problems(tensors: Tensors, expected: Tensors) -> Iterator[str]:
             yield f"{joined} are one tensor in the architecture, but differ in the file"
 
 
-def _is_composed(tensor: Tensor) -> bool:
-    """Return whether a tensor's numbers are computed from others (quantised) or lie elsewhere."""
+#: What to do about weights that are split between processes.
+ADVICE_ON_PIECES = (
+    "save the whole ones: torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True)), called in all processes, returns them"
+)
+
+
+def is_composed(tensor: Tensor) -> bool:
+    """Return whether a tensor is computed from others (quantised) or a piece of one (FSDP)."""
     return type(tensor) not in (Tensor, nn.Parameter)
 
 
@@ -105,8 +112,10 @@ def _remedy(tensors: Tensors, expected: Tensors) -> str:
             "architecture with the same operations, or remove these before the weights are saved "
             "(prune.remove, remove_parametrizations)"
         )
+    if any(type(tensor).__name__ == "DTensor" for tensor in tensors.values()):
+        return f". They are split between processes (FSDP): {ADVICE_ON_PIECES}"
     known = [(tensors[name], value) for name, value in expected.items() if name in tensors]
-    are_codes = any(_is_composed(pair[0]) or not _can_convert(*pair) for pair in known)
+    are_codes = any(is_composed(pair[0]) or not _can_convert(*pair) for pair in known)
     if are_codes or any(part in name for name in unknown for part in _QUANTISED):
         return ". If its weights are quantised, use those from before they were"
     return (

@@ -10,6 +10,9 @@ from torch import Tensor, fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from harness.networks.misfits import ADVICE_ON_PIECES
+from harness.text import join_names
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +37,20 @@ def copy_network(model: nn.Module) -> nn.Module:
             f"original must not be changed; remove what prevents a copy, such as locks, generators "
             f"or hooks with a state, or use the part of it that returns the logits"
         ) from error
+
+
+def refuse_pieces(model: nn.Module) -> None:
+    """Raise ValueError if the weights of a network are split between processes (FSDP, ZeRO)."""
+    split = [
+        name or "the network"
+        for name, value in [*model.named_modules(), *model.named_parameters()]
+        if type(value).__name__ in ("FullyShardedDataParallel", "DTensor")
+        or hasattr(value, "ds_shape")
+    ]
+    if split:
+        raise ValueError(
+            f"its weights are split between processes ({join_names(split, 4)}): {ADVICE_ON_PIECES}"
+        )
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -61,6 +78,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             "the network is an exported program (torch.export), which has no inner modules: build "
             "it from its Python code and load the weights, its state_dict()"
         )
+    refuse_pieces(model)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     if lazy := [name for name, value in tensors if nn.parameter.is_lazy(value)]:
         raise ValueError(
