@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.terminal import console, note_outdated
+from harness.text import pluralise
 
 
 def analyse(
@@ -272,16 +273,19 @@ def power(
             f"(participants), {design.sd_condition:.2f} (participants in conditions), "
             f"{design.sd_item:.2f} (trials)"
         )
-    table = power_curve(
-        Plan(design, against_chance, reference, share=primary_share),
-        Sizes(
-            parse_range(participants, "--participants"),
-            parse_range(trials, "--trials"),
-            parse_range(items, "--items") if items else (),
-            parse_range(raters, "--raters") if raters else (),
-        ),
-        studies, float("nan") if cost is None else cost, seed,
-    )  # fmt: skip
+    sizes = Sizes(
+        parse_range(participants, "--participants"),
+        parse_range(trials, "--trials"),
+        parse_range(items, "--items") if items else (),
+        parse_range(raters, "--raters") if raters else (),
+    )
+    if count := sizes.count_left_out():
+        console.print(
+            f"{pluralise(count, 'size')} with fewer participants than raters left out: nobody "
+            f"answers an item twice"
+        )
+    plan = Plan(design, against_chance, reference, share=primary_share)
+    table = power_curve(plan, sizes, studies, float("nan") if cost is None else cost, seed)
     designs = smallest_designs(table, wanted)
     tables, figure = power_tables(table, designs, wanted, primary_share)
     for one in tables:

@@ -478,14 +478,15 @@ def test_conditions():
 def test_power_command_prints_and_writes(tmp_path):
     printed = say(
         "power", "--conditions=base=.6,random=.17", "--trials=4", "--participants=20:40:20",
-        "--raters=10", "--cost=2", "--studies=50", f"--out={tmp_path}",
+        "--raters=10:40:30", "--cost=2", "--studies=50", f"--out={tmp_path}",
     )  # fmt: skip
     assert "Smallest design tried that finds every effect with 80 % power: 20" in printed
+    assert "1 size with fewer participants than raters left out: nobody answers an" in printed
     table = pd.read_csv(tmp_path / "power.csv")
     assert table["effect"].unique().tolist() == ["base − random"]
-    assert list(table["participants"]) == [20, 40]
-    assert list(table["items"]) == [8, 16]
-    assert list(table["cost"]) == [40, 80]
+    assert list(table["participants"]) == [20, 40, 40]
+    assert list(table["items"]) == [8, 16, 4]
+    assert list(table["cost"]) == [40, 80, 80]
     assert "receive 80 % of α = 0.05" in (tmp_path / "power.md").read_text()
     assert {p.suffix for p in tmp_path.iterdir()} == {".csv", ".md", ".tex", ".png", ".pdf"}
     assert "cost" in say("power", "--conditions=a=.6,b=.3", "--participants=20", "--studies=50")

@@ -142,6 +142,11 @@ class Sizes:
                 f"nobody answers an item twice"
             )
 
+    def count_left_out(self) -> int:
+        """Return the number of sizes that have fewer participants than raters."""
+        pairs = product(self.raters, self.participants)
+        return len(self.trials) * sum(people < number for number, people in pairs)
+
     def __iter__(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield the name of the design without its number of participants, and the numbers of
         participants, items and trials, for each size."""
