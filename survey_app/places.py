@@ -213,16 +213,17 @@ class Places:
             ValueError: there would be more than MOST_PLACES; none can be removed again.
         """
         with self._write_recruitment() as connection:
-            last = connection.scalar(select(func.max(places.c.place)).where(self._is_own(places)))
-            first = 0 if last is None else last + 1
-            if first + number > MOST_PLACES:
+            own_places = select(func.count()).where(self._is_own(places))
+            first = connection.scalar(own_places) or 0  # they are numbered from 0
+            total = first + number
+            if total > MOST_PLACES:
                 raise ValueError(
-                    f"+{number}: there would be {first + number:,} places, which cannot be removed "
-                    f"again; at most {MOST_PLACES:,} are allowed"
+                    f"+{number}: there would be {total:,} places, which cannot be removed again; "
+                    f"at most {MOST_PLACES:,} are allowed"
                 )
-            self._create(connection, range(first, first + number))
-            self._log(connection, "places", f"+{number}, {first + number} in all")
-            return first + number
+            self._create(connection, range(first, total))
+            self._log(connection, "places", f"+{number}, {total} in all")
+            return total
 
     def set_state(self, state: State) -> None:
         """Open, pause or close recruitment; participants who have begun can finish."""

@@ -182,14 +182,8 @@ class Service:
             if done:
                 progress, columns = self._carry_out(Turn(connection, row, state, action))
                 row = self._save(connection, row, progress, columns)
-            identity = self._identity_at_end(connection, row)
+            identity = self.store.identity(connection, self.study.hash, row["participant"])
         return self._page(row, identity), done
-
-    def _identity_at_end(self, connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the platform's ids if the page leads back to the platform, else {}."""
-        if row["status"] not in flow.ENDS:
-            return {}
-        return self.store.identity(connection, self.study.hash, row["participant"])
 
     def _consent(
         self, invitation: tokens.Invitation, values: dict[str, Any], action: dict[str, Any]
@@ -217,7 +211,7 @@ class Service:
                 if own_refusal and row["status"] in flow.UNFINISHED:
                     raise BadAction(self.view.words(_AGREED_ELSEWHERE))
                 if not is_new:
-                    return self._page(row, self._identity_at_end(connection, row)), False
+                    return self._page(row, self.store.identity(connection, **key)), False
                 place = self.places.take(connection, row["participant"])
                 if place is not None:
                     self.places.uncount_turned_away(connection, nonce)

@@ -169,13 +169,16 @@ def test_an_expected_study_that_no_link_can_name_is_refused(study_folder, recrui
 
 
 def test_who_declines_and_agrees_after_all_is_counted_once(service):
+    other = look(service, arrive(service, "declines"))
     page = look(service, arrive(service, "wavers"))
     declined, _ = service.act(page["token"], {"values": {"consent": "no"}})
     assert "Nothing about you was stored" in declined["html"]
-    assert service.places.counts() == {"places": FEW, "free": FEW, "turned away: declined": 1}
+    service.act(other["token"], {"values": {"consent": "no"}})
+    assert service.places.counts() == {"places": FEW, "free": FEW, "turned away: declined": 2}
     agreed, done = service.act(page["token"], fill(page))  # by the browser's way back
     assert (agreed["stage"], done) == ("instructions", True)
-    assert service.places.counts() == {"places": FEW, "free": FEW - 1, "consented": 1}
+    counts = {"places": FEW, "free": FEW - 1, "consented": 1, "turned away: declined": 1}
+    assert service.places.counts() == counts
 
 
 @pytest.mark.parametrize("choice", ["no", "screen"])

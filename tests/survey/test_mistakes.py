@@ -262,6 +262,7 @@ def test_two_studies_share_a_database_and_nothing_else(service, frozen, few):
 
 def test_nobody_begins_before_the_opening(service):
     early = look(service, arrive(service, "reads consent"))
+    service.places.set_state("paused")
     service.places.open_at(now() + timedelta(hours=2))
     page = look(service, arrive(service, "x"))
     assert "has not started yet" in page["html"] and "cc=FULL" in page["html"]
@@ -272,7 +273,7 @@ def test_nobody_begins_before_the_opening(service):
     service.places.set_state("open")  # at once
     assert look(service, arrive(service, "x"))["stage"] == "consent"
     events = [row["event"] for row in service.places.log()]
-    assert events == ["opened", "open-at", "open"]
+    assert events == ["opened", "paused", "open-at", "open"]
 
 
 def test_the_opening_is_set_by_command_and_mistakes_change_nothing(study_folder, tmp_path):

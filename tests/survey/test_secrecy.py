@@ -193,10 +193,14 @@ def test_a_preview_stores_nothing(sqlite_service):
 
 def test_mturk_gets_its_form_at_the_end(sqlite_service):
     details = {"assignmentId": "A1", "turkSubmitTo": "https://www.mturk.com/mturk/externalSubmit"}
-    person = arrive(sqlite_service, Visitor("mturk", "W9", details=details))
-    html = go(sqlite_service, person)["html"]
-    assert 'method="post" data-native action="https://www.mturk.com/mturk/externalSubmit"' in html
-    assert '<input type="hidden" name="assignmentId" value="A1">' in html
+    person, other = (
+        arrive(sqlite_service, Visitor("mturk", worker, details=details)) for worker in ("W9", "W8")
+    )
+    consent = look(sqlite_service, other)
+    declined, _ = sqlite_service.act(consent["token"], {"values": {"consent": "no"}})
+    for html in (go(sqlite_service, person)["html"], declined["html"]):
+        assert 'method="post" data-native action="https://www.mturk.com/mturk/external' in html
+        assert '<input type="hidden" name="assignmentId" value="A1">' in html
 
 
 def test_markup_shows_as_text(frozen, tmp_path):
