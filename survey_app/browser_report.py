@@ -9,13 +9,18 @@ DAY = 86_400_000  # longest credible time on a page, in milliseconds
 
 
 def read_device(report: object) -> dict[str, Any]:
-    """Return what the browser reports about itself and its window, within bounds; {} if nothing."""
+    """Return what the browser reports about itself and its window, within bounds; {} if nothing.
+
+    A size that it does not report, or reports as 0, is left out.
+    """
     if not isinstance(report, dict):
         return {}
-    return {
+    sizes = {
         "width": round(clip_number(report, "width", 100_000)),
         "height": round(clip_number(report, "height", 100_000)),
         "pixel_ratio": round(float(clip_number(report, "pixel_ratio", 100)), 3),
+    }
+    return {name: size for name, size in sizes.items() if size} | {
         "touch": report.get("touch") is True,
         "browser": report["browser"] if report.get("browser") in BROWSERS else "other",
     }

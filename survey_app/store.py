@@ -234,9 +234,8 @@ class Store:
 
     def store_identity(self, connection: Connection, key: dict[str, str], visitor: Visitor) -> None:
         """Store the platform's ids of a participant, apart from the responses."""
-        if visitor.platform_id:
-            identity = {"platform_id": visitor.platform_id, "details": visitor.details}
-            connection.execute(insert(identities).values(**key, **identity))
+        identity = {"platform_id": visitor.platform_id, "details": visitor.details}
+        connection.execute(insert(identities).values(**key, **identity))
 
     def renew_session(self, study: str, participant: str, details: dict[str, Any]) -> None:
         """Store a participant's new session on the platform, the only one that can be paid."""
@@ -249,7 +248,7 @@ class Store:
             previous = self.identity(connection, study, participant)
             sessions = previous.pop("earlier", [])
             # An old tab that connects again does not bring back the session that it came from.
-            if previous and details not in (previous, *sessions):
+            if details not in (previous, *sessions):
                 connection.execute(
                     update(identities)
                     .where(of_participant(identities, study, participant))

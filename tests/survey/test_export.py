@@ -119,7 +119,9 @@ def test_an_unknown_study_is_an_error_and_two_must_be_told_apart(database, froze
     assert set(read_table(tmp_path / "r.csv")["study"]) == {"0" * 16}
 
 
-def test_the_table_for_payment_has_the_time_and_the_code_of_who_finished(database, tmp_path):
+def test_the_table_for_payment_has_the_time_and_the_code_of_who_finished(
+    database, frozen, tmp_path
+):
     out = tmp_path / "ids.csv"
     store = Store(database)
     with store.write() as connection:  # a quarter of an hour from consent to the end
@@ -127,11 +129,14 @@ def test_the_table_for_payment_has_the_time_and_the_code_of_who_finished(databas
         begun = connection.scalar(select(table.c.consented_at).where(table.c.status == "finished"))
         change = update(table).where(table.c.status == "finished")
         connection.execute(change.values(finished_at=begun + minutes))
+    service = Service(store, *frozen)
+    go(service, arrive(service, Visitor("open", "o" * 22)), Stage.INSTRUCTIONS)
     say("responses", "submissions", "--database", database, "--out", out)
-    finished, midway = csv.DictReader(out.open(encoding="utf-8"))
+    finished, midway, by_link = csv.DictReader(out.open(encoding="utf-8"))
     assert tuple(finished) == SUBMISSIONS
     assert (finished["minutes"], finished["session"]) == ("14.9", "1b" * 12)
     assert (midway["minutes"], midway["status"], midway["code"]) == ("", "active", "")
+    assert (by_link["platform"], by_link["platform_study"], by_link["session"]) == ("open", "", "")
 
 
 @pytest.mark.parametrize("command", ["export", "submissions"])

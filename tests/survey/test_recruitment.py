@@ -170,6 +170,8 @@ def test_a_changed_file_is_logged_when_it_is_served(service, frozen, few):
 def test_a_platforms_study_takes_nobody_else():
     entry = Entry(platforms=("prolific",), studies=(STUDY,))
     assert identify(PROLIFIC, SECRET, entry).platform_id == PID
+    own_ids = Entry(platforms=("prolific",), ids="[a-z]{3}")
+    assert identify(PROLIFIC | {"PROLIFIC_PID": "bob"}, SECRET, own_ids).platform_id == "bob"
     for parameters, told in (
         ({"p": make_open_link(SECRET)}, "cannot be opened by this link"),
         ({"assignmentId": "ASSIGNMENT_ID_NOT_AVAILABLE"}, "cannot be opened by this link"),
@@ -287,7 +289,7 @@ def test_signing_needs_a_platform_that_signs():
 
 
 def test_earlier_participants_are_blocked_by_hashes(service):
-    assert service.places.block([PID, PID, "8c" * 12]) == 2
+    assert service.places.block([PID, PID, "8c" * 12, "ids-may-be-so"]) == 3
     assert service.places.block([PID]) == 0
     strict = service.recruitment.model_copy(update={"ids": "", "platforms": ("prolific",)})
     with service.store.write() as connection:
@@ -298,6 +300,10 @@ def test_earlier_participants_are_blocked_by_hashes(service):
         ):
             service.places.block(["7e" * 12, odd])
     assert service.places.block(["7e" * 12]) == 1
+    with service.store.write() as connection:
+        both = strict.model_copy(update={"platforms": ("prolific", "mturk")})
+        service.places.begin(connection, both)
+    assert service.places.block(["A1B2C3", "6f" * 12]) == 2
     page = look(service, arrive(service, PID))
     assert page["stage"] == "screened_out" and "earlier study" in page["html"]
     assert begin(service, "9d" * 12)["stage"] == "instructions"
@@ -319,17 +325,19 @@ def test_a_later_session_of_the_same_person_is_the_one_that_counts(service):
         {"assignmentId": f"ASSIGN{n}", "hitId": "H", "workerId": "A1B2C3", "turkSubmitTo": submit}
         for n in (1, 2)
     )
+    other = {"assignmentId": "ASSIGN3", "hitId": "H", "workerId": "A9", "turkSubmitTo": submit}
+    go(service, arrive(service, Visitor("mturk", "A9", details=other)), Stage.TRIAL)
     person = arrive(service, Visitor("mturk", "A1B2C3", details=first))
     go(service, person, Stage.TRIAL)
     later = arrive(service, Visitor("mturk", "A1B2C3", details=second))
     assert later == person
     page = go(service, later)
     assert 'name="assignmentId" value="ASSIGN2"' in page["html"]
-    (row,) = rows(service, identities)
-    assert row.details == second | {"earlier": [first]}
+    held = sorted(rows(service, identities), key=lambda row: row.platform_id)
+    assert [row.details for row in held] == [second | {"earlier": [first]}, other]
     for again in (later, person):  # nothing changes, not even by the first tab
         look(service, again)
-        assert rows(service, identities) == [row]
+        assert sorted(rows(service, identities), key=lambda row: row.platform_id) == held
 
 
 # The command

@@ -12,6 +12,7 @@ from people import arrive, fill, go, look, open_service
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from survey_app.export import tables
 from survey_app.flow import Stage
 from survey_app.platforms import Visitor, make_open_link
 from survey_app.schema import identities, metadata, participants, places, responses
@@ -60,6 +61,8 @@ def test_a_window_that_is_too_narrow_is_refused_only_if_it_is_known(service):
             assert service.act(page["token"], action)[0]["stage"] == "screened_out"
         else:
             assert service.act(page["token"], action)[0]["stage"] == "instructions"
+    _, people = tables(service.store, "human")
+    assert people["viewport_width"].dropna().tolist() == [800] and not people["touch"].any()
 
 
 def test_confidence_is_asked_stored_and_exported_where_an_answer_is_right_or_wrong(service):
