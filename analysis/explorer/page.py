@@ -5,23 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import numpy as np
 from plotly.offline import get_plotlyjs
 
 from analysis.explorer.columns import as_json
 from analysis.explorer.data import Source, explorer_columns
 from analysis.explorer.people import people_columns
-from analysis.explorer.sprites import Sheet, draw_sheets
+from analysis.explorer.sprites import draw_sheets
 from analysis.study.pipeline import check_results
 from harness.artifacts import Run
 from harness.files import whole_file, write_text
-from harness.images.sets import open_images
 
 #: Largest size of the page, in bytes, with its sheets inside; otherwise they are in a folder.
 LARGEST_FILE = 20e6
@@ -53,12 +51,12 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> tuple[Pa
     source = Source(run)
     data = explorer_columns(source)
     data["people"] = None if results is None else people_columns(source, results)
-    pictures, folder, size_of_files = _draw_sheets(source, TILE_INSIDE), None, 0
-    if sum(len(s.data) for s in pictures) * 4 / 3 > LARGEST_FILE - len(page(data)):
-        pictures = _draw_sheets(source, TILE_BESIDE)
+    sheets, folder, size_of_files = list(draw_sheets(source, TILE_INSIDE)), None, 0
+    if sum(len(file) for _, file in sheets) * 4 / 3 > LARGEST_FILE - len(page(data)):
+        sheets = list(draw_sheets(source, TILE_BESIDE))
         folder = out.with_name(f"{out.stem}-images")
-        size_of_files = sum(len(s.data) for s in pictures)
-    data["sheets"] = _place_sheets(pictures, folder)
+        size_of_files = sum(len(file) for _, file in sheets)
+    data["sheets"] = _place_sheets(sheets, folder)
     write_text(out, page(data, folder is not None))
     return folder, out.stat().st_size + size_of_files
 
@@ -96,34 +94,21 @@ def _policy_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
-def _draw_sheets(source: Source, largest: int) -> list[Sheet]:
-    images = open_images(source.run, "probe")
-    stimuli = source.stimuli.merge(
-        source.layers[["series", "layer"]].assign(view=source.layer_views), on=["series", "layer"]
-    )
-    pictures: list[Sheet] = []
-    for index, view in enumerate(source.views):
-        ids = sorted(set(stimuli.loc[stimuli["view"] == index, "image_id"].tolist()))
-        pictures += draw_sheets(images, view, index, ids, largest)
-    return pictures
-
-
-def _place_sheets(image_sheets: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
+def _place_sheets(
+    sheets: Iterable[tuple[dict[str, Any], bytes]], folder: Path | None
+) -> list[dict[str, Any]]:
     """Return the page's data of each sheet; write the sheets into `folder` if it is given."""
     if folder is not None:  # which may also hold files of the user
         for earlier in folder.glob(SHEET.format("*")):
             earlier.unlink()
-    sheet_records = []
-    for number, sheet in enumerate(image_sheets):
+    records = []
+    for number, (layout, file) in enumerate(sheets):
         if folder is None:
-            address = "data:image/webp;base64," + base64.b64encode(sheet.data).decode("ascii")
+            address = "data:image/webp;base64," + base64.b64encode(file).decode("ascii")
         else:
             name = SHEET.format(f"{number:03d}")
             with whole_file(folder / name) as temporary:
-                temporary.write_bytes(sheet.data)
+                temporary.write_bytes(file)
             address = f"{folder.name}/{name}"
-        layout = {"view": sheet.view, "height": sheet.height, "width": sheet.width,
-                  "columns": sheet.columns}  # fmt: skip
-        ids = np.array(sheet.images, dtype=np.int32)
-        sheet_records.append(layout | {"images": ids, "address": address})
-    return sheet_records
+        records.append(layout | {"address": address})
+    return records

@@ -6,14 +6,14 @@ The browser cuts patches from the sheets, so that each image is stored once per 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from harness.images.sets import ImageSet
-from harness.images.view import View
+from analysis.explorer.data import Source
+from harness.images.sets import open_images
 
 COLUMNS = 24
 QUALITY = 82
@@ -21,49 +21,45 @@ QUALITY = 82
 LONGEST = 4096
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """Images side by side, row by row.
-
-    Attributes:
-        view: index of the view. height, width: of an image, pixels. columns: images per row.
-        images: image ids in order. data: the sheet as a WebP file.
-    """
-
-    view: int
-    height: int
-    width: int
-    columns: int
-    images: tuple[int, ...]
-    data: bytes
-
-
-def draw_sheets(
-    images: ImageSet, view: View, index: int, image_ids: Sequence[int], largest: int
-) -> Iterator[Sheet]:
-    """Yield sheets of all wanted images.
+def draw_sheets(source: Source, largest: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield all sheets of a run: what the page needs to know of each (index of its view, height and
+    width of an image in pixels, images per row, image ids in order), and the sheet as a WebP file.
 
     Args:
-        view: the network's view of the images. index: index of this view.
-        image_ids: sorted image ids.
         largest: largest side of an image in pixels; larger views are reduced to it.
     """
-    scale = min(1.0, largest / max(view.size))
-    height, width = (max(1, round(scale * side)) for side in view.size)
-    columns = max(1, min(COLUMNS, LONGEST // max(height, width)))
-    per_sheet = columns**2
-    for start in range(0, len(image_ids), per_sheet):
-        sheet_ids = tuple(int(i) for i in image_ids[start : start + per_sheet])
-        rows = -(-len(sheet_ids) // columns)
-        sheet = np.zeros((rows * height, columns * width, 3), dtype=np.uint8)
-        for position, image in enumerate(sheet_ids):
-            row, column = divmod(position, columns)
-            pixels = images.pixels(image, view)
-            if scale < 1:
-                reduced = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-                pixels = np.asarray(reduced)
-            top, left = row * height, column * width
-            sheet[top : top + height, left : left + width] = pixels
-        buffer = io.BytesIO()
-        Image.fromarray(sheet).save(buffer, "WEBP", quality=QUALITY, method=4)
-        yield Sheet(index, height, width, columns, sheet_ids, buffer.getvalue())
+    images = open_images(source.run, "probe")
+    layers = source.layers[["series", "layer"]].assign(view=source.layer_views)
+    stimuli = source.stimuli.merge(layers, on=["series", "layer"])
+    for index, view in enumerate(source.views):
+        scale = min(1.0, largest / max(view.size))
+        height, width = (max(1, round(scale * side)) for side in view.size)
+        columns = max(1, min(COLUMNS, LONGEST // max(height, width)))
+        layout = {"view": index, "height": height, "width": width, "columns": columns}
+        ids = np.unique(stimuli.loc[stimuli["view"] == index, "image_id"]).astype(np.int32)
+        for start in range(0, len(ids), columns**2):
+            of_sheet = ids[start : start + columns**2]
+            rows = -(-len(of_sheet) // columns)
+            sheet = np.zeros((rows, height, columns, width, 3), dtype=np.uint8)
+            pictures = (images.pixels(int(image), view) for image in of_sheet)
+            _place(pictures, sheet)
+            yield layout | {"images": of_sheet}, _as_webp(sheet)
+
+
+def _place(pictures: Iterable[np.ndarray], sheet: np.ndarray) -> None:
+    """Place pictures row by row, each reduced to its place: [rows, height, columns, width, 3]."""
+    _, height, columns, width, _ = sheet.shape
+    for position, pixels in enumerate(pictures):
+        if pixels.shape[:2] != (height, width):
+            reduced = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+            pixels = np.asarray(reduced)
+        row, column = divmod(position, columns)
+        sheet[row, :, column] = pixels
+
+
+def _as_webp(sheet: np.ndarray) -> bytes:
+    rows, height, columns, width, _ = sheet.shape
+    buffer = io.BytesIO()
+    picture = Image.fromarray(sheet.reshape(rows * height, columns * width, 3))
+    picture.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return buffer.getvalue()
