@@ -26,9 +26,8 @@ from analysis.planning.power import Plan, rejections
 from analysis.statistics.behaviour import Detection
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
-from analysis.statistics.estimate import alpha_of
 from analysis.statistics.shares import ClusteredShares, ExactBinomial
-from analysis.statistics.statistic import Estimates
+from analysis.statistics.statistic import Estimates, alpha_of
 
 
 def _estimate_clustered(frame: pd.DataFrame, chance: float) -> Estimates:

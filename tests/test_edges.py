@@ -25,9 +25,9 @@ from analysis.statistics.clusters import (
 )
 from analysis.statistics.contrasts import ClusterContrasts, _Share, differences
 from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
-from analysis.statistics.estimate import FEWEST, add_permutation_test
 from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.shares import AS_TRIALS, ClusteredShares, log_odds, means
+from analysis.statistics.statistic import FEWEST, add_permutation_test
 from tests import oracles_statistics as plain
 
 

@@ -93,7 +93,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits.tables import Table
-from analysis.statistics.estimate import Estimate
+from analysis.statistics.statistic import Estimate
 from analysis.statistics.statistic import STATISTICS
 from analysis.study.results import STUDY_TESTS
 

@@ -21,8 +21,8 @@ from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import as_estimates, code_responses, holm, two_way_jackknife
-from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import means
+from analysis.statistics.statistic import ALIKE, FEWEST, Estimate
 from harness.results import read_results
 from harness.text import pluralise
 

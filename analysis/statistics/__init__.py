@@ -8,7 +8,6 @@ from analysis.statistics import (  # noqa: F401 - importing a module registers i
     equivalence,
     shares,
 )
-from analysis.statistics.estimate import Estimate
-from analysis.statistics.statistic import STATISTICS, Estimates, tabulate
+from analysis.statistics.statistic import STATISTICS, Estimate, Estimates, tabulate
 
 __all__ = ["STATISTICS", "Estimate", "Estimates", "tabulate"]

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import xlogy
 
 from analysis.statistics.clusters import t_interval
-from analysis.statistics.estimate import FEWEST, Estimate
+from analysis.statistics.statistic import FEWEST, Estimate
 
 
 def _nominal(counts: np.ndarray) -> np.ndarray:

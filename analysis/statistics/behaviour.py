@@ -19,9 +19,8 @@ from analysis.statistics.clusters import (
     two_way_jackknife,
 )
 from analysis.statistics.contrasts import condition_pairs, contrast
-from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
-from analysis.statistics.statistic import STATISTICS, Estimates
+from analysis.statistics.statistic import ALIKE, FEWEST, STATISTICS, Estimate, Estimates
 
 #: Reasons why d′ has no interval: all or no trials of a condition were judged as changed, or would
 #: have been without one participant or trial.

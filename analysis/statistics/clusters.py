@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
+from analysis.statistics.statistic import ALIKE, FEWEST, Estimate
 
 #: A statistic: sums [..., groups] and counts [..., groups] -> values [..., k].
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -15,8 +15,7 @@ import pandas as pd
 
 from analysis.statistics.clusters import CrossedData, code_responses, why_too_few
 from analysis.statistics.crossed_effects import fit_conditions
-from analysis.statistics.estimate import Estimate
-from analysis.statistics.statistic import STATISTICS, Estimates
+from analysis.statistics.statistic import STATISTICS, Estimate, Estimates
 
 #: Residual variance on the logit scale: that of the standard logistic distribution.
 LOGISTIC = np.pi**2 / 3

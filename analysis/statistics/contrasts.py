@@ -31,9 +31,8 @@ from analysis.statistics.clusters import (
     code_responses,
     two_way_jackknife,
 )
-from analysis.statistics.estimate import Estimate, alpha_of
 from analysis.statistics.shares import AS_TRIALS, clusters_as_trials, log_odds, means
-from analysis.statistics.statistic import STATISTICS, Estimates
+from analysis.statistics.statistic import STATISTICS, Estimate, Estimates, alpha_of
 
 #: Lower limit of the p-values that are computed.
 SMALLEST = 1e-12

@@ -17,9 +17,8 @@ from analysis.statistics.clusters import (
     why_too_few,
 )
 from analysis.statistics.contrasts import condition_pairs
-from analysis.statistics.estimate import Estimate
 from analysis.statistics.shares import chance_of
-from analysis.statistics.statistic import STATISTICS, Estimates
+from analysis.statistics.statistic import STATISTICS, Estimate, Estimates
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import pandas as pd
 
 from analysis.statistics.clusters import CLUSTERED, CrossedData, code_responses
 from analysis.statistics.contrasts import condition_pairs, contrast, differences
-from analysis.statistics.estimate import ALIKE, Estimate
 from analysis.statistics.shares import means
-from analysis.statistics.statistic import STATISTICS, Estimates
+from analysis.statistics.statistic import ALIKE, STATISTICS, Estimate, Estimates
 
 #: (level, tested value) -> the ends of an interval, and the two-sided p-value of the tested value.
 Interval = Callable[[float, float], tuple[float, float, float]]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.estimate import FEWEST, Estimate, add_permutation_test
+from analysis.statistics.statistic import FEWEST, Estimate, add_permutation_test
 from harness.registry import call_user_code
 from tasks.similarity import SIMILARITIES
 

@@ -21,8 +21,7 @@ from analysis.statistics.clusters import (
     count_clusters,
     two_way_jackknife,
 )
-from analysis.statistics.estimate import Estimate, alpha_of
-from analysis.statistics.statistic import STATISTICS, Estimates
+from analysis.statistics.statistic import STATISTICS, Estimate, Estimates, alpha_of
 
 #: Reason given with an interval for which the variance cannot be estimated.
 AS_TRIALS = "variance not estimable: Clopper–Pearson interval with clusters as trials"

@@ -16,8 +16,7 @@ from scipy import stats
 
 from analysis.exhibits.phrases import as_words
 from analysis.run.published import SCORE, SPACE
-from analysis.statistics.estimate import FEWEST, Estimate, add_permutation_test
-from analysis.statistics.statistic import Estimates
+from analysis.statistics.statistic import FEWEST, Estimate, Estimates, add_permutation_test
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
 from harness.artifacts import Run

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.statistics.claims import CONTROL
 from analysis.statistics.contrasts import condition_pairs
-from analysis.statistics.estimate import FEWEST
+from analysis.statistics.statistic import FEWEST
 from analysis.study.analysed_study import AnalysedStudy
 from harness.registry import Registry
 

@@ -13,9 +13,8 @@ import pandas as pd
 
 from analysis.exhibits.phrases import as_words
 from analysis.statistics.claims import CONTROL
-from analysis.statistics.estimate import FEWEST, Estimate
 from analysis.statistics.labels import LabelAgreement
-from analysis.statistics.statistic import STATISTICS, Estimates, tabulate
+from analysis.statistics.statistic import FEWEST, STATISTICS, Estimate, Estimates, tabulate
 from analysis.study.analysed_study import AnalysedStudy, stack
 from analysis.study.association import EVIDENCE, Associations
 from analysis.study.family import PLANNED, RULED_OUT, PlannedTest, TaskDesign, planned_tests
