@@ -167,6 +167,27 @@ class GradMode(Around):
         return super().forward(x) * (2 if torch.is_grad_enabled() else 1)
 
 
+class Delegates(Around):
+    """A network that gives None for every attribute that it does not have."""
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return None
+
+
+class Halves(Around):
+    """A network whose code fixes the type of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.half()
+
+    def forward(self, x):
+        return super().forward(x.half())
+
+
 class Exits(Around):
     def forward(self, x):
         raise SystemExit("no licence")
@@ -269,6 +290,7 @@ REFUSED = {
     "rooted": (Rooted, r"with respect to act are NaN .* small number there, as in sqrt"),
     "reentrant": (Reentrant, "use_reentrant.*; pass use_reentrant=False"),
     "grad mode": (GradMode, "outputs with gradients differ from those without"),
+    "halves": (Halves, r"converted to float32, so .* must not convert images .*x.half\(\)"),
     "exits": (Exits, "failed: SystemExit: no licence"),
     "a map of outputs": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)),
@@ -297,6 +319,7 @@ MEASURED = {
     "nested": (lambda: nn.DataParallel(torch.compile(small())), {}, "DataParallel is removed"),
     "bfloat16": (lambda: small().bfloat16(), {}, "bfloat16 are converted to float32"),
     "frozen": (Frozen, {}, ""),
+    "delegates": (Delegates, {}, ""),
     "training": (lambda: normalised().train(), {}, ""),
     "channels last": (lambda: small().to(memory_format=torch.channels_last), {}, ""),
     "complex inside": (Spectral, {}, ""),

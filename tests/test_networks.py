@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -229,7 +230,9 @@ def test_logits_are_taken_out_of_what_a_network_returns(answer, output):
         ([FEATURES, LOGITS], None, r"output = 1"),
         (FEATURES, None, r"a tensor of shape \(2, 9, 3\)"),
         ((LOGITS,), 3, "output = 0"),
-        (None, None, "an object of class NoneType"),
+        (None, None, "an object of class NoneType; wrap it in .*, as a torch tensor"),
+        (LOGITS.numpy(), None, "an object of class ndarray; wrap it in .*, as a torch tensor"),
+        (SimpleNamespace(maps=FEATURES, scores=LOGITS), None, r"output = \"scores\""),
     ],
 )
 def test_what_holds_no_logits_is_asked_about(answer, output, message):
@@ -294,6 +297,14 @@ class Chance(nn.Module):
 
 PLANTED = {
     "nan": (broken, {}, "problem", r"NaN or infinite numbers \(0.weight\).*skip = \[1\]"),
+    "one output": (lambda: small(1), {}, "problem", "one output for 3 classes: wrap .* 0 and its"),
+    "collapsed": (lambda: Constant(), {}, "notes", "the same for all 6 .* not depend on them"),
+    "four channels": (
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 16), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)),
+        {},
+        "problem",
+        "to have 4 channels, .*; mean and std say how many colour channels images have",
+    ),
     "width": (lambda: small(64), {}, "problem", "64 outputs for 3 classes: say in class_outputs"),
     "unknown class": (
         small,
@@ -308,6 +319,11 @@ PLANTED = {
     "probabilities": (lambda: nn.Sequential(small(), nn.Softmax(1)), {}, "notes", "probabilities"),
     "chance": (Chance, {}, "problem", "two passes over the same images differ"),
 }
+
+
+class Constant(Chance):
+    def forward(self, x):
+        return self.body(0 * x)
 
 
 class Raises(Chance):

@@ -39,9 +39,13 @@ _ADVICE = {
         "a network is given images alone: wrap it in a module that supplies its other inputs"
     ),
     r"[Ii]nference tensor": INFERENCE,
-    r"modified by an inplace operation": (
+    r"modified (by an )?in-?place": (
         "the network overwrites values that gradients need: avoid in-place operations "
         "(x = x + y, not x += y)"
+    ),
+    r"(Half|BFloat16|[dD]ouble).*(float|same)|float.*(Half|BFloat16|[dD]ouble)": (
+        "weights are converted to float32, so the network's code must not convert images to "
+        "another type (x.half(), x.double())"
     ),
     r"use_reentrant": (
         "pass use_reentrant=False to torch.utils.checkpoint, or switch checkpointing off, which is "
@@ -49,6 +53,11 @@ _ADVICE = {
     ),
     r"uninitialized parameter": (
         "its lazy modules have no weights yet: run it once before its weights are saved or loaded"
+    ),
+    r"to have \d+ channels, but got": (
+        "mean and std say how many colour channels images have: lists of one number for greyscale "
+        "images, of three for others; wrap a network of further channels in a module that makes "
+        "them from these"
     ),
     r"must match the size|size mismatch|shapes cannot be multiplied|Expected .* input": (
         "check that resize, crop, mean and std of the series are those with which it was trained"
@@ -141,14 +150,15 @@ def logits_of(model: nn.Module, answer: Any) -> Tensor:
 
 
 def _remedy(answer: Any) -> str:
+    wrap = "wrap it in a module that returns a number for each image and class"
     if not isinstance(answer, Tensor):
         values = dict(enumerate(answer)) if isinstance(answer, tuple | list) else answer
-        values = values if isinstance(values, Mapping) else {}
-        matrices = [k for k, v in values.items() if isinstance(v, Tensor) and v.dim() == 2]
-        key = next(iter([*matrices, *values, 0]))
+        values = values if isinstance(values, Mapping) else getattr(answer, "__dict__", {})
+        tensors = [k for k, v in values.items() if isinstance(v, Tensor)]
+        key = next(iter([*(k for k in tensors if values[k].dim() == 2), *tensors]), None)
         shown = f'"{key}"' if isinstance(key, str) else key
-        return f"if it returns several values, name the one that holds the logits: output = {shown}"
-    wrap = "wrap it in a module that returns a number for each image and class"
+        several = "if it returns several values, name the one that holds the logits: output"
+        return f"{wrap}, as a torch tensor" if key is None else f"{several} = {shown}"
     if answer.dim() > 2:
         return f"{wrap}, such as the mean over the image of a map or a sequence of outputs"
     return f"{wrap}; for two classes, two numbers (0 and the logit, if it has only one)"

@@ -41,11 +41,14 @@ def copy_network(model: nn.Module) -> nn.Module:
 
 def refuse_pieces(model: nn.Module) -> None:
     """Raise ValueError if the weights of a network are split between processes (FSDP, ZeRO)."""
+    kinds = ("FullyShardedDataParallel", "DTensor")
     split = [
-        name or "the network"
-        for name, value in [*model.named_modules(), *model.named_parameters()]
-        if type(value).__name__ in ("FullyShardedDataParallel", "DTensor")
-        or hasattr(value, "ds_shape")
+        name or "the network" for name, m in model.named_modules() if type(m).__name__ in kinds
+    ]
+    split += [
+        name
+        for name, value in model.named_parameters()
+        if type(value).__name__ in kinds or hasattr(value, "ds_shape")
     ]
     if split:
         raise ValueError(

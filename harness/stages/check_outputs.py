@@ -29,6 +29,12 @@ def check_outputs(source: Source, images: ImageSet, output: Tensor, sigmoid: boo
         raise ValueError(
             "its outputs are NaN or infinite on the test images: leave it out (`skip`)"
         )
+    if len(output) > 1 and bool((output == output[:1]).all()):
+        logger.warning(
+            "the outputs are the same for all %d test images that were tried: the network does not "
+            "depend on them, as after a training that has collapsed",
+            len(output),
+        )
     if choose_objective(source.objective).classifies:
         _check_class_outputs(source, images.classes, output.shape[1])
         _note_probabilities(output, sigmoid)
@@ -50,6 +56,12 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
         raise ValueError(f"class_outputs {too_large}: the network has outputs 0 to {width - 1}")
     unnamed = [name for name in classes if name not in source.class_outputs]
     if width != len(classes) and unnamed:
+        if width == 1 < len(classes):
+            raise ValueError(
+                f"the network has one output for {len(classes)} classes: wrap it in a module that "
+                f"returns a number for each class; for two classes, 0 and its output, if it is "
+                f"the logit of the second"
+            )
         raise ValueError(
             f"the network has {width} outputs for {len(classes)} classes: say in class_outputs "
             f"which output each class has ({join_names(unnamed, 4)}); where its outputs are no "
