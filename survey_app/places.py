@@ -131,18 +131,12 @@ class Places:
 
     def _take_expired(self, connection: Connection) -> int | None:
         """Take the place whose lease ended first from its holder; None if no lease has ended."""
-        holder = participants.alias()
         expired_leases = (
-            select(places.c.place, holder.c.participant)
-            .join(
-                holder,
-                (holder.c.study == places.c.study) & (holder.c.participant == places.c.participant),
-            )
-            .where(
-                self._is_own(places),
-                has_expired(self.store.clock(), holder),
-            )
-            .order_by(holder.c.lease_until)
+            select(places.c.place, places.c.participant)
+            .join(participants, places.c.participant == participants.c.participant)
+            .where(self._is_own(places), self._is_own(participants))
+            .where(has_expired(self.store.clock()))
+            .order_by(participants.c.lease_until)
             .limit(1)
             .with_for_update(skip_locked=True)
         )

@@ -13,7 +13,6 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKeyConstraint,
-    FromClause,
     Index,
     Integer,
     Label,
@@ -66,18 +65,17 @@ def of_participant(table: Table, study: str, participant: str) -> ColumnElement[
     return (table.c.study == study) & (table.c.participant == participant)
 
 
-def has_expired(moment: datetime, people: FromClause) -> ColumnElement[bool]:
+def has_expired(moment: datetime) -> ColumnElement[bool]:
     """Return the condition that participants have not finished although their lease is over.
 
     They keep their place until the next person needs it, and continue if they return before.
     """
-    return people.c.status.in_(UNFINISHED) & (people.c.lease_until < moment)
+    return participants.c.status.in_(UNFINISHED) & (participants.c.lease_until < moment)
 
 
 def status_at(moment: datetime) -> Label[str]:
     """Return the statuses of participants, in which those who `has_expired` are `expired`."""
-    is_over = has_expired(moment, participants)
-    return case((is_over, "expired"), else_=participants.c.status).label("status")
+    return case((has_expired(moment), "expired"), else_=participants.c.status).label("status")
 
 
 #: JSON that may be missing, which is SQL's NULL and not a JSON null.
