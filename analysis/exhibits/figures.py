@@ -179,15 +179,8 @@ def subplots(
 def panels(
     count: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Canvas, np.ndarray]:
-    """Create a canvas with `count` panels in rows; unused axes of the last row are hidden.
-
-    Args:
-        columns: largest number of panels per row. size: width and height of a panel in inches.
-        options: further options of matplotlib's `subplots`.
-
-    Returns:
-        canvas, axes [rows, columns].
-    """
+    """Create a canvas and axes [rows, columns] for `count` panels of a size in inches, at most
+    `columns` per row, with options of `subplots`; unused axes of the last row are hidden."""
     columns = min(columns, count)
     rows = -(-count // columns)
     canvas, grid = subplots(

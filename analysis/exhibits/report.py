@@ -59,11 +59,8 @@ def write_html(
 
 
 def render(template: str, functions: Mapping[str, Callable[[Any], str]], **values: object) -> str:
-    """Return a template of this folder filled with values; in HTML, they are escaped.
-
-    Args:
-        functions: name -> function or filter that the template may call.
-    """
+    """Return a template of this folder filled with values (in HTML, they are escaped); it may call
+    the functions, also as filters, by their names."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=jinja2.select_autoescape(),
@@ -93,11 +90,8 @@ def _reference_numbers(sections: Sequence[Section]) -> dict[str, str]:
 
 
 def _refer(text: str, numbers: Mapping[str, str]) -> str:
-    """Replace the references in a text by numbers.
-
-    Raises:
-        ValueError: the text refers to a figure or table that the report does not show.
-    """
+    """Replace the references in a text by numbers; raise ValueError if the report does not show
+    what the text refers to."""
 
     def number(match: re.Match[str]) -> str:
         if match[1] not in numbers:

@@ -62,11 +62,7 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> tuple[Pa
 
 
 def page(data: dict[str, Any], has_files: bool = False) -> str:
-    """Return the HTML text.
-
-    Args:
-        data: `explorer_columns`, with `people` and `sheets`. has_files: whether sheets are files.
-    """
+    """Return the HTML text with `explorer_columns`, `people` and `sheets`, which can be files."""
     scripts = {"library": get_plotlyjs(), "code": "\n".join(map(_read_page_file, CODE))}
     policies = [
         "default-src 'none'",

@@ -293,12 +293,9 @@ def holm(p: np.ndarray, weights: np.ndarray | None = None, reserved: float = 0.0
 
     In ascending order of p/w, p̃₍ᵢ₎ = max over j ≤ i of min(1, p₍ⱼ₎ · Σ_{k ≥ j} w₍ₖ₎ / w₍ⱼ₎), which
     is (m − j + 1) p₍ⱼ₎ for equal weights, the default. An undefined p stays NaN and keeps its
-    weight, like a test that is not rejected, so that a missing test makes no other test easier.
-    (statsmodels' `multipletests` has no weights, and is too slow for the simulations of the
-    planner, because it runs the garbage collector in each call.)
-
-    Args:
-        reserved: weight that is never redistributed, like that of tests that are never rejected.
+    weight, like a test that is not rejected, so that a missing test makes no other test easier;
+    so does the weight `reserved`. (statsmodels' `multipletests` has no weights, and is too slow for
+    the planner, because it runs the garbage collector in each call.)
     """
     weights = np.ones(len(p)) if weights is None else weights
     corrected = np.full(len(p), np.nan)

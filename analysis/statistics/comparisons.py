@@ -103,24 +103,16 @@ def t_test(
 
 
 def clustered_by_class(values: pd.DataFrame) -> Clustered:
-    """Average values within classes; the means contain the variation of the images of a class.
-
-    Args:
-        values: differences of shares: rows x k, with `class_id` as a level of the index; NaN if
-            undefined.
-    """
+    """Average differences of shares (rows x k, NaN if undefined) within classes, a level of their
+    index; the means contain the variation of the images of a class."""
     means = values.groupby(level="class_id").mean().to_numpy(float)
     is_defined = np.isfinite(means)
     return Clustered(np.where(is_defined, means, 0.0), is_defined.astype(float), (-1.0, 1.0))
 
 
 def clustered_by_layer(values: pd.DataFrame) -> Clustered:
-    """Sum values of neurons within layers, because neurons of a layer are not independent.
-
-    Args:
-        values: shares: neurons x k, without NaN; `layer` is a level of the index, and `series` if
-            there are several.
-    """
+    """Sum shares (neurons x k, without NaN) within layers, because neurons of a layer are not
+    independent. `layer` is a level of the index, and `series` if there are several."""
     levels = [name for name in ("series", "layer") if name in values.index.names]
     groups = values.groupby(level=levels)
     totals = groups.sum().to_numpy(float)

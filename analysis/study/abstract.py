@@ -129,11 +129,8 @@ def _observer_result(results: Results) -> str:
 
 
 def _robustness(results: Results, all_claimed: bool) -> str:
-    """Return how many tests of the primary hypothesis are significant without any exclusion.
-
-    Args:
-        all_claimed: whether all are significant under the frozen rules.
-    """
+    """Return how many tests of the primary hypothesis are significant without any exclusion, where
+    all are (`all_claimed`), or not, under the frozen rules."""
     specifications = results.specifications
     tests = specifications[specifications["rule"] == NO_RULE].dropna(subset=["what"])
     if tests.empty:

@@ -149,12 +149,8 @@ class AnalysedStudy:
         return answers.assign(milliseconds=times.where(times > 0))
 
     def answers_of(self, task: str, controls: bool = True) -> pd.DataFrame:
-        """Return the analysed responses of a task, with columns `changed`, `clarity` and
-        `rating`.
-
-        Args:
-            controls: whether to keep those of control conditions.
-        """
+        """Return the analysed responses of a task, also to its control conditions unless `controls`
+        is False, with columns `changed`, `clarity` and `rating`."""
         answers = self.answers[self.answers["task"] == task]
         if not controls:
             answers = answers[~answers["condition"].isin(self.controls(task))]

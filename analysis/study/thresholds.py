@@ -96,11 +96,8 @@ def _test_with_count(results: AnalysedStudy) -> pd.DataFrame:
 
 
 def _rule_sets(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return the rules to try: as frozen, none, and each rule looser, stricter and off.
-
-    Args:
-        identical: whether to exclude one of each identical pair though no frozen rule does.
-    """
+    """Return the rules to try: as frozen, none, and each rule looser, stricter and off; also one
+    of each `identical` pair excluded if there are any, though no frozen rule does."""
     rule_sets: list[tuple[str, str, dict[str, Any]]] = [
         ("all rules", "as frozen", frozen),
         (NO_RULE, "none", {}),
