@@ -81,3 +81,20 @@ def test_what_does_not_fit_has_the_names_of_the_network(model, tmp_path):
         torch.save(content, tmp_path / "w.pth")
         with pytest.raises(CheckpointError, match=message):
             load_weights(other(model), tmp_path / "w.pth")
+
+
+def test_a_class_that_transformers_cannot_build_is_read_by_its_names_alone(
+    library, model, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+
+    class Own(library.ViTForImageClassification):
+        def __init__(self, config, more):
+            super().__init__(config)
+
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    assert same(load_weights(Own(model.config, 1), tmp_path / "w.pth"), model)
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit the architecture: missing vit\."):
+        load_weights(Own(model.config, 1), tmp_path / "w.pth")
+    assert "transformers cannot convert them (" in caplog.text and "'more'" in caplog.text
