@@ -214,15 +214,15 @@ def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
     """Return a table as CSV that R and Python read: TRUE and FALSE; empty if missing.
 
     Excel executes any text that begins like a formula. It rounds ids that read as large numbers,
-    and drops zeros at their beginning. With `excel`, such a text is preceded by an apostrophe,
-    which is how Excel itself marks text.
+    drops zeros at their beginning, and takes some for dates (12-05). With `excel`, such a text is
+    preceded by an apostrophe, which is how Excel itself marks text.
     """
     cells = frame.copy()
     for name in frame:
         if frame[name].dtype == "boolean":
             cells[name] = frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
         elif excel and pd.api.types.is_string_dtype(frame[name]):
-            pattern = r"[=+\-@\t\r]|(?:\d{12,}|0\d+|\d+[eE]\d+)$"
+            pattern = r"[=+\-@\t\r]|(?:\d{12,}|0\d+|\d+[eE]\d+|\d+(?:-\d+)+)$"
             is_misread = frame[name].str.match(pattern, na=False).astype(bool)
             cells[name] = frame[name].mask(is_misread, "'" + frame[name].astype("string"))
     return cells.to_csv(index=False)

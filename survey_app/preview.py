@@ -31,6 +31,7 @@ def pages(service: Service) -> dict[str, dict[str, Any]]:
         states[f"screened out, {name}"] = state
     states["withdrawn"] = ParticipantState(Stage.WITHDRAWN, code=codes.withdrawn)
     states["expired"] = ParticipantState(Stage.EXPIRED, code=codes.expired)
+    states["expired, returned"] = replace(states["expired"], reason="returned")
     end_pages = {
         name: service.view.page(replace(state, platform=platform)) for name, state in states.items()
     }

@@ -70,8 +70,8 @@ def test_an_export_is_written_whole_or_not_at_all(database, tmp_path, monkeypatc
 
 def test_excel_carries_nothing_out_that_a_person_wrote(database):
     """Answers are JSON, which no spreadsheet takes for a formula; ids and codes may begin so."""
-    marked = ["-A1", "=1+1", "@x", "\tx", "1" * 24, "12e34", "007"]
-    plain = ["12", "1" * 24 + "a", "plain"]
+    marked = ["-A1", "=1+1", "@x", "\tx", "1" * 24, "12e34", "007", "12-05"]
+    plain = ["12", "1" * 24 + "a", "plain", "s-12", "0.1.0"]
     frame = pd.DataFrame({"id": [*marked, *plain, None], "right": True})
     frame = frame.astype({"id": "string", "right": "boolean"})
     cells = [row["id"] for row in csv.DictReader(io.StringIO(as_csv(frame, excel=True)))]
