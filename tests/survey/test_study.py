@@ -39,6 +39,20 @@ def test_no_two_trials_of_a_participant_share_a_neuron(frozen):
         assert len(neurons) == len(set(neurons))
 
 
+def test_what_was_set_is_frozen(frozen, recruitment):
+    study, _ = frozen
+    practice = (study.practice_attempts, study.practice_pass)
+    assert practice == (SETTINGS.practice.attempts, SETTINGS.practice.pass_share)
+    names = ("language", "seed", "confidence", "seconds_per_trial", "min_width", "exclusion")
+    assert all(getattr(study, name) == getattr(SETTINGS, name) for name in names)
+    places = (recruitment.places, recruitment.lease_minutes)
+    assert places == (SETTINGS.participants, SETTINGS.lease_minutes)
+    for text in study.tasks:
+        example = text.example
+        assert example is None or example.right in {"", *example.image_of}
+        assert example is None or bool(example.options) == bool(example.right)
+
+
 def test_every_place_holds_the_same_conditions(frozen):
     study, _ = frozen
     sets = [

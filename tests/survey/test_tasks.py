@@ -206,6 +206,9 @@ def test_free_text_is_kept_as_one_plain_line():
     assert clean_text(" <b>red</b>\n\x00wheel\u2028 ") == "<b>red</b> wheel"
     assert len(clean_text("x" * 5000)) == 120
     assert clean_text("\ud800") == "?"
+    assert clean_text("two words", 4) == "two"
+    with pytest.raises(ValueError, match="a text was expected"):
+        clean_text(3)
 
 
 def test_a_users_own_task_is_one_file(run, tmp_path, monkeypatch):
