@@ -14,8 +14,12 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from harness.concepts.image_embedding import solve_image_vectors
-from harness.concepts.neuron_embedding import SkipGram, consecutive_pairs, skip_gram
+from harness.concepts.embedding import (
+    SkipGram,
+    consecutive_pairs,
+    skip_gram,
+    solve_image_vectors,
+)
 from harness.concepts.probing import ProbeParameters, probe_range
 from harness.concepts.stimuli import stimuli_table
 from harness.evolutions.ablation import Arm, Images, ablate

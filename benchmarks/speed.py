@@ -85,9 +85,8 @@ def recording(of: Subject, repeats: int) -> list[str]:
     """Compare recording a batch after SEEN earlier images with a bare forward pass."""
     model, layers, batch = of.model, of.layers, of.batch
     count = len(batch)
-    recorded = Recording(
-        layers, np.arange(SEEN + repeats * count), ProbeParameters(activations=False), CPU
-    )
+    images = range(SEEN + repeats * count)
+    recorded = Recording(layers, images, ProbeParameters(activations=False), CPU)
     ids = iter(range(SEEN, SEEN + repeats * count, count))
     with (
         borrow(model),

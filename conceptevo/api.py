@@ -190,7 +190,6 @@ def ablate(
 
 
 def _session(series: Sequence[Series], images: Images, device: str, **sections: Any) -> Session:
-    """Return the session of a new run in a temporary folder."""
     config = Config(
         workers=0,
         device=choose_device(device).name,

@@ -290,7 +290,7 @@ def status(run: RunFolder) -> None:
     from datetime import datetime
 
     from harness.artifacts import Run
-    from harness.stages.status import status as status_of
+    from harness.stages.run import status as status_of
 
     state = status_of(Run(run))
     minutes = (state.steps["seconds_left"] / 60).round(1)

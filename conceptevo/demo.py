@@ -17,11 +17,8 @@ from tasks.commands import build
 
 
 def demo_config(names: Sequence[str], seed: int | None) -> Config:
-    """Return the demo's configuration.
-
-    Args:
-        names: names of the series to include.
-        seed: seed of images, initial weights and random draws; None for that of demo.toml.
+    """Return the demo's configuration with some of its series, and another seed of images, initial
+    weights and random draws than that of demo.toml, if one is given.
 
     Raises:
         ValueError: the demo has no series of such a name.
@@ -44,10 +41,7 @@ def demo_config(names: Sequence[str], seed: int | None) -> Config:
 
 def run_demo_study(out: Path) -> Path:
     """Build a study from the run, add simulated participants and analyse it, unless done already.
-
-    Returns:
-        The folder of the study's results.
-    """
+    Return the folder of its results."""
     manifest = Run(out).manifest()
     manifest["versions"].pop("commit", None)  # another commit may reuse the study, as the run
     study = out / f"study-{fingerprint(manifest)[:8]}"

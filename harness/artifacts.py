@@ -40,10 +40,14 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def sidecar_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """Return the contents of a file's sidecar; None if there is none or it cannot be read."""
     try:
-        content = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+        content = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return None
     return content if isinstance(content, dict) and "fingerprint" in content else None
@@ -122,14 +126,10 @@ class Run:
     def path(self, artifact: Artifact) -> Path:
         return self.root / LAYOUT[artifact.kind].format(*artifact.parts)
 
-    def _sidecar_path(self, artifact: Artifact) -> Path:
-        path = self.path(artifact)
-        return path.with_name(path.name + ".json")
-
     def sidecar(self, artifact: Artifact) -> dict[str, Any] | None:
         """Return the sidecar's content (fingerprint, sha256, seconds); None if not complete."""
-        sidecar = read_sidecar(self.path(artifact))
-        return sidecar if sidecar is not None and self.path(artifact).exists() else None
+        path = self.path(artifact)
+        return read_sidecar(path) if path.exists() else None
 
     def has(self, artifact: Artifact, fingerprint: str) -> bool:
         """Return whether the artifact is complete and was made from exactly these inputs."""
@@ -156,10 +156,7 @@ class Run:
         return path.with_name(f".{path.name}{WORKING}")
 
     def seconds(self) -> dict[str, list[float]]:
-        """Return, by kind of artifact, the duration of each piece of work, in path order.
-
-        Only the first artifact of a piece of work has it.
-        """
+        """Return durations of pieces of work, in path order, by kind of their first artifact."""
         seconds = {}
         for kind in LAYOUT:
             sidecars = [read_sidecar(self.path(artifact)) or {} for artifact in self.stored(kind)]
@@ -178,11 +175,11 @@ class Run:
             content["sha256"] = content_hash(path)
         if seconds is not None:
             content["seconds"] = round(seconds, 3)
-        write_text(self._sidecar_path(artifact), json.dumps(content) + "\n")
+        write_text(sidecar_path(path), json.dumps(content) + "\n")
 
     def unseal(self, artifact: Artifact) -> None:
         """Remove an artifact's sidecar before another file is written in its place."""
-        self._sidecar_path(artifact).unlink(missing_ok=True)
+        sidecar_path(self.path(artifact)).unlink(missing_ok=True)
 
     def save(
         self,
@@ -191,10 +188,7 @@ class Run:
         fingerprint: str,
         seconds: float | None = None,
     ) -> None:
-        """Write a table (parquet), an array (npy) or named arrays (npz), and then its sidecar.
-
-        See `seal` for the arguments.
-        """
+        """Write a table (parquet), an array (npy) or named arrays (npz), and `seal` it."""
         with whole_file(self.path(artifact)) as temporary:
             if isinstance(value, pd.DataFrame):
                 value.to_parquet(temporary, index=False)
@@ -367,7 +361,7 @@ def _examine(path: Path) -> Finding | None:
         if sidecar is not None and "sha256" not in sidecar:
             return Finding("is yet to be written by work that has begun", False)
         return Finding("is missing although its .json file exists: run the command again")
-    if sidecar is None and path.with_name(path.name + ".json").exists():
+    if sidecar is None and sidecar_path(path).exists():
         return Finding("its .json file cannot be read: delete it and run again")
     if sidecar is None:
         return Finding("was not finished, and will be made again", False)

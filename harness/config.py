@@ -80,6 +80,10 @@ class FolderImagesSection(Section):
     train: UserPath | None = None
     attributes: UserPath | None = None
 
+    @property
+    def splits(self) -> list[str]:
+        return [*(["train"] if self.train else []), "probe", "test"]
+
 
 class MemoryImagesSection(Section):
     """Images in memory, given through the Python interface."""
@@ -247,7 +251,6 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
 
 
 def _source_kind(values: dict[str, Any], place: Sequence[Any]) -> str:
-    """Return the kind of series (source) to which a place belongs."""
     try:
         return str(values["series"][place[1]].get("source", "train"))
     except (LookupError, TypeError, AttributeError):
@@ -343,7 +346,6 @@ def _explain_unknown_key(problem: Any) -> str:
 
 
 def _sources_with(key: str) -> list[str]:
-    """Return the kinds of series that have a key."""
     return [name for name in SOURCES if key in SOURCES.get(name).model_fields]
 
 

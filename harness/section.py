@@ -56,7 +56,8 @@ class Section(BaseModel):
         try:
             return cls(**read_toml(path, kind))
         except ValidationError as error:
-            raise ValueError(explain(path, error, cls)) from error
+            lines = [f"{path}: {_explain(problem, cls)}" for problem in list_errors(error)]
+            raise ValueError("\n".join(lines)) from error
 
 
 def _misread(raw: object, value: object, keys_are_text: bool) -> Iterator[object]:
@@ -114,17 +115,13 @@ def list_errors(error: ValidationError) -> list[Any]:
     return [e for e in errors if e["type"] != "too_short" or e["loc"] not in places]
 
 
-def explain(origin: Path | str, error: ValidationError, section: type[Section]) -> str:
-    """Return one line per error: place, parameter, value, and what is allowed."""
-    lines = []
-    for problem in list_errors(error):
-        place = ".".join(map(str, problem["loc"]))
-        message = describe_fault(problem)
-        if problem["type"] == "extra_forbidden":
-            message = f"unknown key{suggest(str(problem['loc'][-1]), fields_of(section))}"
-        parameter = f"{place} = {problem['input']!r}: " if place else ""
-        lines.append(f"{origin}: {parameter}{message}")
-    return "\n".join(lines)
+def _explain(problem: Any, section: type[Section]) -> str:
+    """Describe a problem that pydantic reports: parameter, value, and what is allowed."""
+    message = describe_fault(problem)
+    if problem["type"] == "extra_forbidden":
+        message = f"unknown key{suggest(str(problem['loc'][-1]), fields_of(section))}"
+    place = ".".join(map(str, problem["loc"]))
+    return f"{place} = {problem['input']!r}: {message}" if place else message
 
 
 def describe_fault(problem: Any) -> str:

@@ -119,6 +119,14 @@ def test_every_planted_fault_is_found_at_once(tmp_path, pairs):
     assert "'sound', epoch" not in text and "Traceback" not in text
 
 
+def test_what_the_images_lack_is_said_before_networks_are_trained(tmp_path):
+    values = {"images": IMAGES, "series": [{"name": "vgg"}], "evolve": {"classes": ["unicorn"]}}
+    text = r"probe\.k = 20: there are 12 probe images(.|\n)*"
+    with pytest.raises(ConfigError, match=r"(?s)evolve\.classes: no class unicorn.*" + text):
+        run_until("check", parse_config(values), tmp_path / "run", Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_series_of_one_unit_is_refused_before_work(tmp_path):
     config = planted(tmp_path, ["single"])
     with pytest.raises(ConfigError) as error:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from harness.artifacts import Run
+from harness.artifacts import Artifact, Run
 from harness.concepts import neighbours, sketch
 from harness.concepts.neighbours import largest_columns, nearest_by_cosine, nearest_by_overlap
 from harness.concepts.sketch import projection, row_blocks, sketch_vectors, stack_rows
@@ -170,13 +170,17 @@ def test_a_space_larger_than_allowed_is_sketched_and_says_with_what_error(wide, 
     assert (concept[near] == concept[queries][:, None]).mean() > 0.95
 
 
+def saved(space, run):
+    run.save(Artifact("space_neurons", (space.method,)), space.neurons, "x")
+    run.save(Artifact("space", (space.method,)), space.arrays(), "x")
+    return SemanticSpace.load(run, space.method)
+
+
 def test_overlap_of_stimuli_is_held_and_saved_sparse(wide, tmp_path):
     made = SPACES.get("jaccard")(wide, SpaceParameters(), np.random.default_rng(0), "jaccard")
     assert sparse.issparse(made.vectors)
     assert made.vectors.nnz == 100 * 8
-    run = Run(tmp_path)
-    made.save(run, "x")
-    loaded = SemanticSpace.load(run, "jaccard")
+    loaded = saved(made, Run(tmp_path))
     assert (loaded.vectors != made.vectors).nnz == 0
     assert loaded.metric == "jaccard"
     rows = np.arange(20)
@@ -186,8 +190,7 @@ def test_overlap_of_stimuli_is_held_and_saved_sparse(wide, tmp_path):
 def test_the_error_of_a_sketch_is_saved(wide, tmp_path):
     parameters = SpaceParameters(dense=1e-6, sketch=512)
     made = SPACES.get("correlation")(wide, parameters, np.random.default_rng(0), "correlation")
-    made.save(Run(tmp_path), "x")
-    assert SemanticSpace.load(Run(tmp_path), "correlation").error == made.error > 0
+    assert saved(made, Run(tmp_path)).error == made.error > 0
 
 
 def test_memory_does_not_grow_with_the_candidates():

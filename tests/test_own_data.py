@@ -125,6 +125,8 @@ def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, finish
     assert said.count(f"1 of {len(rows) - 1} rows are of no test image") == 1
     assert said.count("no test image, or every one, has real, odd: left out") == 1
     assert (tmp_path / "run" / "report" / "tables" / "alignment.csv").exists()
+    (tmp_path / "named.toml").write_text(config)
+    assert "naming" in say("run", tmp_path / "named.toml", "--out", tmp_path / "no", "--plan")
     alone = {row.rpartition("/")[2].partition(",")[0]: row.rpartition("/")[2] for row in rows}
     faults = {
         "have no row for": rows[:-2],

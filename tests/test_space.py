@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from harness.concepts import neuron_embedding
-from harness.concepts.image_embedding import solve_image_vectors
-from harness.concepts.map import import_umap, project
-from harness.concepts.neuron_embedding import (
+from harness.concepts import embedding
+from harness.concepts.embedding import (
     SkipGram,
     ascend,
     consecutive_pairs,
     ppmi_factors,
     skip_gram,
+    solve_image_vectors,
 )
+from harness.concepts.map import import_umap, project
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence, rank_profiles
 from harness.records import Checkpoint
@@ -79,7 +79,7 @@ def test_skip_gram_does_not_depend_on_how_many_negatives_are_drawn_at_once(monke
     start = np.random.default_rng(1).normal(size=(12, 4))
     found = []
     for size in (1, 7, 10**6):
-        monkeypatch.setattr(neuron_embedding, "PAIRS_AT_ONCE", size)
+        monkeypatch.setattr(embedding, "PAIRS_AT_ONCE", size)
         found.append(skip_gram(groups, start, np.random.default_rng(2), SkipGram(3, full=full)))
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
@@ -149,7 +149,7 @@ def test_ppmi_factors_reproduce_the_positive_part_they_can():
 def test_sparse_and_dense_factors_are_the_same(monkeypatch):
     incidence = sparse.csr_array(random_incidence(np.random.default_rng(1), 60, 90, 8))
     dense = ppmi_factors(incidence, 7)
-    monkeypatch.setattr(neuron_embedding, "DENSE_NEURONS", 10)
+    monkeypatch.setattr(embedding, "DENSE_NEURONS", 10)
     np.testing.assert_allclose(ppmi_factors(incidence, 7), dense, atol=1e-8)
 
 

@@ -36,9 +36,8 @@ from harness.stages.engine import Engine
 from harness.stages.images import image_works
 from harness.stages.naming import naming_steps
 from harness.stages.probe import FindLayers, range_works
-from harness.stages.run import STAGES, run_until, write_manifest
+from harness.stages.run import STAGES, run_until, status, write_manifest
 from harness.stages.stage import Plan
-from harness.stages.status import status
 
 CONFIG = parse_config(small(probe={"k": 4, "activations": False, "range_images": 16}))
 QUIET = Console(quiet=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.concepts.stimuli import ProbePart, TopK, sort_keys, stimuli_table
+from harness.concepts.stimuli import ProbePart, sort_keys, stimuli_table
 from harness.records import Checkpoint
 
 # few distinct values, so that ties are common
@@ -37,7 +37,7 @@ def test_equals_a_full_sort_whatever_the_batches_and_their_order(matrix, k, data
     images, neurons = matrix.shape
     order = np.array(data.draw(st.permutations(range(images))), dtype=np.int64)
     sizes = data.draw(st.lists(st.integers(1, 7), max_size=images))
-    top = TopK(neurons, k)
+    top = ProbePart(neurons, k, range(images))
     feed(top, matrix, order, [*sizes, images])
     ids, found, positions = top.result()
     for neuron, expected in enumerate(oracles.top_k(matrix, k)):
@@ -52,13 +52,13 @@ def test_equals_a_full_sort_whatever_the_batches_and_their_order(matrix, k, data
 def test_merged_shards_equal_one_pass(matrix, k, data):
     images, neurons = matrix.shape
     owner = np.array(data.draw(st.lists(st.integers(0, 2), min_size=images, max_size=images)))
-    shards = [TopK(neurons, k) for _ in range(3)]
+    shards = [ProbePart(neurons, k, range(images)) for _ in range(3)]
     for number, shard in enumerate(shards):
         feed(shard, matrix, np.flatnonzero(owner == number), [images])
     merged = shards[2]
     merged.merge(shards[0])
     merged.merge(shards[1])
-    whole = TopK(neurons, k)
+    whole = ProbePart(neurons, k, range(images))
     feed(whole, matrix, np.arange(images), [images])
     assert all(
         torch.equal(a, b) or (a.isnan() == b.isnan()).all()
@@ -76,15 +76,14 @@ def test_sortable_keeps_the_order_of_floats(floats):
 
 def test_peaks_are_centres_of_positions_and_class_tokens_are_in_the_centre():
     layer = SimpleNamespace(name="t", channels=2, height=4, width=3, extra=1)
-    top = TopK(2, 1)
-    top.update(torch.tensor([[1.0, 2.0]]), torch.tensor([[0, 5]]), torch.tensor([0]))
-    part = ProbePart(np.array([[0, 1]]), top, torch.zeros(2))
-    table = stimuli_table(part, [layer], Checkpoint("s", 1), 1)
+    part, values = ProbePart(2, 1, range(2)), torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    part.update(values, torch.tensor([[0, 5], [0, 0]]), torch.tensor([0, 1]))
+    table = stimuli_table(part, [layer], Checkpoint("s", 1), 2)
     assert table[["peak_y", "peak_x"]].to_numpy().tolist() == [[0.5, 0.5], [1.5 / 4, 1.5 / 3]]
 
 
 def test_nan_names_the_images():
-    top = TopK(2, 3)
+    top = ProbePart(2, 3, range(8))
     with pytest.raises(ValueError, match=r"images \[7\] are NaN"):
         top.update(
             torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]),
@@ -95,4 +94,4 @@ def test_nan_names_the_images():
 
 def test_k_must_be_positive():
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        TopK(2, 0)
+        ProbePart(2, 0, range(8))

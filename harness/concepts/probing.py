@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.concepts.stimuli import ProbePart, TopK
+from harness.concepts.stimuli import ProbePart
 from harness.images.batches import batches
 from harness.images.sets import ImageSet
 from harness.networks.budget import FEWEST, run_halving
@@ -119,7 +119,7 @@ def probe_range(
     model, layers, device = network.model, network.layers, network.device
 
     def record(batch_size: int) -> RangeRecord:
-        recording = Recording(layers, ids, parameters, device)
+        recording = Recording(layers, image_range, parameters, device)
         with (
             borrow(model),
             torch.inference_mode(),
@@ -136,27 +136,25 @@ def probe_range(
 
 
 class Recording:
-    """The record of a range of images (`ids`: int64 [images]), which grows batch by batch."""
+    """The record of a range of images, which grows batch by batch."""
 
     def __init__(
-        self, layers: Sequence[Layer], ids: np.ndarray, parameters: ProbeParameters, device: Device
+        self, layers: Sequence[Layer], images: range, parameters: ProbeParameters, device: Device
     ) -> None:
         edges = np.cumsum([0, *(layer.channels for layer in layers)])
         self._columns = {
             layer.name: slice(start, stop)
             for layer, (start, stop) in zip(layers, pairwise(edges), strict=True)
         }
-        self._ids = ids
         self._parameters = parameters
         total = int(edges[-1])
-        self._top = TopK(total, parameters.k, device.place)
-        self._thresholds = self._top.kth_largest()
-        self._lowest = torch.full((total,), float("inf"), device=device.place)
+        self._part = ProbePart(total, parameters.k, images, device.place)
+        self._thresholds = self._part.kth_largest()
         self._responses: list[tuple[Tensor, Tensor, Tensor]] = []
         self._recorded = 0
         self._activations: np.ndarray | None = None
         if parameters.activations:
-            self._activations = np.empty((total, len(ids)), dtype=parameters.activations_type)
+            self._activations = np.empty((total, len(images)), dtype=parameters.activations_type)
 
     def keep(self, maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """Return a layer's activations a[x, n] and, where they may be needed, the positions of
@@ -165,16 +163,15 @@ class Recording:
         if maps.device.type != "cpu":
             return maps.max(dim=2)
         values = peaks(maps)
-        # not where equal: TopK keeps the lower image ids, which come first
+        # not where equal: ProbePart keeps the lower image ids, which come first
         is_needed = values.float() > self._thresholds[self._columns[layer.name]]
         return values, positions(maps, is_needed)
 
     def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Add a batch: image ids int64 [batch] and, per layer, the result of `keep`."""
         values = torch.cat([value for value, _ in peaks], dim=1).float()
-        self._top.update(values, torch.cat([position for _, position in peaks], dim=1), ids)
-        self._thresholds = self._top.kth_largest()
-        self._lowest = torch.minimum(self._lowest, values.amin(dim=0))
+        self._part.update(values, torch.cat([position for _, position in peaks], dim=1), ids)
+        self._thresholds = self._part.kth_largest()
         self._responses.append((ids, *strongest(values, self._parameters.responsive)))
         if self._activations is not None:
             target = self._activations[:, self._recorded : self._recorded + len(ids)]
@@ -201,9 +198,7 @@ class Recording:
                 "activation": values[image, rank],
             }
         )
-        spans = np.array([[self._ids[0], self._ids[-1] + 1]])
-        part = ProbePart(spans, self._top, self._lowest.cpu())
-        return RangeRecord(part, responses, self._activations)
+        return RangeRecord(self._part, responses, self._activations)
 
 
 def peaks(maps: Tensor) -> Tensor:

@@ -123,10 +123,6 @@ class SemanticSpace:
         parts = {name: getattr(self.vectors, name) for name in ("data", "indices", "indptr")}
         return {**parts, "shape": np.array(self.vectors.shape), **common}
 
-    def save(self, run: Run, fingerprint: str) -> None:
-        run.save(Artifact("space_neurons", (self.method,)), self.neurons, fingerprint)
-        run.save(Artifact("space", (self.method,)), self.arrays(), fingerprint)
-
     @classmethod
     def load(cls, run: Run, method: str) -> SemanticSpace:
         arrays = run.arrays(Artifact("space", (method,)))

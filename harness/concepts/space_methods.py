@@ -12,8 +12,13 @@ from scipy import sparse
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from harness.concepts.image_embedding import mean_over_stimuli, solve_image_vectors
-from harness.concepts.neuron_embedding import SkipGram, ppmi_factors, skip_gram
+from harness.concepts.embedding import (
+    SkipGram,
+    mean_over_stimuli,
+    ppmi_factors,
+    skip_gram,
+    solve_image_vectors,
+)
 from harness.concepts.sketch import Vectors, row_blocks, sketch_vectors, stack_rows
 from harness.concepts.space import SemanticSpace, unit_rows
 from harness.records import NEURON, Checkpoint
@@ -97,14 +102,8 @@ def gather_evidence(
     num_images: int,
     activations: Callable[[pd.DataFrame], np.ndarray],
 ) -> Evidence:
-    """Make Evidence from the tables of the probe.
-
-    Args:
-        base: the checkpoint whose neurons define the space.
-        stimuli: the stimuli of all checkpoints.
-        responsive: the responsive neurons of the base.
-        num_images: number of probe images.
-        activations: function of rows of the table of neurons that returns [rows, images].
+    """Make Evidence from the probe's tables: the stimuli of all checkpoints, the responsive neurons
+    of the base, and a function of rows of the table of neurons that returns [rows, images].
 
     Raises:
         ValueError: the base has fewer than two neurons that are not dead.

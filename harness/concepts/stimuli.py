@@ -6,7 +6,6 @@ The tables do not depend on how the images are divided or on the order of mergin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -28,8 +27,10 @@ def sort_keys(values: Tensor) -> Tensor:
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
 
 
-class TopK:
-    """The exact k largest values of each neuron over all images; ties go to the lower image id.
+class ProbePart:
+    """The part of a checkpoint's record that can be merged with those of other images: the exact k
+    largest activations of each neuron (of equal ones, those of the lower image ids), and the
+    smallest.
 
     Every pair of a neuron and an image has one integer key, which orders by value and then by
     image. The result therefore does not depend on batch size, order or division of the images:
@@ -38,13 +39,22 @@ class TopK:
     Args:
         neurons: n, the number of neurons.
         k: number of images to keep for each neuron.
+        images: the range of the ids of all images that will be added.
         device: where the values to add are, and where the largest are kept.
+
+    Attributes:
+        spans: int64 [ranges, 2], the ranges of image ids: first, one after the last.
+        lowest: float32 [n], the smallest activation of each neuron.
     """
 
-    def __init__(self, neurons: int, k: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, neurons: int, k: int, images: range, device: torch.device | str = "cpu"
+    ) -> None:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
+        self.spans = np.array([[images.start, images.stop]])
+        self.lowest = torch.full((neurons,), float("inf"), device=device)
         self._keys = torch.full((neurons, k), _EMPTY, dtype=torch.int64, device=device)
         self._values = torch.full((neurons, k), float("nan"), device=device)
         self._positions = torch.zeros((neurons, k), dtype=torch.int32, device=device)
@@ -64,10 +74,11 @@ class TopK:
             ids = image_ids[values.isnan().any(dim=1)]
             raise ValueError(f"activations of images {ids.tolist()[:5]} are NaN: broken weights?")
         image_ids = image_ids.to(values.device)
+        self.lowest = torch.minimum(self.lowest, values.amin(dim=0))
         keys = (sort_keys(values) << _LOW_BITS) | (_LOW_MASK - image_ids[:, None])
         self._absorb(keys.T, values.T, positions.T.to(torch.int32))
 
-    def merge(self, other: TopK) -> None:
+    def merge(self, other: ProbePart) -> None:
         """Add the values of the same neurons for other images.
 
         Raises:
@@ -78,6 +89,8 @@ class TopK:
                 f"shards of {tuple(self._keys.shape)} and {tuple(other._keys.shape)} (neurons, k) "
                 f"cannot be merged"
             )
+        self.spans = np.concatenate([self.spans, other.spans])
+        self.lowest = torch.minimum(self.lowest, other.lowest)
         self._absorb(other._keys, other._values, other._positions)
 
     def kth_largest(self) -> Tensor:
@@ -86,18 +99,22 @@ class TopK:
         return torch.where(self._keys[:, -1] == _EMPTY, -torch.inf, smallest)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays to save: keys int64, values float32, positions int32, each [n, k]."""
-        tensors = {"keys": self._keys, "values": self._values, "positions": self._positions}
-        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        """Return the arrays to save: spans, lowest, and keys int64, values float32, positions
+        int32, each [n, k]."""
+        tensors = {"lowest": self.lowest, "keys": self._keys, "values": self._values}
+        tensors["positions"] = self._positions
+        return {"spans": self.spans, **{name: t.cpu().numpy() for name, t in tensors.items()}}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TopK:
-        """Rebuild a TopK from what `arrays` returned."""
-        top = cls(*arrays["keys"].shape)
-        top._keys, top._values, top._positions = (
-            torch.from_numpy(arrays[name]) for name in ("keys", "values", "positions")
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ProbePart:
+        """Rebuild a part from what `arrays` returned."""
+        neurons, k = arrays["keys"].shape
+        part = cls(neurons, k, range(0))
+        part.spans = arrays["spans"]
+        part.lowest, part._keys, part._values, part._positions = (
+            torch.from_numpy(arrays[name]) for name in ("lowest", "keys", "values", "positions")
         )
-        return top
+        return part
 
     def _absorb(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
         keys = torch.cat([self._keys, keys], dim=1)
@@ -113,30 +130,6 @@ class TopK:
         return torch.where(keys == _EMPTY, -1, ids), self._values.cpu(), self._positions.cpu()
 
 
-@dataclass(frozen=True, eq=False)
-class ProbePart:
-    """The part of a checkpoint's record that can be merged with those of other images.
-
-    Attributes:
-        spans: int64 [ranges, 2], the recorded ranges of image ids: first, one after the last.
-        top: the top images of every neuron, with activations and positions.
-        lowest: float32 [neurons], the smallest activation of each neuron.
-    """
-
-    spans: np.ndarray
-    top: TopK
-    lowest: Tensor
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays to save; `from_arrays` reads them."""
-        return {"spans": self.spans, "lowest": self.lowest.numpy(), **self.top.arrays()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ProbePart:
-        """Rebuild a part from what `arrays` returned."""
-        return cls(arrays["spans"], TopK.from_arrays(arrays), torch.from_numpy(arrays["lowest"]))
-
-
 def merge(parts: Iterable[ProbePart]) -> ProbePart:
     """Merge records of the same neurons on several ranges of images, one at a time in memory.
 
@@ -146,13 +139,10 @@ def merge(parts: Iterable[ProbePart]) -> ProbePart:
     rest = iter(parts)
     if (first := next(rest, None)) is None:
         raise ValueError("no part of the probe images to merge")
-    # a copy, so that the first part is not changed
-    top, lowest, spans = TopK.from_arrays(first.top.arrays()), first.lowest, [first.spans]
+    merged = ProbePart.from_arrays(first.arrays())  # a copy, so that the first is not changed
     for part in rest:
-        top.merge(part.top)
-        lowest = torch.minimum(lowest, part.lowest)
-        spans.append(part.spans)
-    return ProbePart(np.concatenate(spans), top, lowest)
+        merged.merge(part)
+    return merged
 
 
 def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
@@ -168,9 +158,10 @@ def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
 
 def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
     """Return layer, channel, dead (activation never positive, or constant); one row per neuron."""
-    _, activations, _ = part.top.result()
-    highest = activations[:, 0].numpy()
-    return neurons_of(layers).assign(dead=(highest <= 0) | (highest == part.lowest.numpy()))
+    _, activations, _ = part.result()
+    highest = activations[:, 0]
+    is_dead = (highest <= 0) | (highest == part.lowest.cpu())
+    return neurons_of(layers).assign(dead=is_dead.numpy())
 
 
 def stimuli_table(
@@ -192,7 +183,7 @@ def stimuli_table(
             f"stimuli need all {images} probe images, each once; recorded are "
             f"{', '.join(f'{start} to {stop - 1}' for start, stop in spans)}"
         )
-    ids, activations, places = (tensor.numpy() for tensor in part.top.result())
+    ids, activations, places = (tensor.numpy() for tensor in part.result())
     neurons = neurons_table(part, layers)
     sides = ("height", "width", "extra")
     channels = [layer.channels for layer in layers]

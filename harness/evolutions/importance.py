@@ -113,13 +113,8 @@ def times_activation(change: Change) -> dict[str, Tensor]:
 @uses("path_steps")
 def from_zero(change: Change) -> dict[str, Tensor]:
     """Integrated gradients at the later checkpoint with zero activation as baseline."""
-    return change.times_activation(change.gradients_from_zero)
-
-
-@uses("path_steps")
-def conductance(change: Change) -> dict[str, Tensor]:
-    """Layer conductance at the later checkpoint (Dhamdhere et al., 2019)."""
-    return change.conductance
+    zeros = {name: torch.zeros_like(maps) for name, maps in change.maps_to.items()}
+    return change.times_activation(change.gradients_between(zeros))
 
 
 def towards_concept(change: Change) -> dict[str, Tensor]:
@@ -157,7 +152,7 @@ IMPORTANCE: Registry[ImportanceMethod] = Registry(
         "activation": ImportanceMethod(activation),
         "gradient_activation": ImportanceMethod(times_activation, linearises="zero"),
         "integrated": ImportanceMethod(from_zero, linearises="zero"),
-        "conductance": ImportanceMethod(conductance),
+        "conductance": ImportanceMethod(Change.conductance),
         "tcav": ImportanceMethod(towards_concept, share=True),
         "random": ImportanceMethod(by_chance),
     },

@@ -18,6 +18,7 @@ from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
 from harness.networks.recording import ActivationRecorder, borrow, record_layers
 from harness.networks.running import WithGradients, explain_errors, logits_of, run_network
+from harness.registry import uses
 
 CONCEPT_DRAWS = 5
 CONTEXTS = 16
@@ -118,28 +119,36 @@ class Change:
         self.case = case
         self.layers = case.models.layers
         self.images = slice(first, first + len(batch))
-        older_target, self._target = case.targets
+        self._older_target, self._target = case.targets
         self._running, self._batch = running, batch
-        self._older = _Side(case.models.older, self.layers, batch, older_target)
-        self._newer = _Side(case.models.newer, self.layers, batch, self._target)
 
-    @property
+    @cached_property
     def maps_from(self) -> dict[str, Tensor]:
-        return self._older.maps
+        return self._maps(self.case.models.older)
 
-    @property
+    @cached_property
     def maps_to(self) -> dict[str, Tensor]:
-        return self._newer.maps
+        return self._maps(self.case.models.newer)
 
-    @property
+    @cached_property
     def gradients_from(self) -> dict[str, Tensor]:
         """Gradient d h_c(x; t) / d z(x; t) of the objective h_c (by default the class's logit)."""
-        return self._older.gradients
+        return self._gradients("maps_from", self.case.models.older, self._older_target)
 
-    @property
+    @cached_property
     def gradients_to(self) -> dict[str, Tensor]:
         """Gradient d h_c(x; t′) / d z(x; t′)."""
-        return self._newer.gradients
+        return self._gradients("maps_to", self.case.models.newer, self._target)
+
+    def _maps(self, model: nn.Module) -> dict[str, Tensor]:
+        # copies, because the network may overwrite its maps
+        keep, purpose = lambda maps, _: maps.float().clone(), "for the maps of its layers"
+        return record_layers(model, self.layers, keep, self._batch, purpose)
+
+    def _gradients(self, maps_name: str, model: nn.Module, target: Target) -> dict[str, Tensor]:
+        maps, gradients = maps_and_gradients(model, self.layers, self._batch, target)
+        vars(self).setdefault(maps_name, maps)  # unless they have been computed
+        return gradients
 
     @cached_property
     def gradients_along(self) -> dict[str, Tensor]:
@@ -148,13 +157,6 @@ class Change:
         One layer at a time is changed, as when it is reverted.
         """
         return self.gradients_between(self.maps_from)
-
-    @cached_property
-    def gradients_from_zero(self) -> dict[str, Tensor]:
-        """Gradient at t′, averaged on the straight path from zero activation to z′."""
-        return self.gradients_between(
-            {name: torch.zeros_like(maps) for name, maps in self.maps_to.items()}
-        )
 
     def gradients_between(self, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Average the gradient at t′ on the straight paths from `starts` to the maps at t′, one
@@ -175,13 +177,13 @@ class Change:
             means[layer.name] = total / steps
         return means
 
-    @cached_property
+    @uses("path_steps")
     def conductance(self) -> dict[str, Tensor]:
-        """The part of h_c(x; t′) that flows through each neuron on the straight path from an image
-        of zeros (the mean colour) to x (Dhamdhere et al., 2019); layer -> [batch, channels].
+        """Layer conductance at the later checkpoint (Dhamdhere et al., 2019).
 
-        It is the sum over steps of the gradient times the difference to the map of the next step;
-        one pass per step serves all layers.
+        It is the part of h_c(x; t′) that flows through each neuron on the straight path from an
+        image of zeros (the mean colour) to x: the sum over steps of the gradient times the
+        difference to the map of the next step; layer -> [batch, channels].
         """
         steps = 2 * self.case.path_steps
         total: dict[str, Tensor] = {}
@@ -264,28 +266,6 @@ def concept_vector(members: np.ndarray, others: np.ndarray, rng: np.random.Gener
         normal = LogisticRegression(max_iter=200).fit(features, labels).coef_[0]
         normals.append(normal / max(float(np.linalg.norm(normal)), np.finfo(float).tiny))
     return torch.from_numpy(np.mean(normals, axis=0))
-
-
-class _Side:
-    """One model on one batch: its maps and gradients, each computed when it is first used."""
-
-    def __init__(
-        self, model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target
-    ) -> None:
-        self._inputs = model, layers, batch, target
-
-    @cached_property
-    def maps(self) -> dict[str, Tensor]:
-        model, layers, batch, _ = self._inputs
-        # copies, because the network may overwrite its maps
-        keep, purpose = lambda maps, _: maps.float().clone(), "for the maps of its layers"
-        return record_layers(model, layers, keep, batch, purpose)
-
-    @cached_property
-    def gradients(self) -> dict[str, Tensor]:
-        maps, gradients = maps_and_gradients(*self._inputs)
-        vars(self).setdefault("maps", maps)  # unless they have been computed
-        return gradients
 
 
 def maps_and_gradients(

@@ -139,20 +139,19 @@ def measure_cost(work: Callable[[], object], images: int, device: Device = CPU) 
 
 
 def measure_seconds(work: Callable[[], object], device: Device = CPU) -> float:
-    """Return the shortest time of a call, of as many as begin within TIMING seconds.
+    """Return the mean time of a call, of as many as begin within TIMING seconds.
 
     On a CPU it is the processor's time: other programs that use the cores at this moment would
-    make brief work several times as long.
+    make the work several times as long.
     """
     clock = time.process_time if device.name == "cpu" else time.perf_counter
-    times, end = list[float](), time.perf_counter() + TIMING
-    while not times or time.perf_counter() < end:
-        start = clock()
+    start, end, calls = clock(), time.perf_counter() + TIMING, 0
+    while not calls or time.perf_counter() < end:
         work()
-        if device.place.type == "cuda":
-            torch.cuda.synchronize(device.place)
-        times.append(clock() - start)
-    return min(times)
+        calls += 1
+    if device.place.type == "cuda":
+        torch.cuda.synchronize(device.place)
+    return max(clock() - start, 1e-9) / calls  # a coarse clock may not have moved
 
 
 def measure_bytes(work: Callable[[], object], images: int, device: Device = CPU) -> float:

@@ -24,10 +24,16 @@ from harness.randomness import generator
 from harness.records import ARM, CONTROLS, JOINT, PAIR
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import fit_batch_size, layer_names, open_pair, read_layers
+from harness.stages.checkpoints import (
+    SeriesImages,
+    fit_batch_size,
+    layer_names,
+    open_pair,
+    read_layers,
+    series_images,
+)
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
-from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Step, Value
 from harness.stages.study import (
     AblationStudy,
@@ -221,7 +227,6 @@ def choose_donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
 
 
 def set_works(study: AblationStudy) -> list[ChooseSets]:
-    """Return the pieces of work that choose all sets of a study."""
     return [
         ChooseSets(study, source, pair, method, block, kind)
         for source, pair in study.pairs
@@ -232,7 +237,6 @@ def set_works(study: AblationStudy) -> list[ChooseSets]:
 
 
 def arm_works(study: AblationStudy) -> list[RunArms]:
-    """Return the pieces of work that run all arms of a study."""
     return [
         RunArms(study, source, pair, method, block, kind, ablation, split)
         for source, pair in study.pairs
@@ -309,7 +313,5 @@ def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
 
 def steps(plan: Plan) -> Iterator[Step]:
     """Run the reversion study."""
-    study = reversion_study(plan)
-    if not study.pairs:
-        return
-    yield from study_steps(study, plan)
+    if (study := reversion_study(plan)).pairs:
+        yield from study_steps(study, plan)

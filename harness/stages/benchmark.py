@@ -6,17 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pydantic import ValidationError
-
 from harness.artifacts import Run
 from harness.config import Config, ConfigError, parse_config
 from harness.evolutions.ablation import ABLATIONS, reads_donors
-from harness.evolutions.arms import BenchParameters
 from harness.evolutions.importance import IMPORTANCE
 from harness.networks.sources import Source
 from harness.records import Pair
 from harness.results import BENCH
-from harness.section import explain
 from harness.stages.ablate import study_steps
 from harness.stages.checkpoints import layer_names
 from harness.stages.evolve import score_steps
@@ -51,27 +47,18 @@ def bench_config(run: Run, coverage: Coverage) -> Config:
     Raises:
         ConfigError: an invalid method, ablation or split; the message says what is allowed.
     """
-    config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
+    values = run.manifest()["configuration"]
     methods = [m for name in coverage.methods for m in (IMPORTANCE if name == "all" else [name])]
     fields = {"methods": methods, "ablations": coverage.ablations, "splits": coverage.splits}
-    changes = {name: tuple(dict.fromkeys(values)) for name, values in fields.items() if values}
-    try:
-        parameters = BenchParameters(**{**config.bench.model_dump(), **changes})
-    except ValidationError as error:
-        raise ConfigError(explain("bench", error, BenchParameters)) from error
+    values["bench"] |= {name: list(dict.fromkeys(part)) for name, part in fields.items() if part}
     if coverage.classes:
-        classes = tuple(dict.fromkeys(coverage.classes))
-        evolve = config.evolve.model_copy(update={"classes": classes})
-        config = config.model_copy(update={"evolve": evolve})
-    return config.model_copy(update={"bench": parameters})
+        values["evolve"]["classes"] = list(dict.fromkeys(coverage.classes))
+    return parse_config(values, f"the run {run.root}")
 
 
 def bench_study(plan: Plan, coverage: Coverage) -> AblationStudy:
-    """Return the benchmark of a run as a study.
-
-    Args:
-        plan: with the configuration that `bench_config` returns.
-        coverage: only its pairs and layers are used.
+    """Return the benchmark of a run as a study, of these pairs and layers, and otherwise of what
+    the plan's configuration covers (see `bench_config`).
 
     Raises:
         ConfigError: a series, class or layer is unknown, there is no pair, or an ablation needs

@@ -273,8 +273,13 @@ def check_base(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
 
 def check_probe_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
     """Yield a message if there are fewer probe images than stimuli of a neuron."""
-    if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
-        yield f"probe.k = {k}: there are {count} probe images; lower it, or add images"
+    if text := describe_few_images(plan.config.probe.k, len(open_images(plan.run, "probe"))):
+        yield text
+
+
+def describe_few_images(k: int, images: int) -> str:
+    """Return a message if there are fewer probe images than stimuli of a neuron; "" if not."""
+    return f"probe.k = {k}: there are {images} probe images; lower it, or add images" * (k > images)
 
 
 def check_class_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:

@@ -74,7 +74,6 @@ class Engine:
         self._steps: SimpleQueue[int] = self._context.SimpleQueue()
 
     def run(self, steps: Iterable[Step]) -> None:
-        """Do the steps in order; see `step`."""
         for title, works in steps:
             self.step(title, works)
 

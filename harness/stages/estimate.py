@@ -20,7 +20,7 @@ from harness.artifacts import Artifact
 from harness.concepts.probing import ranges
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, Evidence, reads_activations
-from harness.config import Config, DrawnImagesSection, FolderImagesSection
+from harness.config import Config, DrawnImagesSection, FolderImagesSection, ImagesSection
 from harness.images import drawn
 from harness.images.sets import ArrayImages, ImageSet, draw_arrays
 from harness.images.view import View
@@ -40,7 +40,7 @@ from harness.stages.checkpoints import (
     read_view,
 )
 from harness.stages.engine import one_thread
-from harness.stages.images import STREAMS, folder_split, image_works
+from harness.stages.images import count_images, folder_split, image_works
 from harness.stages.probe import FindLayers, range_works
 from harness.stages.prototypes import prototype_works
 from harness.stages.sample import SAMPLE, Estimate, Sample
@@ -94,7 +94,8 @@ def _table(rows: Iterable[Estimate], workers: int) -> pd.DataFrame:
 
 def _run_estimates(plan: Plan) -> Iterator[Estimate]:
     config = plan.config
-    image_counts, plan.test_images, seconds = _open_images(plan)
+    image_counts = count_images(config)
+    plan.test_images, seconds = _open_images(config.images)
     rest = plan.remaining(image_works(config))
     count = sum(image_counts[str(work.makes[0].parts[0])] for work in rest)
     disk = count * (drawn.SIZE**2 * 3 if seconds else 100)
@@ -118,8 +119,7 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
         if isinstance(source, TrainedSource):
             yield from sample.training(source, source.training.images or image_counts["train"])
         yield from sample.probing(image_counts["probe"])
-        if isinstance(config.images, DrawnImagesSection):
-            yield from sample.naming()
+        yield from sample.naming()
         yield from sample.evolutions()
     for method in config.space.methods:
         if rest := plan.remaining([PlaceNeurons(method, config)]):
@@ -127,21 +127,17 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
             yield Estimate(f"space: {method}", "", len(rest), *cost)
 
 
-def _open_images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
-    """Return the number of images per split, the test images (for synthetic images, a few that
-    are repeated), and the seconds to draw one synthetic image (0 for users' images)."""
-    section = plan.config.images
+def _open_images(section: ImagesSection) -> tuple[ImageSet, float]:
+    """Return the test images (of synthetic images, a few that are repeated), and the seconds to
+    draw one synthetic image (0 for users' images)."""
     if isinstance(section, FolderImagesSection):
-        splits = [split for split in STREAMS if getattr(section, split) is not None]
-        by_split = {split: folder_split(section, split) for split in splits}
-        return {split: len(images) for split, images in by_split.items()}, by_split["test"], 0.0
+        return folder_split(section, "test"), 0.0
     if not isinstance(section, DrawnImagesSection):
         raise ValueError("an estimate needs images in folders, or synthetic images")
     drawing = partial(draw_arrays, 0, 0, SAMPLE)
     pixels, seconds = drawing()["pixels"], measure_seconds(drawing) / SAMPLE
-    classes = tuple(drawn.CLASSES)
-    test = _Repeated(pixels, np.arange(section.test) % len(classes), classes)
-    return {split: getattr(section, split) for split in STREAMS}, test, seconds
+    labels = np.arange(section.test) % len(drawn.CLASSES)
+    return _Repeated(pixels, labels, drawn.CLASSES), seconds
 
 
 class _Repeated(ArrayImages):
@@ -180,14 +176,14 @@ def _space_cost(
 
     def cost(rows: int, columns: int) -> np.ndarray:
         evidence = partial(_evidence, config, rows, max(round(rows * share), 2), columns)
-        seconds = measure_seconds(partial(place_neurons, evidence()))
         tracemalloc.start()
         try:
             space = place_neurons(evidence())
             memory = tracemalloc.get_traced_memory()[1]
-            return np.array([seconds, memory, sum(a.nbytes for a in space.arrays().values())])
         finally:
             tracemalloc.stop()
+        seconds = measure_seconds(partial(place_neurons, evidence()))
+        return np.array([seconds, memory, sum(a.nbytes for a in space.arrays().values())])
 
     size = np.minimum(SPACE_SIZE, (neurons, images))
     quarter = np.maximum(size // 4, 8)

@@ -21,10 +21,9 @@ from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.records import PAIR
 from harness.registry import plugin_identity
-from harness.stages.checkpoints import fit_batch_size, open_pair
+from harness.stages.checkpoints import fit_batch_size, open_pair, series_images
 from harness.stages.prototypes import load_targets, prototype_artifacts, prototype_works
-from harness.stages.series_images import series_images
-from harness.stages.space import map_work
+from harness.stages.space import MapNeurons
 from harness.stages.stage import Advance, Plan, Step, Value
 from harness.stages.study import AblationStudy, StudyWork, reversion_study
 
@@ -130,7 +129,6 @@ def scoring_work(
 
 
 def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
-    """Return the pieces of work that score all methods of a study."""
     return [
         ScoreEvolutions(study, source, pair, method, block)
         for source, pair in study.pairs
@@ -150,4 +148,4 @@ def steps(plan: Plan) -> Iterator[Step]:
     study = reversion_study(plan)
     yield "class prototypes", prototype_works(study)
     # the map does not depend on the scores
-    yield "map and importance", [map_work(plan), *score_works(study)]
+    yield "map and importance", [MapNeurons(plan.config), *score_works(study)]

@@ -18,15 +18,22 @@ import pandas as pd
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import read_attributes
-from harness.config import Config, DrawnImagesSection, FolderImagesSection, ReportSection
+from harness.config import Config, FolderImagesSection, ReportSection
+from harness.images.folders import image_remarks
 from harness.images.sets import FileImages, image_index
 from harness.networks.budget import use_resources
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import TrainedSource
 from harness.registry import import_attribute
-from harness.stages.check import CheckCheckpoint, problems
+from harness.stages.check import CheckCheckpoint, describe_few_images, problems
 from harness.stages.checkpoints import loadable_checkpoints
-from harness.stages.images import STREAMS, DrawImages, find_unreadable, folder_split
+from harness.stages.images import (
+    DrawImages,
+    class_names,
+    count_images,
+    describe_faults,
+    folder_split,
+)
 from harness.stages.probe import check_settings
 from harness.stages.stage import Plan
 
@@ -69,7 +76,7 @@ def _sound_part(config: Config) -> Config | None:
     if isinstance(section, FolderImagesSection):
         if any(any(_failures(partial(folder_split, section, s))) for s in ("probe", "test")):
             return None
-        if any(_failures(partial(_check_classes, config, section))):
+        if any(_failures(partial(_check_classes, config))):
             classes = None
     series = tuple(
         source
@@ -80,6 +87,7 @@ def _sound_part(config: Config) -> Config | None:
         update={
             "series": series,
             "base": None,
+            "probe": config.probe.model_copy(update={"k": 1}),  # `faults` reports a too large one
             "evolve": config.evolve.model_copy(update={"classes": classes, "pairs": {}}),
             "report": ReportSection(),
         }
@@ -92,7 +100,8 @@ def _list_images(plan: Plan, split: str) -> list[str]:
     section, run = plan.config.images, plan.run
     if isinstance(section, FolderImagesSection):
         images = folder_split(section, split)
-        text, readable = find_unreadable(images, split)
+        faults = image_remarks(images)["fault"]
+        text, readable = describe_faults(faults, split), np.flatnonzero(faults == "").tolist()
         # for a class without readable images, another image stands in: numbers of classes stay
         lost = sorted(set(images.labels) - set(images.labels[readable])) if readable else []
         paths = [images.paths[i] for i in [*readable, *readable[:1] * len(lost)]]
@@ -100,9 +109,9 @@ def _list_images(plan: Plan, split: str) -> list[str]:
         index = image_index(FileImages(tuple(paths), labels, images.classes))
         run.save(Artifact("image_index", (split,)), index, "")
         return [text] * bool(text)
-    count = max(24, plan.config.probe.k)  # a few represent all: one program draws them
-    drawn = DrawImages(split, min(getattr(section, split), count), plan.config.seed)
-    for artifact, value in zip(drawn.makes, drawn.do(run, lambda steps: None), strict=True):
+    # a few represent all: one program draws them
+    work = DrawImages(split, min(getattr(section, split), 24), plan.config.seed)
+    for artifact, value in zip(work.makes, work.do(run, lambda steps: None), strict=True):
         run.save(artifact, value, "")
     return []
 
@@ -110,13 +119,11 @@ def _list_images(plan: Plan, split: str) -> list[str]:
 def _checks(config: Config) -> Iterator[Callable[[], object]]:
     section = config.images
     if isinstance(section, FolderImagesSection):
-        for split in STREAMS:
-            if getattr(section, split) is not None:
-                yield partial(folder_split, section, split)
+        yield from (partial(folder_split, section, split) for split in section.splits)
         if section.attributes is not None:
             yield partial(_check_attributes, section, section.attributes)
-        if config.evolve.classes is not None:
-            yield partial(_check_classes, config, section)
+    yield partial(_check_classes, config)
+    yield partial(_check_probe_images, config)
     for source in config.series:
         yield partial(config.pairs, source)  # also lists the checkpoints
         if isinstance(source, TrainedSource):
@@ -135,8 +142,13 @@ def _check_attributes(section: FolderImagesSection, path: Path) -> None:
         read_attributes(path, folder_split(section, "test"))
 
 
-def _check_classes(config: Config, section: FolderImagesSection) -> None:
-    classes = folder_split(section, "probe").classes
+def _check_probe_images(config: Config) -> None:
+    if text := describe_few_images(config.probe.k, count_images(config)["probe"]):
+        raise ValueError(text)
+
+
+def _check_classes(config: Config) -> None:
+    classes = class_names(config)
     if unknown := sorted(set(config.evolve.classes or ()) - set(classes)):
         raise ValueError(
             f"evolve.classes: no class {', '.join(unknown)}; there are {', '.join(classes)}"
@@ -144,14 +156,10 @@ def _check_classes(config: Config, section: FolderImagesSection) -> None:
 
 
 def _check_training(source: TrainedSource, config: Config) -> None:
-    section = config.images
-    if getattr(section, "train", None) is None:
+    if any(_failures(partial(count_images, config))):
+        return
+    if (count := count_images(config).get("train")) is None:
         raise ValueError(f"series {source.name!r} is to be trained: images.train is missing")
-    count = section.train if isinstance(section, DrawnImagesSection) else 0
-    if isinstance(section, FolderImagesSection):
-        if any(_failures(partial(folder_split, section, "train"))):
-            return
-        count = len(folder_split(section, "train"))
     count = min(count, source.training.images or count)
     if source.training.batch_size > count:
         raise ValueError(

@@ -96,13 +96,13 @@ class ListImages(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         remarks = image_remarks(self._files)
-        if text := _describe_faults(remarks.pop("fault"), self.split):
+        if text := describe_faults(remarks.pop("fault"), self.split):
             raise ValueError(text)
         yield image_index(self._files).join(remarks)
         yield pd.DataFrame(list(self._left_out.items()), columns=["what", "files"])
 
 
-def _describe_faults(faults: pd.Series, split: str) -> str:
+def describe_faults(faults: pd.Series, split: str) -> str:
     """Describe which images of a split cannot be read, and why; "" if all can."""
     texts = [fault for fault in faults if fault]
     if not texts:
@@ -110,12 +110,6 @@ def _describe_faults(faults: pd.Series, split: str) -> str:
     summary = f"images.{split}: {len(texts)} of {len(faults)} images cannot be read; "
     rest = [f"and {len(texts) - MAX_LISTED} more"] * (len(texts) > MAX_LISTED)
     return "\n  ".join([f"{summary}replace or remove them:", *texts[:MAX_LISTED], *rest])
-
-
-def find_unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
-    """Describe which images of a split cannot be read, and why ("" for none); list the others."""
-    faults = image_remarks(images)["fault"]
-    return _describe_faults(faults, split), np.flatnonzero(faults == "").tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +139,26 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
     return folder_images(getattr(section, split), classes)
 
 
+def count_images(config: Config) -> dict[str, int]:
+    """Return the number of images of each split that the configuration has."""
+    section = config.images
+    if isinstance(section, DrawnImagesSection):
+        return {split: getattr(section, split) for split in STREAMS}
+    if isinstance(section, FolderImagesSection):
+        return {split: len(folder_split(section, split)) for split in section.splits}
+    return dict.fromkeys(("probe", "test"), len(section.images))
+
+
+def class_names(config: Config) -> tuple[str, ...]:
+    """Return the names of the classes of images, in the order of their labels."""
+    section = config.images
+    if isinstance(section, DrawnImagesSection):
+        return drawn.CLASSES
+    if isinstance(section, FolderImagesSection):
+        return folder_split(section, "probe").classes
+    return section.images.classes
+
+
 def _report_images(run: Run, split: str) -> None:
     """Report which files of a folder are not used and which images were converted."""
     for row in run.table(Artifact("left_out", (split,))).itertuples():
@@ -160,8 +174,7 @@ def image_works(config: Config) -> list[Work]:
     if isinstance(section, DrawnImagesSection):
         return [DrawImages(split, getattr(section, split), config.seed) for split in STREAMS]
     if isinstance(section, FolderImagesSection):
-        splits = [split for split in STREAMS if getattr(section, split) is not None]
-        return [ListImages(split, section) for split in splits]
+        return [ListImages(split, section) for split in section.splits]
     return [KeepImages(split, section.images) for split in ("probe", "test")]
 
 

@@ -20,8 +20,13 @@ from harness.networks.recording import borrow
 from harness.networks.running import run_logits
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import CheckpointWork, fit_batch_size, load_model
-from harness.stages.series_images import SeriesImages, series_images
+from harness.stages.checkpoints import (
+    CheckpointWork,
+    SeriesImages,
+    fit_batch_size,
+    load_model,
+    series_images,
+)
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 
@@ -89,7 +94,6 @@ def _split(config: Config) -> str:
 
 
 def prototype_works(study: AblationStudy) -> list[Work]:
-    """Return the pieces of work that make the prototypes of a study."""
     needed = {
         (source.name, epoch): source
         for source, pair in study.pairs

@@ -1,19 +1,23 @@
-"""The stages of a run in order, and the functions with which commands run them."""
+"""The stages of a run in order, and the functions with which commands run them, estimate them and
+show their progress."""
 
 from __future__ import annotations
 
 import logging
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from harness.artifacts import Run
 from harness.config import Config, parse_config, refuse
-from harness.files import ArtifactError, cache_listings
+from harness.files import ArtifactError, cache_listings, lock_time
 from harness.networks.budget import cores, use_resources
 from harness.networks.devices import Device, devices
 from harness.results import discard_mixed
@@ -22,7 +26,7 @@ from harness.stages.benchmark import Coverage, bench_config, bench_steps, bench_
 from harness.stages.engine import Engine, WorkError
 from harness.stages.estimate import estimate, estimate_study
 from harness.stages.faults import faults, file_faults
-from harness.stages.stage import Plan, Stage
+from harness.stages.stage import Plan, Stage, Work
 from harness.store import open_run
 from harness.text import pluralise
 from harness.versions import versions
@@ -107,7 +111,7 @@ def run_until(
             if name == last:
                 break
         if last == "space":  # otherwise the stage `evolve` makes the map
-            engine.step("map", [space.map_work(plan)])
+            engine.step("map", [space.MapNeurons(config)])
         _leave_consistent(run, last)
     return run
 
@@ -115,7 +119,7 @@ def run_until(
 def _leave_consistent(run: Run, last: str) -> None:
     """Record which stages are outdated after all up to `last` have been run; say whether these are,
     too, and which studies can no longer be used."""
-    run.write_manifest({**run.manifest(), "outdated": (outdated := _outdated(run))})
+    run.write_manifest({**run.manifest(), "outdated": (outdated := status(run).outdated)})
     if set(outdated).intersection(list(STAGES)[: list(STAGES).index(last) + 1]):
         logger.warning(
             "Checkpoints or images have changed since the command began, so that its results may "
@@ -124,22 +128,6 @@ def _leave_consistent(run: Run, last: str) -> None:
         )
     for message in discard_mixed(run):
         logger.warning("%s", message)
-
-
-def _outdated(run: Run) -> list[str]:
-    """Return the stages with results from another configuration or other inputs, or which may have
-    such results, because what they would read is yet to be made."""
-    config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
-    plan, names = Plan(config, run, dry_run=True), []
-    for name, stage in STAGES.items():
-        try:
-            rest = [work for _, works in stage(plan) for work in plan.remaining(works)]
-        except (ArtifactError, KeyError):  # a table or an input is yet to be made
-            names.append(name)
-            continue
-        if any(run.sidecar(artifact) for work in rest for artifact in work.makes):
-            names.append(name)
-    return names
 
 
 @cache_listings()
@@ -178,7 +166,7 @@ def bench(
         run.write_manifest({**run.manifest(), "outdated": list(STAGES)})
         for name in takewhile(lambda name: name != "evolve", STAGES):
             engine.run(STAGES[name](plan))
-        run.write_manifest({**run.manifest(), "outdated": _outdated(run)})
+        run.write_manifest({**run.manifest(), "outdated": status(run).outdated})
         study = bench_study(plan, coverage)
         with use_resources(plan.resources):
             table = estimate_study(study, plan)
@@ -206,3 +194,106 @@ def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
         f"{table['disk GiB'].sum():.2f} GiB of disk.",
         highlight=False,
     )
+
+
+#: States of a piece of work: its artifacts exist and match the configuration; are being made; were
+#: made from other settings or inputs and will be made again; do not exist.
+STATES = ["done", "running", "stale", "missing"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The progress of a run.
+
+    Attributes:
+        steps: one row per step, in order: stage, step, the number of pieces of work in each of
+            STATES, seconds_left (computing time, by that of the done pieces; NaN if none is done).
+        unknown: stages whose pieces cannot be listed before earlier ones are done.
+        outdated: stages with results from another configuration or other inputs, and the unknown
+            ones, which may have such results.
+        since: when the command that is working in the run's folder began; None if there is none.
+        workers: number of workers that share the remaining time.
+    """
+
+    steps: pd.DataFrame
+    unknown: tuple[str, ...]
+    outdated: tuple[str, ...]
+    since: datetime | None
+    workers: int
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all work of every stage is done."""
+        return not self.unknown and not self.steps[STATES[1:]].to_numpy().any()
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until these workers have done all listed work; NaN if no step has an estimate."""
+        return float(self.steps["seconds_left"].sum(min_count=1)) / self.workers
+
+    def sentence(self, now: datetime) -> str:
+        """Return the progress in words."""
+        if self.is_done:
+            return "All work is done."
+        state = "No command is working here; the same `conceptevo run` continues it."
+        if self.since:
+            state = f"A command has been working here since {self.since:%Y-%m-%d %H:%M}."
+        untimed = [*self.steps.loc[self.steps["seconds_left"].isna(), "step"], *self.unknown]
+        if not self.seconds_left > 0:
+            reason = f": no work of {', '.join(untimed)} has been timed" if untimed else ""
+            return f"{state} How long the rest takes is not known yet{reason}."
+        duration = timedelta(seconds=round(self.seconds_left))
+        end = f", at {now + duration:%Y-%m-%d %H:%M}" if self.since else ""
+        caveat = (
+            f" (without {', '.join(untimed)}, of which no work has been timed)" if untimed else ""
+        )
+        worker_text = pluralise(self.workers, "worker")
+        return f"{state} With {worker_text} it takes about {duration} more{end}{caveat}."
+
+
+@cache_listings()
+def status(run: Run) -> Status:
+    """Return the progress of a run, which may be in progress; nothing is written.
+
+    Raises:
+        ArtifactError: the folder holds no run.
+    """
+    config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
+    since = lock_time(run.root)
+    plan = Plan(config, run, dry_run=True)
+    rows, unknown, outdated = [], list[str](), dict[str, None]()
+    for name, stage in STAGES.items():
+        try:
+            for title, works in stage(plan):
+                if works:  # probing has none once all ranges are joined
+                    rest = plan.remaining(works)
+                    if any(run.sidecar(artifact) for work in rest for artifact in work.makes):
+                        outdated[name] = None
+                    counts = _count_states(plan, works, since)
+                    rows.append({"stage": name, "step": title, **counts})
+        except (ArtifactError, KeyError):  # a table or an input is yet to be made
+            unknown.append(name)
+            outdated[name] = None
+    steps = pd.DataFrame(rows, columns=["stage", "step", *STATES, "seconds_left"])
+    start = None if since is None else datetime.fromtimestamp(since)
+    workers = int(steps["running"].sum()) or cores()
+    return Status(steps, tuple(unknown), tuple(outdated), start, workers)
+
+
+def _count_states(plan: Plan, works: Sequence[Work], since: float | None) -> dict[str, float]:
+    """Return the number of pieces of work in each state, and the seconds left."""
+
+    def row(work: Work) -> tuple[str, str, int, float]:
+        sidecar, kind = plan.run.sidecar(work.makes[0]), type(work).__name__
+        if plan.is_done(work):
+            return kind, "done", work.steps, (sidecar or {}).get("seconds", np.nan)
+        if since is not None and plan.run.is_working(work.makes[0]):
+            return kind, "running", work.steps, np.nan
+        return kind, "missing" if sidecar is None else "stale", work.steps, np.nan
+
+    table = pd.DataFrame(map(row, works), columns=["kind", "state", "steps", "seconds"])
+    totals = table.dropna(subset="seconds").groupby("kind")[["seconds", "steps"]].sum()
+    rest = table[table["state"] != "done"]
+    seconds = rest["steps"] * rest["kind"].map(totals["seconds"] / totals["steps"]).astype(float)
+    counts = {state: int((table["state"] == state).sum()) for state in STATES}
+    return {**counts, "seconds_left": float(seconds.sum(skipna=False))}

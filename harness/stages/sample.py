@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from harness.concepts.naming import dissect
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
+from harness.config import DrawnImagesSection
 from harness.evolutions import arms
+from harness.images import drawn
 from harness.images.sets import ArrayImages
 from harness.images.view import View
 from harness.networks.budget import (
@@ -31,11 +34,11 @@ from harness.networks.recording import borrow
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import RunArms, ablation_work, arm_images, arm_works, set_works
+from harness.stages.checkpoints import SeriesImages
 from harness.stages.evolve import ScoreEvolutions, score_works, scoring_work
 from harness.stages.naming import naming_bytes, naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
-from harness.stages.series_images import SeriesImages
 from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy
 from harness.stages.train import TrainSeries, training_cost
@@ -49,15 +52,8 @@ ROW_BYTES = {"stimuli": 20, "responsive": 10, "importance": 20, "records": 8}
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate of what is left of one stage, or of one series in it.
-
-    Attributes:
-        stage, series: names; the series is "" for all series together.
-        pieces: number of pieces of work.
-        seconds: computing time of one worker that does all pieces.
-        memory: bytes per worker.
-        disk: bytes.
-    """
+    """An estimate of what is left of one stage: pieces of work, seconds of one worker for all of
+    them, bytes of memory per worker and on disk; of one series, or of all if it is ""."""
 
     stage: str
     series: str
@@ -68,13 +64,8 @@ class Estimate:
 
 
 class Sample:
-    """Two networks of a series and a few images, to measure the cost of each kind of work.
-
-    Args:
-        plan: of the command; finished work is not estimated.
-        models: two of its checkpoints, or networks like them.
-        study: of all series; its work is estimated for this series.
-    """
+    """Two networks of a series (checkpoints, or networks like them) and a few images, to measure
+    the cost of each kind of work that is not done; `study` is of all series."""
 
     def __init__(
         self, plan: Plan, source: Source, models: ModelPair, view: View, study: AblationStudy
@@ -121,21 +112,10 @@ class Sample:
 
     def probing(self, images: int) -> Iterator[Estimate]:
         """Estimate probing from a few recorded images, including their decoding."""
-        parameters, count, view = self.config.probe, self.sample_size, self.images.view
+        parameters = self.config.probe
         rest, _ = range_works(self.plan, self.source, ranges(images, self.units, parameters))
         if not rest:
             return
-
-        def decode() -> np.ndarray:
-            return np.stack([self.plan.test_images.pixels(i, view) for i in range(count)])
-
-        sample = ArrayImages(decode(), np.zeros(count, dtype=np.int64), ("",))
-        minimal = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
-        newer, layers, device = self.models.newer, self.models.layers, resources().device
-        network = Network(Checkpoint("", 0), newer, layers, view, device)
-        probe = partial(probe_range, network, sample, range(count), minimal)
-        cost = measure_cost(probe, count, device)
-        seconds = cost.seconds + time_second_call(decode) / count
         size = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
         total = sum(work.steps for work in rest)
         disk = (
@@ -144,18 +124,46 @@ class Sample:
             + size
         )
         longest = max(work.steps for work in rest)
-        memory = cost.bytes * parameters.batch_size + size * longest
-        yield self._estimate("probe", rest, seconds * total, memory, disk * total)
+        memory = self._probe_cost.bytes * parameters.batch_size + size * longest
+        seconds = self._probe_cost.seconds * total
+        yield self._estimate("probe", rest, seconds, memory, disk * total)
+
+    @cached_property
+    def _network(self) -> Network:
+        models, device = self.models, resources().device
+        return Network(Checkpoint("", 0), models.newer, models.layers, self.images.view, device)
+
+    def _decode(self) -> ArrayImages:
+        images, ids = self.plan.test_images, range(self.sample_size)
+        pixels = np.stack([images.pixels(i, self.images.view) for i in ids])
+        return ArrayImages(pixels, np.zeros(len(ids), dtype=np.int64), ("",))
+
+    @cached_property
+    def _probe_cost(self) -> Cost:
+        """The cost per image of a probe without activations, including the image's decoding."""
+        count, responsive = self.sample_size, self.config.probe.responsive
+        minimal = ProbeParameters(k=1, responsive=responsive, activations=False)
+        probe = partial(probe_range, self._network, self._decode(), range(count), minimal)
+        cost = measure_cost(probe, count, self._network.device)
+        return Cost(cost.bytes, cost.seconds + time_second_call(self._decode) / count)
 
     def naming(self) -> Iterator[Estimate]:
-        """Estimate naming as one pass over the images, and half of a pass for the comparison."""
+        """Estimate naming by masks from a few images, and by attributes as another probe."""
         works = [work for _, group in naming_steps(self.plan) for work in group]
         rest = self.plan.remaining([w for w in works if w.makes[0].parts[0] == self.source.name])
         if not rest:
             return
-        seconds_per_image = 1.5 * self._forward_seconds(self.sample_size)
-        memory = naming_bytes(self.models.layers, rest[0].steps // 2)  # which pass over them twice
-        seconds = seconds_per_image * sum(work.steps for work in rest)
+        seconds, images = self._probe_cost.seconds, len(self.plan.test_images)
+        memory = self._probe_cost.bytes * self.config.probe.batch_size + 4.0 * self.units * images
+        if isinstance(self.config.images, DrawnImagesSection):
+            concepts, sample = [*drawn.PARTS, *drawn.COLOURS], self._decode()
+            masks = torch.zeros(
+                len(sample), len(concepts), drawn.SIZE, drawn.SIZE, dtype=torch.bool
+            )
+            name = partial(dissect, self._network, sample, masks, concepts)
+            seconds = time_second_call(name) / len(sample) / 2  # a step is one of two passes
+            memory = naming_bytes(self.models.layers, rest[0].steps // 2)
+        seconds *= sum(work.steps for work in rest)
         yield self._estimate("probe: naming", rest, seconds, memory, 64 * self.units * len(rest))
 
     def evolutions(self) -> Iterator[Estimate]:

@@ -87,10 +87,13 @@ class PlaceAgain(PlaceNeurons):
 
 @dataclass(frozen=True)
 class MapNeurons(Work):
-    """Work that projects one space to two dimensions."""
+    """Work that projects the space of the first method to two dimensions."""
 
-    method: str
     config: Config
+
+    @property
+    def method(self) -> str:
+        return self.config.space.methods[0]
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
@@ -183,11 +186,6 @@ def read_evidence(run: Run, config: Config) -> Evidence:
         images,
         activations,
     )
-
-
-def map_work(plan: Plan) -> MapNeurons:
-    """Return the work that makes the map of the first method's space."""
-    return MapNeurons(plan.config.space.methods[0], plan.config)
 
 
 def steps(plan: Plan) -> Iterator[Step]:

@@ -18,6 +18,7 @@ from harness.networks.budget import FEWEST, Cost, free_bytes, measure_cost, reso
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.training import Examples, TrainingData, TrainingFiles, train
 from harness.stages.check import check_untrained
+from harness.stages.images import count_images
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 from harness.text import format_bytes
 
@@ -122,11 +123,9 @@ def _examples(run: Run, split: str, source: Source) -> Examples:
 
 def steps(plan: Plan) -> Iterator[Step]:
     """Train every series that is to be trained."""
-    config, works = plan.config, []
-    for source in config.series:
-        if not isinstance(source, TrainedSource):
-            continue
-        count = source.training.images or getattr(config.images, "train", 0)
-        batches_an_epoch = count // source.training.batch_size if isinstance(count, int) else 1
-        works.append(TrainSeries(source, batches_an_epoch))
-    yield "training", works
+    sources = [s for s in plan.config.series if isinstance(s, TrainedSource)]
+    images = count_images(plan.config)["train"] if sources else 0
+    yield (
+        "training",
+        [TrainSeries(s, (s.training.images or images) // s.training.batch_size) for s in sources],
+    )
