@@ -310,10 +310,10 @@ def verify(run: RunFolder) -> None:
 
     store = Run(run).manifest()["configuration"].get("store")
     counts = Counter[str]()
-    for path, finding in findings_of(open_run(run, store)):
-        counts["unchanged" if finding is None else "damaged" if finding.is_damage else "open"] += 1
-        if finding is not None:
-            console.print(f"{path.relative_to(run)} {finding.text}")
+    for path, state, fault in findings_of(open_run(run, store)):
+        counts[state] += 1
+        if fault:
+            console.print(f"{path.relative_to(run)} {fault}")
     damaged = counts["damaged"]
     console.print(
         f"{counts.total()} files: {counts['unchanged']} unchanged, {damaged} damaged or "

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -336,37 +336,28 @@ def describe_outdated(run: Run) -> str:
     )
 
 
-class Finding(NamedTuple):
-    """A fault of one file; unless it `is_damage`, nothing is known about the file.
-
-    The text completes a sentence that begins with the file's name.
-    """
-
-    text: str
-    is_damage: bool = True
-
-
-def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
-    """Yield each artifact's file and its fault, if any, in the folder or in the run's store."""
+def verify(run: Run) -> Iterator[tuple[Path, str, str]]:
+    """Yield each artifact's file, its state in the folder or in the run's store ("unchanged",
+    "damaged", or "open" if this is not known), and its fault, which continues the file's name."""
     for path in run.files():
-        yield path, _examine(path)
+        yield path, *_examine(path)
     for name in run.damaged_in_store():
         text = "differs in the store from what was written: delete it there and run again"
-        yield run.root / name, Finding(text)
+        yield run.root / name, "damaged", text
 
 
-def _examine(path: Path) -> Finding | None:
+def _examine(path: Path) -> tuple[str, str]:
     sidecar = read_sidecar(path)
     if not path.exists():
         if sidecar is not None and "sha256" not in sidecar:
-            return Finding("is yet to be written by work that has begun", False)
-        return Finding("is missing although its .json file exists: run the command again")
+            return "open", "is yet to be written by work that has begun"
+        return "damaged", "is missing although its .json file exists: run the command again"
     if sidecar is None and sidecar_path(path).exists():
-        return Finding("its .json file cannot be read: delete it and run again")
+        return "damaged", "its .json file cannot be read: delete it and run again"
     if sidecar is None:
-        return Finding("was not finished, and will be made again", False)
+        return "open", "was not finished, and will be made again"
     if "sha256" not in sidecar:
-        return Finding("has no hash: it is being written, or is of an earlier version", False)
+        return "open", "has no hash: it is being written, or is of an earlier version"
     if content_hash(path) != sidecar["sha256"]:
-        return Finding("differs from what was written: delete it and run again")
-    return None
+        return "damaged", "differs from what was written: delete it and run again"
+    return "unchanged", ""

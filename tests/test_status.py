@@ -271,14 +271,14 @@ def test_verify_refuses_a_folder_that_it_may_not_read(run, monkeypatch):
 
 
 def test_verify_finds_a_flipped_byte_in_any_artifact(run):
-    assert [f for _, f in verify(run) if f is not None and f.is_damage] == []
-    paths = [path for path, finding in verify(run) if finding is None]
+    assert [path for path, state, _ in verify(run) if state == "damaged"] == []
+    paths = [path for path, state, _ in verify(run) if state == "unchanged"]
     assert len(paths) > 20
     for path in paths:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(bytes(content))
-    damaged = [path for path, finding in verify(run) if finding is not None and finding.is_damage]
+    damaged = [path for path, state, _ in verify(run) if state == "damaged"]
     assert damaged == paths
 
 

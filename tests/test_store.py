@@ -185,11 +185,11 @@ def test_half_an_upload_is_never_taken_for_a_result(bucket, tmp_path):
         assert second.sidecar(PART) is None and not second.path(PART).exists()
 
     bucket.Object("runs/mine/images/part.npz").put(Body=content[:1000])
-    assert [path for path, finding in verify(first) if finding] == [first.root / "images/part.npz"]
+    assert [path for path, _, fault in verify(first) if fault] == [first.root / "images/part.npz"]
     with second.locked():
         assert second.sidecar(PART) is None and not second.path(PART).exists()
         second.save(PART, BIG, "old")
-    assert not any(finding for _, finding in verify(second))
+    assert not any(fault for *_, fault in verify(second))
 
 
 class StoppingStore:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,16 +31,24 @@ STREAMS = {"train": 0, "probe": 1, "test": 2}
 
 
 @dataclass(frozen=True)
-class DrawImages(Work):
-    """Work that draws one split of the synthetic images."""
+class SplitWork(Work):
+    """A piece of work that makes the artifacts of some kinds for one split."""
 
     split: str
-    count: int
-    seed: int
+
+    kinds: ClassVar[tuple[str, ...]] = ("images", "image_index")
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        return Artifact("images", (self.split,)), Artifact("image_index", (self.split,))
+        return tuple(Artifact(kind, (self.split,)) for kind in self.kinds)
+
+
+@dataclass(frozen=True)
+class DrawImages(SplitWork):
+    """Work that draws one split of the synthetic images."""
+
+    count: int
+    seed: int
 
     @property
     def depends(self) -> object:
@@ -63,15 +72,12 @@ class DrawImages(Work):
 
 
 @dataclass(frozen=True)
-class ListImages(Work):
+class ListImages(SplitWork):
     """Work that lists one split of the user's images."""
 
-    split: str
     section: FolderImagesSection
 
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return Artifact("image_index", (self.split,)), Artifact("left_out", (self.split,))
+    kinds = ("image_index", "left_out")
 
     @cached_property
     def _files(self) -> FileImages:
@@ -113,15 +119,10 @@ def describe_faults(faults: pd.Series, split: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class KeepImages(Work):
+class KeepImages(SplitWork):
     """Work that saves images that are in memory as one split."""
 
-    split: str
     images: ArrayImages
-
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return Artifact("images", (self.split,)), Artifact("image_index", (self.split,))
 
     @cached_property
     def depends(self) -> object:
