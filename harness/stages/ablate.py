@@ -165,10 +165,6 @@ class RunArms(SetsWork):
         plugins = [plugin_identity(self.ablation), objective_identity(self.source.objective)]
         return [self.split, names, images, *plugins]
 
-    @property
-    def steps(self) -> int:
-        return len(self.classes)
-
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         models, config = open_pair(run, self.source, self.pair), self.study.config
         images = series_images(run, self.source, config)

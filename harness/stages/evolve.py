@@ -64,10 +64,6 @@ class ScoreEvolutions(StudyWork):
             objective_identity(self.source.objective),
         ]
 
-    @property
-    def steps(self) -> int:
-        return len(self.classes)
-
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         models, config = open_pair(run, self.source, self.pair), self.study.config
         images = series_images(run, self.source, config)

@@ -129,6 +129,10 @@ class StudyWork(Work):
     method: str
     classes: tuple[int, ...]
 
+    @property
+    def steps(self) -> int:
+        return len(self.classes)
+
     def generator(self, purpose: str, *values: str | int) -> np.random.Generator:
         """Return the generator of a purpose, for this pair and some values."""
         return generator(self.study.config.seed, purpose, *pair_key(self.pair), *values)
