@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from datetime import datetime
@@ -296,11 +297,11 @@ def test_verify_tells_missing_unfinished_and_unreadable_apart(run):
     space.with_name(space.name + ".json").write_text("{")
     run.seal(Artifact("training_state", ("vgg",)), "f")  # as training begins
     state = run.path(Artifact("training_state", ("vgg",)))
-    found = {path: finding for path, finding in verify(run) if finding is not None}
-    assert "is missing" in found[stimuli].text and found[stimuli].is_damage
-    assert "was not finished" in found[responsive].text and not found[responsive].is_damage
-    assert "is yet to be written" in found[state].text and not found[state].is_damage
-    assert "cannot be read" in found[space].text and found[space].is_damage
+    found = {path: f"{state}: {fault}" for path, state, fault in verify(run)}
+    assert "damaged: is missing" in found[stimuli]
+    assert "open: was not finished" in found[responsive]
+    assert "open: is yet to be written" in found[state]
+    assert re.search("damaged: .*cannot be read", found[space])
 
 
 def test_the_command_line_answers_on_any_terminal(monkeypatch, capsys):
@@ -340,11 +341,11 @@ def test_what_is_damaged_is_deleted_and_made_again(finished, run):
     ]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert [path for path, finding in verify(run) if finding] == sorted(damaged)
+    assert [path for path, _, fault in verify(run) if fault] == sorted(damaged)
     for path in damaged:
         path.unlink()
     run_until("revert", CONFIG, run.root, QUIET)
-    assert [finding for _, finding in verify(run) if finding] == []
+    assert [fault for *_, fault in verify(run) if fault] == []
     for path in finished.files():
         assert (run.root / path.relative_to(finished.root)).read_bytes() == path.read_bytes()
     assert status(run).is_done

@@ -94,13 +94,13 @@ def _table(rows: Iterable[Estimate], workers: int) -> pd.DataFrame:
 
 def _run_estimates(plan: Plan) -> Iterator[Estimate]:
     config = plan.config
-    image_counts = count_images(config)
     plan.test_images, seconds = _open_images(config.images)
     rest = plan.remaining(image_works(config))
-    count = sum(image_counts[str(work.makes[0].parts[0])] for work in rest)
+    count = sum(count_images(config, str(work.makes[0].parts[0])) for work in rest)
     disk = count * (drawn.SIZE**2 * 3 if seconds else 100)
     if rest:
         yield Estimate("images", "", len(rest), count * seconds, 0, disk)
+    probe_images = count_images(config, "probe")
     declare_checkpoints(plan)
     plan.add(map(FindLayers, config.series))
     study = reversion_study(plan)
@@ -111,19 +111,20 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
             assert isinstance(source, RecordedSource)
             layers = source.evidence.table(Artifact("layers", (RECORDED,)))
             units = int(layers["channels"].sum())
-            range_works(plan, source, ranges(image_counts["probe"], units, config.probe))
+            range_works(plan, source, ranges(probe_images, units, config.probe))
             neurons += units * len(source.series().epochs)
             continue
         sample = Sample(plan, source, *_open_networks(plan, source), study)
         neurons += sample.units * len(source.series().epochs)
         if isinstance(source, TrainedSource):
-            yield from sample.training(source, source.training.images or image_counts["train"])
-        yield from sample.probing(image_counts["probe"])
+            images = source.training.images or count_images(config, "train")
+            yield from sample.training(source, images)
+        yield from sample.probing(probe_images)
         yield from sample.naming()
         yield from sample.evolutions()
     for method in config.space.methods:
         if rest := plan.remaining([PlaceNeurons(method, config)]):
-            cost = _space_cost(method, config, neurons, image_counts["probe"])
+            cost = _space_cost(method, config, neurons, probe_images)
             yield Estimate(f"space: {method}", "", len(rest), *cost)
 
 

@@ -143,7 +143,7 @@ def _check_attributes(section: FolderImagesSection, path: Path) -> None:
 
 
 def _check_probe_images(config: Config) -> None:
-    if text := describe_few_images(config.probe.k, count_images(config)["probe"]):
+    if text := describe_few_images(config.probe.k, count_images(config, "probe")):
         raise ValueError(text)
 
 
@@ -156,10 +156,11 @@ def _check_classes(config: Config) -> None:
 
 
 def _check_training(source: TrainedSource, config: Config) -> None:
-    if any(_failures(partial(count_images, config))):
-        return
-    if (count := count_images(config).get("train")) is None:
+    if getattr(config.images, "train", None) is None:
         raise ValueError(f"series {source.name!r} is to be trained: images.train is missing")
+    if any(_failures(partial(count_images, config, "train"))):
+        return
+    count = count_images(config, "train")
     count = min(count, source.training.images or count)
     if source.training.batch_size > count:
         raise ValueError(

@@ -140,14 +140,14 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
     return folder_images(getattr(section, split), classes)
 
 
-def count_images(config: Config) -> dict[str, int]:
-    """Return the number of images of each split that the configuration has."""
+def count_images(config: Config, split: str) -> int:
+    """Return the number of images of a split that the configuration has."""
     section = config.images
     if isinstance(section, DrawnImagesSection):
-        return {split: getattr(section, split) for split in STREAMS}
+        return int(getattr(section, split))
     if isinstance(section, FolderImagesSection):
-        return {split: len(folder_split(section, split)) for split in section.splits}
-    return dict.fromkeys(("probe", "test"), len(section.images))
+        return len(folder_split(section, split))
+    return len(section.images)
 
 
 def class_names(config: Config) -> tuple[str, ...]:

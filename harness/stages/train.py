@@ -124,7 +124,7 @@ def _examples(run: Run, split: str, source: Source) -> Examples:
 def steps(plan: Plan) -> Iterator[Step]:
     """Train every series that is to be trained."""
     sources = [s for s in plan.config.series if isinstance(s, TrainedSource)]
-    images = count_images(plan.config)["train"] if sources else 0
+    images = count_images(plan.config, "train") if sources else 0
     yield (
         "training",
         [TrainSeries(s, (s.training.images or images) // s.training.batch_size) for s in sources],
