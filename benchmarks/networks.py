@@ -32,6 +32,7 @@ TIMM = [
     "resmlp_12_224", "poolformer_s12", "levit_128s", "mobilevit_xxs", "convnext_atto",
     "convmixer_768_32", "regnetx_002", "ghostnet_100", "hrnet_w18_small", "dla34", "dpn68",
     "repvgg_a0", "resnest14d", "nf_resnet26", "xcit_nano_12_p16_224",
+    "naflexvit_base_patch16_gap",
 ]  # fmt: skip
 #: Sides of inputs in pixels; 224 for all others.
 SIDES = {"inception_v3": 299, "vit_small_patch14_reg4_dinov2": 518, "mobilevit_xxs": 256}

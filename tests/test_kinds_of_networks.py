@@ -291,6 +291,10 @@ REFUSED = {
     "reentrant": (Reentrant, "use_reentrant.*; pass use_reentrant=False"),
     "grad mode": (GradMode, "outputs with gradients differ from those without"),
     "halves": (Halves, r"converted to float32, so .* must not convert images .*x.half\(\)"),
+    "too small": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(20), nn.Flatten()),
+        "utput size is too small.*; check that resize, crop, mean and std",
+    ),
     "exits": (Exits, "failed: SystemExit: no licence"),
     "a map of outputs": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)),

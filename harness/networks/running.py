@@ -59,7 +59,8 @@ _ADVICE = {
         "images, of three for others; wrap a network of further channels in a module that makes "
         "them from these"
     ),
-    r"must match the size|size mismatch|shapes cannot be multiplied|Expected .* input": (
+    r"must match the size|size mismatch|shapes cannot be multiplied|Expected .* input"
+    r"|[Oo]utput size is too small|Kernel size can't be greater": (
         "check that resize, crop, mean and std of the series are those with which it was trained"
     ),
 }
