@@ -349,11 +349,13 @@ def _sources_with(key: str) -> list[str]:
     return [name for name in SOURCES if key in SOURCES.get(name).model_fields]
 
 
-def _keys(place: Sequence[str | int]) -> set[str]:
-    """Return the valid keys beside an unknown one, or those of other sections of its kind."""
+def _keys(place: Sequence[str | int]) -> dict[str, str]:
+    """Return the valid keys beside an unknown one, or those of other sections of its kind, and the
+    table of each."""
     if len(place) == 1:
-        return set(Config.model_fields)
+        return fields_of(Config)
     if place[0] == "series":
-        return {key for source in SOURCES for key in fields_of(SOURCES.get(source))}
+        sources = [fields_of(SOURCES.get(source), "series") for source in SOURCES]
+        return {key: table for fields in sources for key, table in fields.items()}
     field = Config.model_fields.get(str(place[0]))
-    return fields_of(field.annotation) if field else set()
+    return fields_of(field.annotation, str(place[0])) if field else {}

@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -133,18 +133,24 @@ def describe_fault(problem: Any) -> str:
     return message.replace("Field required", "is missing").replace("a valid tuple", "a list")
 
 
-def suggest(key: str, known: set[str]) -> str:
-    """Return "; did you mean …?" if a known key resembles an unknown one, otherwise ""."""
+def suggest(key: str, known: Mapping[str, str]) -> str:
+    """Say where an unknown key belongs, or which known key resembles it; "" if there is none."""
+    if key in known:
+        return f"; it belongs in [{known[key]}]" if known[key] else "; it belongs before all tables"
     matches = difflib.get_close_matches(key, sorted(known), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
-def fields_of(kind: Any) -> set[str]:
-    """Return the names of a section's fields and of the fields of its sub-sections."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        fields = kind.model_fields
-        return set(fields).union(*(fields_of(field.annotation) for field in fields.values()))
-    return set().union(*map(fields_of, get_args(kind)))
+def fields_of(kind: Any, table: str = "") -> dict[str, str]:
+    """Return the names of a section's fields and of the fields of its sub-sections, and the table
+    of each ("" for the section itself)."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        parts = [fields_of(part, table) for part in get_args(kind)]
+    else:
+        subtables = {name: f"{table}.{name}".strip(".") for name in kind.model_fields}
+        parts = [fields_of(f.annotation, subtables[n]) for n, f in kind.model_fields.items()]
+        parts.append(dict.fromkeys(kind.model_fields, table))
+    return {name: table for part in parts for name, table in part.items()}
 
 
 def read_text(path: Path, kind: str) -> str:

@@ -185,6 +185,8 @@ def test_the_machine_observer_finds_obvious_intruders(frozen, study_folder):
         ("title = ''", "title = '': participants see the title on every page; give one"),
         ("colour = 'red'", "colour = 'red': unknown key"),
         ("langage = 'de'", r"langage = 'de': unknown key; did you mean language\?"),
+        ("consent = 'Yes'", r"consent = 'Yes': unknown key; it belongs in \[texts\]"),
+        ("[texts]\nseed = 1", r"texts\.seed = 1: unknown key; it belongs before all tables"),
         ("= 3", "not valid TOML"),
     ],
 )
