@@ -80,7 +80,9 @@ def run(tmp_path_factory):
         {"series": "vgg", "epoch": np.repeat([4, 12], CHANNELS), "layer": "features.5",
          "channel": np.tile(channels, 2), "coverage": 1.0}
     )  # fmt: skip
-    SemanticSpace("sgns", neurons, rng.normal(size=(2 * CHANNELS, 5))).save(run, "x")
+    space = SemanticSpace("sgns", neurons, rng.normal(size=(2 * CHANNELS, 5)))
+    run.save(Artifact("space_neurons", ("sgns",)), space.neurons, "x")
+    run.save(Artifact("space", ("sgns",)), space.arrays(), "x")
     return run
 
 

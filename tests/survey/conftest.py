@@ -73,7 +73,9 @@ def synthetic_run(root: Path) -> Run:
             table = pd.DataFrame(concepts, columns=[*NEURON, "concept", "iou"])
             run.save(Artifact("concepts", (series, epoch)), table, "x")
     table = pd.DataFrame(neurons, columns=[*NEURON, "coverage"])
-    SemanticSpace("sgns", table, np.array(vectors)).save(run, "x")
+    run.save(Artifact("space_neurons", ("sgns",)), table, "x")
+    space = SemanticSpace("sgns", table, np.array(vectors))
+    run.save(Artifact("space", ("sgns",)), space.arrays(), "x")
     return run
 
 
