@@ -85,8 +85,16 @@ class Results:
     def class_means(
         self, outcome: str, with_controls: bool = False, **criteria: Criterion
     ) -> pd.DataFrame:
-        """Return `mean_by_class` of the records that `records` would read, about ROWS_AT_ONCE of
-        them at once; no rows if the records lack the outcome."""
+        """Return `mean_by_class` of the records that `records` would read, at most some
+        ROWS_AT_ONCE of them at once.
+
+        Args:
+            outcome: correct, top5, probability or objective.
+            with_controls, criteria: as for `records`.
+
+        Returns:
+            see `mean_by_class`; no rows if the records lack the outcome.
+        """
         if f"{outcome}_after" not in self._columns("records"):
             return pd.DataFrame(columns=ARM_ON_CLASS)  # runs of older versions have no objectives
         columns = [*ARM_ON_CLASS, *(f"{outcome}_{end}" for end in ("before", "after"))]

@@ -65,10 +65,13 @@ def class_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def image_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Test the sets of each method over the images of each pair of epochs, by their `accuracy`.
+    """Test the sets of each method over the images of each pair of epochs.
 
     These paired tests assume that images are independent. The images of a class are not, because
     they share their sets; claims are therefore based on the tests over classes.
+
+    Args:
+        outcomes: outcomes `accuracy`, see `measures.pivot_outcomes`.
 
     Returns:
         series, epoch_from, epoch_to, method, images (their number) and unadjusted p-values: cochran

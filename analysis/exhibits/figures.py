@@ -111,8 +111,13 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A matplotlib figure (`canvas`) with its file name without suffix, a short title, and a
-    caption: what it shows, and which intervals."""
+    """A figure with its title and caption.
+
+    Attributes:
+        name: file name without suffix.
+        title: a short title. caption: what the figure shows, and which intervals.
+        canvas: the matplotlib figure.
+    """
 
     name: str
     title: str
@@ -170,8 +175,13 @@ def subplots(
     layout: Literal["constrained"] | None = None,
     **options: Any,
 ) -> tuple[Canvas, Any]:
-    """Create a canvas (`figsize` in inches) and its axes as pyplot's function does, but not among
-    pyplot's open figures: nothing needs to be closed, and a notebook shows a figure once."""
+    """Create a canvas and its axes as pyplot's function does, but not among pyplot's open figures:
+    nothing needs to be closed, and a notebook shows a figure once.
+
+    Args:
+        figsize: width and height in inches.
+        options: further options of `matplotlib.figure.Figure.subplots`.
+    """
     canvas = Canvas(figsize=figsize, layout=layout)
     return canvas, canvas.subplots(rows, columns, **options)
 
@@ -179,8 +189,15 @@ def subplots(
 def panels(
     count: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Canvas, np.ndarray]:
-    """Create a canvas and axes [rows, columns] for `count` panels of a size in inches, at most
-    `columns` per row, with options of `subplots`; unused axes of the last row are hidden."""
+    """Create a canvas with `count` panels in rows; unused axes of the last row are hidden.
+
+    Args:
+        columns: largest number of panels per row. size: width and height of a panel in inches.
+        options: further options of matplotlib's `subplots`.
+
+    Returns:
+        canvas, axes [rows, columns].
+    """
     columns = min(columns, count)
     rows = -(-count // columns)
     canvas, grid = subplots(

@@ -34,9 +34,15 @@ EITHER = "table or figure"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A registered exhibit: its kind ("table", "figure", "sentences" or EITHER), report, section,
-    name, and `make`: function (subject) -> Table, Figure or None; for sentences, (subject, tables
-    by name) -> paragraphs."""
+    """A registered exhibit.
+
+    Attributes:
+        kind: "table", "figure", "sentences" or EITHER.
+        report, section: the report and section in which it is shown.
+        name: name of its files.
+        make: function (subject) -> Table, Figure or None; for sentences, (subject, tables by name)
+            -> paragraphs.
+    """
 
     kind: str
     report: str
@@ -54,8 +60,13 @@ _headings: dict[tuple[str, str], tuple[str, Callable[[Any], Iterable[str]]]] = {
 def section(
     report: str, name: str, title: str, text: Sequence[str] | Callable[[Any], Iterable[str]] = ()
 ) -> None:
-    """Append a section to a report: the name that exhibits use, its title, and paragraphs before
-    its exhibits, or a function of the subject that returns them."""
+    """Append a section to a report.
+
+    Args:
+        report: one of REPORTS.
+        name: name that exhibits use. title: heading in the report.
+        text: paragraphs before its exhibits, or a function of the subject that returns them.
+    """
     _headings[report, name] = title, text if callable(text) else lambda _: text
 
 
@@ -94,8 +105,12 @@ def _origin(make: Callable[..., Any]) -> str:
 
 
 def use(report: str, names: Iterable[str]) -> None:
-    """Add a user's exhibits to a report, each "package.module:function"; a function without a
-    decorator may return a Table or a Figure and is shown in the last section, OWN.
+    """Add a user's exhibits to a report.
+
+    Args:
+        report: one of REPORTS.
+        names: each "package.module:function"; a function without a decorator may return a Table or
+            a Figure and is shown in the last section, OWN.
 
     Raises:
         ValueError: a function cannot be imported, or has the name of another exhibit.

@@ -121,6 +121,9 @@ class Sizes:
         raters: smallest numbers of responses per trial, which determine the number of items
             instead. Sizes with fewer participants than raters are left out.
 
+    Raises:
+        ValueError: both items and raters are given, there are fewer items than trials, or more
+            raters than participants.
     """
 
     participants: Sequence[int]

@@ -141,7 +141,10 @@ def neurons_by_methods(shared: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
-    """Summarise `shared_concepts` (at least one row) by space method and group.
+    """Summarise the share of neighbours with the same concept by space method and group.
+
+    Args:
+        shared: the result of `shared_concepts`; at least one row.
 
     Returns:
         method, group, neurons (their number), share, low, high (95 % CI, t over layers), chance,
@@ -165,10 +168,13 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
 def normalised_share(shared: pd.DataFrame) -> pd.DataFrame:
     """Compute (share − chance) / (ceiling − chance): 0 at chance, 1 at the largest possible share.
 
+    Args:
+        shared: the rows of one group of `shared_concepts`.
+
     Returns:
-        for one group of `shared_concepts`, one row per method with the columns NORMALISED: the sum
-        of share − chance over neurons divided by the sum of ceiling − chance, and its 95 % CI (t
-        over layers; NaN if it cannot be estimated).
+        one row per method with the columns NORMALISED: the sum of share − chance over neurons
+        divided by the sum of ceiling − chance, and its 95 % CI (t over layers; NaN if it cannot be
+        estimated).
     """
     sums = (
         shared.assign(

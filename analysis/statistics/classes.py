@@ -53,9 +53,14 @@ def find_bins(arms: list[str]) -> list[str]:
 
 
 def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
-    """Test by Page's (1963) trend test whether accuracy (classes x arms) increases from the first
-    bin to the last; return p (NaN with fewer than two classes or three bins) and the number of
-    classes."""
+    """Test by Page's (1963) trend test whether accuracy increases from the first bin to the last.
+
+    Args:
+        changes: classes x arms.
+
+    Returns:
+        the p-value (NaN with fewer than two classes or three bins) and the number of classes.
+    """
     bins = changes[find_bins(list(changes.columns))].dropna()
     if len(bins) < 2 or bins.shape[1] < 3:
         return float("nan"), len(bins)
@@ -243,8 +248,12 @@ def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_closeness(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average `closeness` over classes and layers; `sets` is their number (one per class and
-    layer), within 10 % and equal to q2 are shares of them."""
+    """Average `closeness` over classes and layers.
+
+    Returns:
+        series, epoch_from, epoch_to, method, ratio, within 10 % and equal to q2 (shares of the
+        sets), sets (the number of sets: one per class and layer).
+    """
     groups = rows.groupby([*PAIR, "method"], observed=True, sort=False)
     means = groups[["ratio", "within 10 %", "equal to q2"]].mean()
     return means.assign(sets=groups.size()).reset_index()

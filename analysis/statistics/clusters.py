@@ -75,8 +75,15 @@ TRUTH_VALUES = ("correct", "changed")
 
 
 def check_responses(frame: pd.DataFrame, value: str, *columns: str) -> None:
-    """Raise ValueError if a row lacks one of `columns`, or if the column `value` has truth values
-    and one is neither 0 nor 1 nor missing."""
+    """Check the rows of a table of responses.
+
+    Args:
+        value: the column of measured values, which may be missing.
+        columns: columns that every row must have.
+
+    Raises:
+        ValueError: a row lacks one of `columns`, or a truth value is neither 0 nor 1.
+    """
     for column in columns:
         if missing := int(frame[column].isna().sum()):
             raise ValueError(f"{missing} rows without {column!r}: every response must have one")
@@ -137,9 +144,13 @@ class Variance:
 
 @dataclass(frozen=True)
 class ClusterCounts:
-    """The clusters of one kind that inform each value of a statistic [k]: their `fewest` number in
-    a group, Kish's smallest `effective` number (Σn)²/Σn² in a group, and Welch and Satterthwaite's
-    `df` if all groups vary equally."""
+    """The number of clusters of one kind that inform each value of a statistic.
+
+    Attributes:
+        fewest: the number of clusters in the group that has the fewest: [k].
+        effective: Kish's effective number (Σn)²/Σn² in the group where it is smallest: [k].
+        df: Welch and Satterthwaite's degrees of freedom, if all groups vary equally: [k].
+    """
 
     fewest: np.ndarray
     effective: np.ndarray
@@ -293,9 +304,12 @@ def holm(p: np.ndarray, weights: np.ndarray | None = None, reserved: float = 0.0
 
     In ascending order of p/w, p̃₍ᵢ₎ = max over j ≤ i of min(1, p₍ⱼ₎ · Σ_{k ≥ j} w₍ₖ₎ / w₍ⱼ₎), which
     is (m − j + 1) p₍ⱼ₎ for equal weights, the default. An undefined p stays NaN and keeps its
-    weight, like a test that is not rejected, so that a missing test makes no other test easier;
-    so does the weight `reserved`. (statsmodels' `multipletests` has no weights, and is too slow for
-    the planner, because it runs the garbage collector in each call.)
+    weight, like a test that is not rejected, so that a missing test makes no other test easier.
+    (statsmodels' `multipletests` has no weights, and is too slow for the simulations of the
+    planner, because it runs the garbage collector in each call.)
+
+    Args:
+        reserved: weight that is never redistributed, like that of tests that are never rejected.
     """
     weights = np.ones(len(p)) if weights is None else weights
     corrected = np.full(len(p), np.nan)

@@ -103,16 +103,24 @@ def t_test(
 
 
 def clustered_by_class(values: pd.DataFrame) -> Clustered:
-    """Average differences of shares (rows x k, NaN if undefined) within classes, a level of their
-    index; the means contain the variation of the images of a class."""
+    """Average values within classes; the means contain the variation of the images of a class.
+
+    Args:
+        values: differences of shares: rows x k, with `class_id` as a level of the index; NaN if
+            undefined.
+    """
     means = values.groupby(level="class_id").mean().to_numpy(float)
     is_defined = np.isfinite(means)
     return Clustered(np.where(is_defined, means, 0.0), is_defined.astype(float), (-1.0, 1.0))
 
 
 def clustered_by_layer(values: pd.DataFrame) -> Clustered:
-    """Sum shares (neurons x k, without NaN) within layers, because neurons of a layer are not
-    independent. `layer` is a level of the index, and `series` if there are several."""
+    """Sum values of neurons within layers, because neurons of a layer are not independent.
+
+    Args:
+        values: shares: neurons x k, without NaN; `layer` is a level of the index, and `series` if
+            there are several.
+    """
     levels = [name for name in ("series", "layer") if name in values.index.names]
     groups = values.groupby(level=levels)
     totals = groups.sum().to_numpy(float)
@@ -184,13 +192,17 @@ def _letter(number: int) -> str:
 
 
 def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
-    """Return the simultaneous confidence interval of each method's rank, "first–last" (Al Mohamad,
-    Goeman & van Zwet, 2021): from 1 + the number of significantly better methods to the number of
-    methods minus the significantly worse ones. A comparison that could not be computed (p is NaN)
-    counts as not significant.
+    """Return the simultaneous confidence interval of each rank (Al Mohamad, Goeman & van Zwet,
+    2021): from 1 + the number of significantly better methods to the number of methods minus the
+    significantly worse ones.
 
     Args:
-        pairs: the result of `differences`, from which the letters follow, too.
+        names: the names of all methods.
+        pairs: the result of `differences`; a comparison that could not be computed (p is NaN)
+            counts as not significant.
+
+    Returns:
+        name -> "first–last"; it never contradicts the letters, which follow from the same tests.
     """
     significant = pairs[pairs["p"] < ALPHA]
     better, worse = significant["second"].value_counts(), significant["first"].value_counts()

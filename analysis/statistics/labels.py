@@ -158,9 +158,14 @@ def _order_by_labels(wide: pd.DataFrame) -> np.ndarray:
 
 
 def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Return k permutations of responses, as indices of responses [k, responses]: those of each
-    participant (`people`: ascending codes) are permuted, then whole sets of responses are exchanged
-    between participants with equally many."""
+    """Return k permutations of responses, as indices of responses: [k, responses].
+
+    The responses of each participant are permuted, then whole sets of responses are exchanged
+    between participants with equally many.
+
+    Args:
+        people: code of each response's participant, ascending.
+    """
     order = np.empty((k, len(people)), dtype=int)
     first = np.flatnonzero(np.diff(people, prepend=-1))
     sizes = np.diff(np.append(first, len(people)))
@@ -200,8 +205,14 @@ class _Pairs:
         return cls(first, second, starts, owner, trials)
 
     def scores(self, codes: np.ndarray, similar: np.ndarray) -> np.ndarray:
-        """Return the mean similarity of the pairs of each trial and stage [k, trials, stages], NaN
-        without pairs, from codes of labels in k permutations [k, responses, stages]."""
+        """Return the mean similarity of the pairs of each trial and stage; NaN without pairs.
+
+        Args:
+            codes: codes of labels in k permutations [k, responses, stages].
+
+        Returns:
+            [k, trials, stages].
+        """
         means = np.full((len(codes), self.trials, codes.shape[2]), np.nan)
         if not len(self.owner):
             return means

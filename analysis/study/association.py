@@ -121,7 +121,10 @@ def displacement_by_neuron(run: Run, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def observe_trials(study: FrozenStudy, folder: Path) -> pd.DataFrame:
-    """Return the machine observer's response to every data trial, from the pictures in `folder`.
+    """Return the machine observer's response to every data trial, from the pictures alone.
+
+    Args:
+        folder: of the study, with its images.
 
     Returns:
         trial, observer_correct (1, 0, or NaN where there is no key), observer_clarity.
@@ -134,7 +137,10 @@ def observe_trials(study: FrozenStudy, folder: Path) -> pd.DataFrame:
 
 
 def network_measures(study: FrozenStudy, run: Run, observer: pd.DataFrame) -> pd.DataFrame:
-    """Return all network measures of every neuron of every data trial, and `observe_trials`.
+    """Return all network measures of every neuron of every data trial.
+
+    Args:
+        observer: as `observe_trials` gives it.
 
     Returns:
         trial, series, epoch, layer, channel, epoch_from, epoch_to, class_id, importance, drop,

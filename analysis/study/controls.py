@@ -61,8 +61,13 @@ def count_outcomes(tests: pd.DataFrame) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class FailedControl:
-    """A control that does not show that its task works: the task's name for readers, a warning
-    that precedes all claims, and a note beside every claim of the task."""
+    """A control that does not show that its task works.
+
+    Attributes:
+        task: its name for readers.
+        warning: a sentence that precedes all claims.
+        note: a note beside every claim of the task.
+    """
 
     task: str
     warning: str

@@ -21,8 +21,13 @@ NOT_ANSWERED, IN_WORDS = "not answered", "answered in own words"
 
 
 def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame | None:
-    """Summarise the answers of analysed participants (`people`, with their questionnaires) to the
-    frozen questions, without those that have a right answer (understanding, colour plates).
+    """Summarise the answers of analysed participants to the frozen questionnaire.
+
+    Questions with a right answer (understanding, colour plates) are left out: they are no
+    demographics.
+
+    Args:
+        people: of `tasks.responses.PARTICIPANTS`, with their questionnaires.
 
     Returns:
         question, answer, participants, of (all analysed); None where the study asks nothing. A

@@ -212,11 +212,17 @@ def _tasks_without_equivalence(results: Results, questions: set[str]) -> list[st
 
 
 def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[Path]:
-    """Write the document of the frozen study in `folder` and its power curve, with `studies`
-    simulated per point, and the PDF if the extra is installed.
+    """Write the document and its power curve, and the PDF if the extra is installed.
+
+    Args:
+        folder: of the frozen study. out: the Markdown file. studies: simulated for a point of the
+            power curve.
 
     Returns:
-        the files written, the Markdown file `out` first.
+        the files written, the Markdown file first.
+
+    Raises:
+        ValueError: no frozen study there, or one that was changed.
     """
     results = results_without_responses(read_study(folder))
     power = simulate_power(results, studies)

@@ -127,7 +127,11 @@ class Responses:
 
 
 def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the responses, NAME.csv, and the participants, NAME-participants.csv.
+    """Read the responses and, from the file beside them, the participants, in the survey's
+    format.
+
+    Args:
+        responses: NAME.csv; the participants are read from NAME-participants.csv.
 
     Raises:
         ValueError: one of the two is missing or cannot be read.

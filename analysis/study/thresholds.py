@@ -61,7 +61,10 @@ def specifications(results: AnalysedStudy) -> pd.DataFrame:
 
 
 def threshold_grid(results: AnalysedStudy, long: pd.DataFrame) -> pd.DataFrame:
-    """Return the main result over a grid of exclusion thresholds, from `specifications`.
+    """Return the main result over a grid of exclusion thresholds.
+
+    Args:
+        long: of `specifications`.
 
     Returns:
         rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"; absent without

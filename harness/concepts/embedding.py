@@ -33,9 +33,15 @@ DENSE_NEURONS = 1000
 
 @dataclass(frozen=True)
 class SkipGram:
-    """Parameters of skip-gram (see SpaceParameters). With `full`, an update also moves the
-    negatives, as the gradient of the objective does; otherwise only the pair, as in the published
-    code."""
+    """Parameters of skip-gram.
+
+    Attributes:
+        epochs: number of passes over the groups.
+        negatives: R, number of negatives per item of a pair.
+        rate: learning rate.
+        full: if True, an update also moves the negatives, as the gradient of the objective does;
+            otherwise only the pair, as in the published code.
+    """
 
     epochs: int = 30
     negatives: int = 3

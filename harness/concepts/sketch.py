@@ -25,8 +25,13 @@ ERROR_ROWS = 32
 
 
 def row_blocks(rows: np.ndarray, length: int, limit: int = 1024) -> Iterator[np.ndarray]:
-    """Divide rows of `length` entries each into blocks of nearly equal size and bounded memory, of
-    at most `limit` rows."""
+    """Divide rows into blocks of nearly equal size and bounded memory.
+
+    Args:
+        rows: int [n].
+        length: number of entries per row.
+        limit: largest number of rows per block.
+    """
     block_rows = max(1, min(limit, BLOCK_BYTES // (8 * max(length, 1))))
     yield from np.array_split(rows, max(1, -(-len(rows) // block_rows)))
 
@@ -43,6 +48,13 @@ def sketch_vectors(
     vectors: Vectors, rows: np.ndarray, length: int, dimension: int, seed: int
 ) -> tuple[Vectors, float]:
     """Wrap a function of rows so that it returns sketches of their vectors, and measure the error.
+
+    Args:
+        vectors: function of rows that returns float [rows, length].
+        rows: int [n], all rows.
+        length: number of entries per row.
+        dimension: d, length of a sketch.
+        seed: seed of the projection.
 
     Returns:
         A function of rows that returns float [rows, d]; and the root mean square error of the

@@ -102,8 +102,14 @@ def gather_evidence(
     num_images: int,
     activations: Callable[[pd.DataFrame], np.ndarray],
 ) -> Evidence:
-    """Make Evidence from the probe's tables: the stimuli of all checkpoints, the responsive neurons
-    of the base, and a function of rows of the table of neurons that returns [rows, images].
+    """Make Evidence from the tables of the probe.
+
+    Args:
+        base: the checkpoint whose neurons define the space.
+        stimuli: the stimuli of all checkpoints.
+        responsive: the responsive neurons of the base.
+        num_images: number of probe images.
+        activations: function of rows of the table of neurons that returns [rows, images].
 
     Raises:
         ValueError: the base has fewer than two neurons that are not dead.

@@ -74,8 +74,14 @@ class BenchParameters(Section):
 
 @dataclass(frozen=True)
 class ArmParameters:
-    """The sizes and numbers of sets: `bins` and, as `layer_draws`, the `random_draws` of
-    ReversionParameters; `steps` and, as `draws`, the `random_draws` of BenchParameters."""
+    """The sizes and numbers of sets.
+
+    Attributes:
+        bins: number of equal parts of a layer by importance.
+        steps: cumulative sets hold 1/steps, 2/steps, … of the neurons of each layer.
+        layer_draws: number of random sets that are run in all layers at once and in each alone.
+        draws: number of random sets in all layers at once, including the `layer_draws`.
+    """
 
     bins: int = 4
     steps: int = 8
@@ -275,8 +281,14 @@ def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
 def make_arms(
     sets: Sets, method: str, each_layer: Collection[str], layers: Sequence[Layer], untouched: bool
 ) -> list[Arm]:
-    """Return each set as an arm in all `layers` at once, those named in `each_layer` also in each
-    alone, equal ones as one. If `untouched`, the arm `none`, which ablates nothing, is added."""
+    """Return each set as an arm in all layers at once, some also in each alone, equal ones as one.
+
+    Args:
+        method: its name, or CONTROLS.
+        each_layer: names of the arms that are also run in each layer alone.
+        layers: the layers in which arms are run.
+        untouched: add the arm `none`, which ablates nothing.
+    """
     arms: list[Arm] = []
     names = [layer.name for layer in layers]
     for layer in [JOINT, *names]:

@@ -11,8 +11,14 @@ from harness.images.view import View
 
 
 def cut_patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.ndarray:
-    """Cut a square centred on the peak, shifted where needed to stay inside the image, from pixels
-    [height, width, 3]. The peak and the side are fractions of the image's (shorter) side."""
+    """Cut a square centred on the peak, shifted where needed to stay inside the image.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        peak_y: row of the peak as a fraction of the height, in [0, 1].
+        peak_x: column of the peak as a fraction of the width, in [0, 1].
+        side: side of the crop as a fraction of the shorter side, in (0, 1].
+    """
     height, width = pixels.shape[:2]
     size = max(1, min(round(side * min(height, width)), height, width))
     top = int(np.clip(round(peak_y * height - size / 2), 0, height - size))

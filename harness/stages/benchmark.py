@@ -57,8 +57,11 @@ def bench_config(run: Run, coverage: Coverage) -> Config:
 
 
 def bench_study(plan: Plan, coverage: Coverage) -> AblationStudy:
-    """Return the benchmark of a run as a study, of these pairs and layers, and otherwise of what
-    the plan's configuration covers (see `bench_config`).
+    """Return the benchmark of a run as a study.
+
+    Args:
+        plan: with the configuration that `bench_config` returns.
+        coverage: only its pairs and layers are used.
 
     Raises:
         ConfigError: a series, class or layer is unknown, there is no pair, or an ablation needs

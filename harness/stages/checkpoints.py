@@ -112,8 +112,13 @@ class LayersWork(CheckpointWork):
     def fit_batch_size(
         self, run: Run, network: Network, do: Callable[[int], object], largest: int, kept: int
     ) -> int:
-        """Return the number of images per pass, at most `largest`, with which work fits the memory
-        beside bytes that are `kept` between passes; `do` does it on a given number of images."""
+        """Return the number of images per pass with which the work fits the memory.
+
+        Args:
+            do: does the same work on a given number of images.
+            largest: the largest number wanted.
+            kept: bytes that are kept between passes.
+        """
         count = min(FEWEST, len(open_images(run, self.split)))
         label = f"{self.activity} series {self.source.name!r}"
         work = BatchWork(label, partial(do, count), count, largest)

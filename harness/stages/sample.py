@@ -52,8 +52,15 @@ ROW_BYTES = {"stimuli": 20, "responsive": 10, "importance": 20, "records": 8}
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate of what is left of one stage: pieces of work, seconds of one worker for all of
-    them, bytes of memory per worker and on disk; of one series, or of all if it is ""."""
+    """An estimate of what is left of one stage, or of one series in it.
+
+    Attributes:
+        stage, series: names; the series is "" for all series together.
+        pieces: number of pieces of work.
+        seconds: computing time of one worker that does all pieces.
+        memory: bytes per worker.
+        disk: bytes.
+    """
 
     stage: str
     series: str
@@ -64,8 +71,13 @@ class Estimate:
 
 
 class Sample:
-    """Two networks of a series (checkpoints, or networks like them) and a few images, to measure
-    the cost of each kind of work that is not done; `study` is of all series."""
+    """Two networks of a series and a few images, to measure the cost of each kind of work.
+
+    Args:
+        plan: of the command; finished work is not estimated.
+        models: two of its checkpoints, or networks like them.
+        study: of all series; its work is estimated for this series.
+    """
 
     def __init__(
         self, plan: Plan, source: Source, models: ModelPair, view: View, study: AblationStudy
