@@ -24,7 +24,7 @@ from harness.networks.architectures import build
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair
 from harness.networks.layers import Layer, find_layers
-from harness.stages.checkpoints import split_images
+from harness.stages.series_images import split_images
 
 METHODS = ("sign_t", "mean_t", "sign_t1", "mean_t1", "sign_path", "mean_path", "change", "random")
 

@@ -24,16 +24,10 @@ from harness.randomness import generator
 from harness.records import ARM, CONTROLS, JOINT, PAIR
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import (
-    SeriesImages,
-    fit_batch_size,
-    layer_names,
-    open_pair,
-    read_layers,
-    series_images,
-)
+from harness.stages.checkpoints import fit_batch_size, layer_names, open_pair, read_layers
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import load_targets, objective_text, prototype_artifacts
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Step, Value
 from harness.stages.study import (
     AblationStudy,

@@ -21,8 +21,9 @@ from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.records import PAIR
 from harness.registry import plugin_identity
-from harness.stages.checkpoints import fit_batch_size, open_pair, series_images
+from harness.stages.checkpoints import fit_batch_size, open_pair
 from harness.stages.prototypes import load_targets, prototype_artifacts, prototype_works
+from harness.stages.series_images import series_images
 from harness.stages.space import MapNeurons
 from harness.stages.stage import Advance, Plan, Step, Value
 from harness.stages.study import AblationStudy, StudyWork, reversion_study

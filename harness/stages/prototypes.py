@@ -20,13 +20,8 @@ from harness.networks.recording import borrow
 from harness.networks.running import run_logits
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import (
-    CheckpointWork,
-    SeriesImages,
-    fit_batch_size,
-    load_model,
-    series_images,
-)
+from harness.stages.checkpoints import CheckpointWork, fit_batch_size, load_model
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 

@@ -34,11 +34,11 @@ from harness.networks.recording import borrow
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import RunArms, ablation_work, arm_images, arm_works, set_works
-from harness.stages.checkpoints import SeriesImages
 from harness.stages.evolve import ScoreEvolutions, score_works, scoring_work
 from harness.stages.naming import naming_bytes, naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
+from harness.stages.series_images import SeriesImages
 from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy
 from harness.stages.train import TrainSeries, training_cost
