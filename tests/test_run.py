@@ -126,9 +126,7 @@ def test_a_run_without_an_outcome_has_no_means_of_it(finished):
 
 def test_the_page_of_records_names_every_column(finished):
     page = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
-    names = {
-        name for path in finished.rglob("*.parquet") for name in pq.ParquetFile(path).schema.names
-    }
+    names = {name for path in finished.rglob("*.parquet") for name in pq.read_schema(path).names}
     assert "correct_after" in names
     assert sorted(name for name in names if f"`{name}`" not in page) == []
 

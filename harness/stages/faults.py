@@ -38,9 +38,13 @@ from harness.stages.probe import check_settings
 from harness.stages.stage import Plan
 
 
-def faults(config: Config) -> list[str]:
-    """Return the folders, files, epochs, classes and functions that are named but do not exist."""
-    return list(dict.fromkeys(text for check in _checks(config) for text in _failures(check)))
+def faults(config: Config, probes: bool = True) -> list[str]:
+    """Return the folders, files, epochs, classes and functions that are named but do not exist;
+    and, if the command `probes` images, whether there are too few of them."""
+    checks = list(_checks(config))
+    if probes:
+        checks.append(partial(_check_probe_images, config))
+    return list(dict.fromkeys(text for check in checks for text in _failures(check)))
 
 
 def _failures(check: Callable[[], object]) -> Iterator[str]:
@@ -123,7 +127,6 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
         if section.attributes is not None:
             yield partial(_check_attributes, section, section.attributes)
     yield partial(_check_classes, config)
-    yield partial(_check_probe_images, config)
     for source in config.series:
         yield partial(config.pairs, source)  # also lists the checkpoints
         if isinstance(source, TrainedSource):

@@ -82,10 +82,10 @@ def worker_count(config: Config, device: Device) -> int:
     return len(devices()) - 1 if every_gpu else 1
 
 
-def refuse_all(config: Config, known_faults: Sequence[str] = ()) -> None:
+def refuse_all(config: Config, known_faults: Sequence[str] = (), probes: bool = True) -> None:
     """Raise ConfigError with all faults of a configuration, if there are any, before work begins;
-    those of its file may be known already."""
-    if texts := [*known_faults, *faults(config)]:
+    those of its file may be known already. `probes`: whether the command probes images."""
+    if texts := [*known_faults, *faults(config, probes)]:
         refuse([*texts, *file_faults(config)])
 
 
@@ -98,7 +98,7 @@ def run_until(
     plan = Plan(config, run)
     # a cluster's devices are those of its machines, not of this one
     plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
-    refuse_all(config)
+    refuse_all(config, probes="check" in list(STAGES)[: list(STAGES).index(last) + 1])
     with run.locked(), Engine(plan, workers, console, cluster) as engine:
         write_manifest(config, run, list(STAGES))  # until it is known, also if this is stopped
         for name, stage in STAGES.items():
