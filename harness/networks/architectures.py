@@ -72,9 +72,10 @@ def _bind(make: Callable[..., nn.Module], num_classes: int) -> Callable[[], nn.M
     for name in CLASS_PARAMETERS:
         if name in parameters and parameters[name].kind != Parameter.POSITIONAL_ONLY:
             return partial(make, **{name: num_classes})
-    first, *_ = [*parameters.values(), None]
-    not_first = (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD)
-    if first and first.kind not in not_first and type(first.default) in (type, int):
+    first = next(iter(parameters.values()), None)
+    by_name = (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD)
+    # without a default, it is the class Parameter.empty
+    if first and first.kind not in by_name and type(first.default) in (type, int):
         return partial(make, num_classes)
     if any(one.kind == Parameter.VAR_KEYWORD for one in parameters.values()):
         return partial(make, num_classes=num_classes)

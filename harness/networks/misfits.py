@@ -68,7 +68,7 @@ def _can_convert(tensor: Tensor, expected: Tensor) -> bool:
     return expected.is_floating_point() or torch.can_cast(tensor.dtype, expected.dtype)
 
 
-def hint(tensors: Tensors, expected: Tensors, count: int) -> str:
+def suggest_remedy(tensors: Tensors, expected: Tensors, count: int) -> str:
     """Say what to do about a number of problems; often only the head (at most a weight and a bias)
     has another size or is missing."""
     heads = {

@@ -20,8 +20,8 @@ from harness.networks.misfits import (
     UNUSED_IN_EVALUATION,
     Tensors,
     find_problems,
-    hint,
     names_of_storage,
+    suggest_remedy,
 )
 from harness.networks.transformers_names import own_names
 from harness.text import join_names
@@ -288,7 +288,8 @@ def _misfit(dicts: Mapping[str, Tensors], expected: Tensors) -> str:
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
     others = [other or "(the file itself)" for other in dicts if other != name]
     also = f"; others do not fit, either: {join_names(others, 4)}" if others else ""
-    return f"{where}: {'; '.join(problems[:8])}{more}{also}{hint(tensors, expected, len(problems))}"
+    remedy = suggest_remedy(tensors, expected, len(problems))
+    return f"{where}: {'; '.join(problems[:8])}{more}{also}{remedy}"
 
 
 def _best_prefix(key: str, state: Tensors, expected: Tensors) -> tuple[int, str, str]:
