@@ -61,7 +61,7 @@ class Noise:
 
     def pixels(self, index: int, view: View) -> np.ndarray:
         rng = np.random.default_rng(index)
-        return rng.integers(0, 256, (view.crop, view.crop, 3), dtype=np.uint8)
+        return rng.integers(0, 256, (*view.size, 3), dtype=np.uint8)
 
 
 #: Work of one size, ready to be measured. For a space, it returns the processor time (s) of finding

@@ -94,15 +94,13 @@ def space(
             is refused.
     """
     method = register_plugin(SPACES, method)
-    SPACES.get(method)
-    config = probed.session.config
+    plugin, config = SPACES.get(method), probed.session.config
     base = config.base_checkpoint() if base is None else base
     section = SpaceSection(methods=(method,), **SpaceParameters(**parameters).model_dump())
-    changes = {"seed": seed, "space": section, "base": vars(base)}
-    config = Config(**{**dict(config), **changes})
-    if unused := [name for name in parameters if not is_used(name, [SPACES.get(method)])]:
+    if unused := [name for name in parameters if not is_used(name, [plugin])]:
         raise ValueError(f"space: method {method!r} does not use {', '.join(unused)}")
-    session = Session.temporary(config, probed.run)
+    changes = {"seed": seed, "space": section, "base": vars(base)}
+    session = Session.temporary(Config(**{**dict(config), **changes}), probed.run)
     work = PlaceNeurons(method, session.config)
     for artifact in work.reads:
         session.plan.declare(artifact, lambda: "probed")

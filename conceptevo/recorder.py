@@ -221,10 +221,10 @@ class Recorder:
         (source,) = session.config.series
         settings_file, earlier = session.run.root / "settings.json", None
         if settings_file.exists():
-            recorded = json.loads(settings_file.read_text(encoding="utf-8"))
-            if differing := [
-                name for name, value in settings.items() if recorded.get(name) != value
-            ]:
+            # what earlier versions did not write
+            earlier_settings = {"interpolation": source.model_fields["interpolation"].default}
+            recorded = earlier_settings | json.loads(settings_file.read_text(encoding="utf-8"))
+            if differing := [name for name, value in settings.items() if recorded[name] != value]:
                 raise ValueError(
                     f"Recorder: {self.folder} holds evidence that was recorded with other settings "
                     f"({join_names(differing)}); use another folder, or delete it"

@@ -136,7 +136,8 @@ def describe_fault(problem: Any) -> str:
 def suggest(key: str, known: Mapping[str, str]) -> str:
     """Say where an unknown key belongs, or which known key resembles it; "" if there is none."""
     if key in known:
-        return f"; it belongs in [{known[key]}]" if known[key] else "; it belongs before all tables"
+        table = "[series]" if known[key] == "series" else known[key]  # a list of tables
+        return f"; it belongs in [{table}]." if table else "; it belongs before all tables."
     matches = difflib.get_close_matches(key, sorted(known), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
 

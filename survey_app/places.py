@@ -248,6 +248,7 @@ class Places:
         Raises:
             ValueError: an identifier is unknown, or the participant has finished or has no place.
         """
+        participants_named = dict[str, None]()  # each may be named more than once
         with self.store.write() as connection:
             for identifier in identifiers:
                 row = self._find(connection, identifier)
@@ -262,9 +263,11 @@ class Places:
                         f"{row['status']}), so nobody's was. To collect more responses, add places "
                         f"(`places STUDY +1`)"
                     )
-                self._expire_participant(connection, row["participant"], reason)
-                self.free_place(connection, row["participant"])
-                self._log(connection, "released", f"{row['participant']} ({reason})")
+                participants_named[row["participant"]] = None
+            for participant in participants_named:
+                self._expire_participant(connection, participant, reason)
+                self.free_place(connection, participant)
+                self._log(connection, "released", f"{participant} ({reason})")
 
     def is_unfinished(self, identifier: str) -> bool:
         """Return whether the participant with this identifier has begun and not finished."""

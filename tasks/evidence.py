@@ -16,7 +16,7 @@ from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
 from harness.images.patches import cut_patch, make_grid
 from harness.images.sets import ImageSet, open_images
-from harness.images.view import layer_views
+from harness.images.view import with_views
 from harness.records import NEURON, Checkpoint, Neuron
 from harness.section import read_toml
 from tasks.observer import features
@@ -60,8 +60,7 @@ class Evidence:
                 f"{', '.join(methods)}"
             )
         self.space = SemanticSpace.load(run, settings.space)
-        layers = run.tables("layers")
-        layers = layers.assign(view=layer_views(layers)).set_index(["series", "layer"])
+        layers = with_views(run.tables("layers")).set_index(["series", "layer"])
         self._layers = layers.to_dict("index")
         stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
         self._stimuli = {Neuron(*key): rows for key, rows in stimuli.groupby(NEURON, sort=False)}

@@ -140,7 +140,7 @@ def test_dawid_and_skenes_own_data():
         1, 4, 2, 2, 2, 2, 1, 3, 2, 2, 4, 3, 1, 2, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 1, 2, 1, 1, 1,
         1, 3, 1, 2, 2, 4, 2, 3, 3, 1, 1, 1, 2, 1, 2,
     ]  # fmt: skip
-    assert list(fit.labels) == crowd_kit_labels
+    assert list(fit.answers()["label"]) == crowd_kit_labels
     assert fit.converged
 
 
@@ -172,12 +172,23 @@ def test_dawid_skene_tells_good_from_bad():
     item, person = np.divmod(np.arange(400), 5)
     frame = pd.DataFrame({"trial": item, "participant": person, "answer": given_answers.ravel()})
     fit = dawid_skene(frame)
-    assert fit.accuracy[:3].min() > fit.accuracy[3:].max()
-    agreed = (fit.labels == truth).mean()
+    quality = fit.quality()["accuracy"].to_numpy()
+    assert quality[:3].min() > quality[3:].max()
+    agreed = (fit.answers()["label"].to_numpy() == truth).mean()
     assert agreed > (given_answers.mean(1).round() == truth).mean() - 0.02
     tied = dawid_skene(pd.DataFrame({"trial": [1, 1], "participant": [0, 1], "answer": list("ab")}))
     assert list(tied.majority) == [""]
     seen = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2)]
     partial = pd.DataFrame(seen, columns=["participant", "trial"])
     partial["answer"] = np.where(partial["trial"] < 3, "a", "b")  # the last person saw no "b"
-    assert dawid_skene(partial).accuracy == pytest.approx([1, 1, 1])
+    assert dawid_skene(partial).quality()["accuracy"].tolist() == pytest.approx([1, 1, 1])
+
+
+def test_perfect_agreement_says_why_it_has_no_interval():
+    frame = pd.DataFrame(
+        {"trial": np.repeat(np.arange(10), 4), "participant": np.tile(range(4), 10)}
+    )
+    frame["answer"] = frame["trial"] % 3
+    for statistic in (KrippendorffAlpha(), FleissKappa()):
+        estimate = statistic(frame)
+        assert estimate.value == 1 and np.isnan(estimate.low) and "varies" in estimate.reason

@@ -24,8 +24,9 @@ SERIES = [{"name": "a"}]
             r"training\.epochs: .*greater than or equal to 1 \(got -1\)",
         ),
         ({"series": SERIES, "sed": 1}, r"sed: unknown key; did you mean seed\? .conceptevo init"),
-        ({"series": SERIES, "bins": 5}, r"bins: unknown key; it belongs in \[revert\] .concept"),
+        ({"series": SERIES, "bins": 5}, r"bins: unknown key; it belongs in \[revert\]\. .concept"),
         ({"series": SERIES, "probe": {"seed": 5}}, r"probe\.seed: unknown key; .conceptevo init"),
+        ({"series": SERIES, "resize": 5}, r"resize: unknown key; it belongs in \[\[series\]\]\. "),
         (
             {"series": [{"name": "a", "source": "folder", "architekture": "vgg16"}]},
             r"series\.0\.architekture: unknown key; did you mean architecture\?",

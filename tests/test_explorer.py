@@ -28,7 +28,7 @@ from harness.config import parse_config
 from harness.files import write_text
 from harness.images.patches import cut_patch
 from harness.images.sets import open_images
-from harness.images.view import View, layer_views
+from harness.images.view import View, with_views
 from harness.records import JOINT, NEURON
 from harness.results import REVERSION, read_results
 from harness.stages.run import run_until
@@ -165,8 +165,7 @@ def columns(run):
 def test_corners_are_those_of_the_patches_that_people_see(run, columns):
     """Cut from the whole image at the corner, the crop is `cut_patch`'s to the pixel."""
     source, images, rng = Source(run), open_images(run, "probe"), np.random.default_rng(0)
-    layers = run.tables("layers")
-    layers = layers.assign(view=layer_views(layers)).set_index(["series", "layer"])
+    layers = with_views(run.tables("layers")).set_index(["series", "layer"])
     stimuli = columns["stimuli"]
     table = source.stimuli
     for line in rng.choice(len(table), 60, replace=False):

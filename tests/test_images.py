@@ -23,7 +23,7 @@ from harness.images.batches import batches, use_readers
 from harness.images.folders import count_unused, folder_images, image_remarks
 from harness.images.patches import cut_patch, cut_patches, make_grid
 from harness.images.sets import ArrayImages, FileImages, draw_arrays, image_index, open_images
-from harness.images.view import Interpolation, View, layer_views, to_rgb
+from harness.images.view import Interpolation, View, to_rgb, with_views
 from harness.stages.engine import Engine
 from harness.stages.images import note_shared_images, steps
 from harness.stages.stage import Plan
@@ -106,9 +106,10 @@ def test_an_image_is_seen_as_by_torchvision(width, height, size, margin, other, 
 
 def test_layers_have_the_views_with_which_they_were_recorded():
     layers = pd.DataFrame({"resize": [9, 8], "crop": [8, 8]})  # as of earlier versions
-    assert layer_views(layers) == [View(9, 8), View(8, 8)]
+    assert with_views(layers)["view"].tolist() == [View(9, 8), View(8, 8)]
     views = [View(9, 8, interpolation="bicubic"), View((9, 9), (8, 7), interpolation="nearest")]
-    assert layer_views(pd.DataFrame([view.columns() for view in views])) == views
+    layers = pd.DataFrame([view.columns() for view in views])
+    assert with_views(layers)["view"].tolist() == views
     assert View(9, 8).enlarged(2.5) == View(22, (20, 20))
     assert View((9, 8), (6, 4)).enlarged(1.5) == View((14, 12), (9, 6))
 

@@ -1,6 +1,7 @@
 """Record while training: a plain loop, Lightning, Hugging Face; weights or evidence."""
 
 import copy
+import json
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -254,6 +255,17 @@ def test_evidence_of_a_folder_has_the_same_settings(tmp_path, name, change):
             assert recorder.record(Net(), epoch)
     with pytest.raises(ValueError, match=rf"recorded with other settings \({name}\); use another"):
         recorder.record(Net(), epoch)
+
+
+def test_settings_that_an_earlier_version_did_not_write_are_its_defaults(tmp_path):
+    images = ce.Images(draw_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
+    recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K))
+    assert recorder.record(Net(), 0)
+    file = tmp_path / "evidence" / "settings.json"
+    earlier = json.loads(file.read_text())
+    assert earlier.pop("interpolation") == "bilinear"
+    file.write_text(json.dumps(earlier))
+    assert recorder.record(Net(), 1)
 
 
 def test_evidence_of_a_network_whose_layers_change_is_refused(tmp_path):

@@ -148,7 +148,8 @@ class Bench:
 
     @cached_property
     def spaces(self) -> list[SemanticSpace]:
-        """All spaces of the run, in the configured order; empty if they were not computed."""
+        """All spaces of the run, in the configured order; empty if none was computed. Raises
+        ArtifactError if one of them is missing or damaged."""
         run = self.results.run
         return run_tables.spaces(run) if run.holds("space") else []
 

@@ -22,7 +22,7 @@ from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
-from harness.images.view import View, layer_views
+from harness.images.view import View, with_views
 from harness.records import JOINT, NEURON, PAIR
 from harness.results import ARM_ON_CLASS, BENCH, REVERSION, Results, has_results, read_results
 
@@ -60,19 +60,17 @@ class Source:
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """One row per layer, by series in the order of the configuration, then by depth."""
-        by_depth = self.run.tables("layers").sort_values("depth", kind="stable")
-        return run_tables.sort_by_series(self.run, by_depth)
+        """One row per layer, by series in the order of the configuration, then by depth; with
+        `view` and `side`, the side of a patch in pixels of the view."""
+        by_depth = with_views(self.run.tables("layers")).sort_values("depth", kind="stable")
+        layers = run_tables.sort_by_series(self.run, by_depth)
+        sides = map(_patch_side, layers["patch"], layers["view"])
+        return layers.assign(side=list(sides))
 
     @cached_property
     def views(self) -> list[View]:
         """The different views of images that networks of the run have."""
-        return list(dict.fromkeys(layer_views(self.layers)))
-
-    @cached_property
-    def layer_views(self) -> list[int]:
-        """The index in `views` of the view of each layer."""
-        return [self.views.index(view) for view in layer_views(self.layers)]
+        return list(dict.fromkeys(self.layers["view"]))
 
     @cached_property
     def series(self) -> list[str]:
@@ -147,10 +145,10 @@ def explorer_columns(source: Source) -> dict[str, Any]:
                 "name": layer.layer,
                 "channels": layer.channels,
                 "depth": round(float(layer.depth), 3),
-                "side": _patch_side(layer.patch, source.views[view]),
-                "view": view,
+                "side": layer.side,
+                "view": source.views.index(layer.view),
             }
-            for layer, view in zip(layers.itertuples(), source.layer_views, strict=True)
+            for layer in layers.itertuples()
         ],
         "units": {
             "layer": ints(source.units["layer_row"]),
@@ -233,11 +231,9 @@ def _patch_side(patch: float, view: View) -> int:
 def _stimuli(source: Source) -> dict[str, Any]:
     """Return image, corner of the patch in pixels of the view, and activation: PATCHES per neuron,
     −1 and NaN if there are fewer."""
-    layers = source.layers[["series", "layer", "patch"]].assign(view=source.layer_views)
-    views = [source.views[view] for view in source.layer_views]
-    layers["side"] = [_patch_side(*one) for one in zip(layers["patch"], views, strict=True)]
+    layers = source.layers[["series", "layer", "side", "view"]]
     table = source.stimuli.merge(layers, on=["series", "layer"])
-    sizes, sides = np.array([v.size for v in source.views])[table["view"]], table["side"].to_numpy()
+    sizes, sides = np.array([view.size for view in table["view"]]), table["side"].to_numpy()
     shape = len(source.space.neurons), PATCHES
     image, top, left = (np.full(shape, -1) for _ in range(3))
     activation = np.full(shape, np.nan)

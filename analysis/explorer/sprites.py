@@ -29,14 +29,13 @@ def draw_sheets(source: Source, largest: int) -> Iterator[tuple[dict[str, Any], 
         largest: largest side of an image in pixels; larger views are reduced to it.
     """
     images = open_images(source.run, "probe")
-    layers = source.layers[["series", "layer"]].assign(view=source.layer_views)
-    stimuli = source.stimuli.merge(layers, on=["series", "layer"])
+    stimuli = source.stimuli.merge(source.layers[["series", "layer", "view"]])
     for index, view in enumerate(source.views):
         scale = min(1.0, largest / max(view.size))
         height, width = (max(1, round(scale * side)) for side in view.size)
         columns = max(1, min(COLUMNS, LONGEST // max(height, width)))
         layout = {"view": index, "height": height, "width": width, "columns": columns}
-        ids = np.unique(stimuli.loc[stimuli["view"] == index, "image_id"]).astype(np.int32)
+        ids = np.unique(stimuli.loc[stimuli["view"] == view, "image_id"]).astype(np.int32)
         for start in range(0, len(ids), columns**2):
             of_sheet = ids[start : start + columns**2]
             rows = -(-len(of_sheet) // columns)

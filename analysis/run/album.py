@@ -9,7 +9,7 @@ from analysis.run.tables import named_concepts
 from harness.artifacts import Run
 from harness.images.patches import cut_patches, make_grid
 from harness.images.sets import ImageSet, open_images
-from harness.images.view import layer_views
+from harness.images.view import with_views
 from harness.records import NEURON
 
 
@@ -19,8 +19,7 @@ class Album:
     def __init__(self, run: Run) -> None:
         self._images: ImageSet = open_images(run, "probe")
         self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
-        layers = run.tables("layers")
-        self._layers = layers.assign(view=layer_views(layers)).set_index(["series", "layer"])
+        self._layers = with_views(run.tables("layers")).set_index(["series", "layer"])
         concepts = named_concepts(run)
         self._concepts = (
             {}

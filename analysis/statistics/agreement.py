@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.special import xlogy
 
-from analysis.statistics.clusters import t_interval
 from analysis.statistics.statistic import FEWEST, Estimate
 
 
@@ -93,7 +93,8 @@ class KrippendorffAlpha:
         draws = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), self.replicates)
         replicates = _alpha((draws @ units).reshape(shape), self.metric)
         alpha = float(_alpha(units.sum(axis=0).reshape(shape[1:]), self.metric))
-        return _with_interval(alpha, replicates, counts, self.level, unit, left_out)
+        estimate = _with_interval(alpha, replicates, counts, self.level)
+        return replace(estimate, left_out=left_out, clustered=(unit,))
 
 
 def _fleiss(counts: np.ndarray) -> np.ndarray:
@@ -135,27 +136,26 @@ class FleissKappa:
         rng = np.random.default_rng(self.seed)
         draws = rng.integers(len(counts), size=(self.replicates, len(counts)))
         kappa = float(_fleiss(counts))
-        return _with_interval(kappa, _fleiss(counts[draws]), counts, self.level, unit)
+        estimate = _with_interval(kappa, _fleiss(counts[draws]), counts, self.level)
+        return replace(estimate, clustered=(unit,))
 
 
 def _with_interval(
-    value: float, replicates: np.ndarray, counts: np.ndarray, level: float, unit: str,
-    left_out: int = 0,
-) -> Estimate:  # fmt: skip
+    value: float, replicates: np.ndarray, counts: np.ndarray, level: float
+) -> Estimate:
     """Return an estimate with the interval value ± t · the standard deviation of the replicates,
     limited to [−1, 1]; t has units − 1 degrees of freedom."""
-    units, variance, reason = len(counts), np.nan, ""
+    units, defined_replicates = len(counts), replicates[~np.isnan(replicates)]
+    estimate = Estimate(value, n=int(counts.sum()), level=level)
     if np.isnan(value):
         reason = "all ratings are alike, so that agreement by chance is certain"
-    elif units < FEWEST:
-        reason = f"an interval needs {FEWEST} units (here: {units})"
-    elif (~np.isnan(replicates)).sum() > 1:
-        variance = float(np.nanvar(replicates, ddof=1))
-    low, high, _ = np.clip(t_interval(value, variance, units - 1, level), -1, 1).tolist()
-    return Estimate(
-        value, low, high, n=int(counts.sum()), left_out=left_out, level=level, clustered=(unit,),
-        reason=reason,
-    )  # fmt: skip
+        return replace(estimate, reason=reason)
+    if units < FEWEST:
+        return replace(estimate, reason=f"an interval needs {FEWEST} units (here: {units})")
+    if len(defined_replicates) < 2:
+        return estimate
+    half_width = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined_replicates.std(ddof=1))
+    return replace(estimate, low=max(-1.0, value - half_width), high=min(1.0, value + half_width))
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,7 @@ class DawidSkeneFit:
         posterior: probability of each class for each unit: [units, c].
         majority: the most frequent response for each unit; "" if several are equally frequent.
         converged: whether EM converged.
-
-    Units and participants are in the order of their names.
+        units, participants: names, in the order of the arrays.
     """
 
     classes: np.ndarray
@@ -179,28 +178,37 @@ class DawidSkeneFit:
     posterior: np.ndarray
     majority: np.ndarray
     converged: bool
+    units: np.ndarray
+    participants: np.ndarray
 
-    @property
-    def accuracy(self) -> np.ndarray:
-        """Expected share of correct responses of each participant, averaged over the prior of the
-        classes that the participant saw."""
+    def quality(self) -> pd.DataFrame:
+        """Return participant and accuracy: the expected share of correct responses, averaged over
+        the prior of the classes that the participant saw."""
         correct_rates = np.diagonal(self.confusion, axis1=1, axis2=2)
         weight = np.where(np.isnan(correct_rates), 0.0, self.prior)
-        return (weight * np.nan_to_num(correct_rates)).sum(axis=1) / weight.sum(axis=1)
+        accuracy = (weight * np.nan_to_num(correct_rates)).sum(axis=1) / weight.sum(axis=1)
+        return pd.DataFrame({"participant": self.participants, "accuracy": accuracy})
 
-    @property
-    def labels(self) -> np.ndarray:
-        """The most probable class of each unit."""
-        return self.classes[self.posterior.argmax(axis=1)]
+    def answers(self) -> pd.DataFrame:
+        """Return trial, label (the most probable class), its probability, and the majority."""
+        return pd.DataFrame(
+            {
+                "trial": self.units,
+                "label": self.classes[self.posterior.argmax(axis=1)],
+                "probability": self.posterior.max(axis=1),
+                "majority": self.majority,
+            }
+        )
 
 
 def dawid_skene(
     frame: pd.DataFrame,
+    unit: str = "trial",
     value: str = "answer",
     tolerance: float = 1e-8,
     max_iterations: int = 10_000,
 ) -> DawidSkeneFit:
-    """Estimate the true classes of trials and each participant's errors by EM.
+    """Estimate the true classes and each participant's errors by EM.
 
     Dawid & Skene (1979, Applied Statistics 28:20–28), eqs. 2.3–2.5: the M step computes the shares
     of classes and of errors, weighted by the posterior; the E step computes the posterior by Bayes'
@@ -210,6 +218,7 @@ def dawid_skene(
 
     Args:
         tolerance: EM stops when the log likelihood changes by less than this.
+        max_iterations: the maximum number of iterations.
 
     Raises:
         ValueError: the table has no responses.
@@ -217,7 +226,7 @@ def dawid_skene(
     answered = frame.dropna(subset=[value])
     if answered.empty:
         raise ValueError("Dawid-Skene needs at least one response; the table has none")
-    items, units = pd.factorize(answered["trial"], sort=True)
+    items, units = pd.factorize(answered[unit], sort=True)
     people, participants = pd.factorize(answered["participant"], sort=True)
     answers, classes = pd.factorize(answered[value], sort=True)
     c = len(classes)
@@ -247,4 +256,7 @@ def dawid_skene(
         converged = abs(new_likelihood - likelihood) < tolerance
         likelihood = new_likelihood
     confusion = np.where(total > 0, confusion, np.nan)
-    return DawidSkeneFit(np.asarray(classes), prior, confusion, posterior, majority, converged)
+    return DawidSkeneFit(
+        np.asarray(classes), prior, confusion, posterior, majority, converged, np.asarray(units),
+        np.asarray(participants),
+    )  # fmt: skip

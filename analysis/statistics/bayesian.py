@@ -37,6 +37,7 @@ class Posterior:
     """Draws of all chains, one chain after another.
 
     Attributes:
+        names: of the conditions, in the order of the columns of beta.
         beta: log odds of a correct response of a participant of average ability to a trial of
             average difficulty: [draws, conditions].
         sd: standard deviations of COMPONENTS on the logit scale: [draws, 3].

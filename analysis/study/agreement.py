@@ -63,15 +63,17 @@ def annotators(results: Results) -> Table | None:
             if not given.duplicated("trial").any():  # a single response always agrees with itself
                 continue
             fit = dawid_skene(answers, value=question)
-            accuracy, majority = fit.accuracy, fit.majority.astype(str)
-            differs = fit.labels.astype(str)[majority != ""] != majority[majority != ""]
+            table, quality = fit.answers(), fit.quality()["accuracy"]
+            has_majority = table["majority"].astype(str) != ""
+            differs = table["label"].astype(str) != table["majority"].astype(str)
             rows.append(
                 {
                     "task": results.name(task), "question": question,
-                    "participants": len(accuracy), "trials": len(majority),
-                    "mean accuracy": accuracy.mean(), "lowest": accuracy.min(),
-                    "differs from majority": differs.sum() / max(len(differs), 1),
-                    "ties": len(majority) - len(differs), "converged": fit.converged,
+                    "participants": len(quality), "trials": len(table),
+                    "mean accuracy": quality.mean(), "lowest": quality.min(),
+                    "differs from majority":
+                        differs[has_majority].sum() / max(has_majority.sum(), 1),
+                    "ties": int((~has_majority).sum()), "converged": fit.converged,
                 }
             )  # fmt: skip
     if not rows:

@@ -113,7 +113,7 @@ class View:
         return replace(self, resize=round(self.resize * factor), crop=(height, width))
 
     def columns(self) -> dict[str, object]:
-        """Return the columns of the table of layers that hold this view (see `layer_views`)."""
+        """Return the columns of the table of layers that hold this view (see `with_views`)."""
         resize, crop = (np.atleast_1d(size).tolist() for size in (self.resize, self.crop))
         return {"resize": resize, "crop": crop, "interpolation": self.interpolation}
 
@@ -139,18 +139,15 @@ def _as_toml(size: int | tuple[int, int]) -> int | list[int]:
 VIEW_SETTINGS = tuple(f.name for f in fields(View) if f.name != "channels_last")
 
 
-def layer_views(layers: pd.DataFrame) -> list[View]:
-    """Return the view of each row of the table of layers, without its normalisation.
+def with_views(layers: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of layers with a column `view`: views without their normalisation.
 
     Runs of earlier versions have one number for `resize` and for `crop`, and no `interpolation`.
     """
     filters = layers.get("interpolation", ["bilinear"] * len(layers))
-    return [
-        View(_one_or_both(resize), _one_or_both(crop), interpolation=interpolation)
-        for resize, crop, interpolation in zip(
-            layers["resize"], layers["crop"], filters, strict=True
-        )
-    ]
+    rows = zip(layers["resize"], layers["crop"], filters, strict=True)
+    views = [View(_one_or_both(r), _one_or_both(c), interpolation=name) for r, c, name in rows]
+    return layers.assign(view=views)
 
 
 def _one_or_both(sides: int | np.ndarray) -> int | tuple[int, int]:

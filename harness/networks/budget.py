@@ -145,13 +145,19 @@ def measure_seconds(work: Callable[[], object], device: Device = CPU) -> float:
     make the work several times as long.
     """
     clock = time.process_time if device.name == "cpu" else time.perf_counter
+    _wait(device)
     start, end, calls = clock(), time.perf_counter() + TIMING, 0
     while not calls or time.perf_counter() < end:
         work()
+        _wait(device)
         calls += 1
+    return max(clock() - start, 1e-9) / calls  # a coarse clock may not have moved
+
+
+def _wait(device: Device) -> None:
+    """Wait until a GPU has done what was begun on it."""
     if device.place.type == "cuda":
         torch.cuda.synchronize(device.place)
-    return max(clock() - start, 1e-9) / calls  # a coarse clock may not have moved
 
 
 def measure_bytes(work: Callable[[], object], images: int, device: Device = CPU) -> float:

@@ -85,7 +85,9 @@ OTHER_FOLDER_FILES = {
     "saved_model.pb": "a TensorFlow model; PyTorch's weights are needed",
 }
 
-#: What to do about files of other programs.
+#: Beginnings of the files in which other programs save arrays (HDF5, NumPy), and what to do about
+#: these.
+_OTHER_ARRAYS = (b"\x89hdf", b"\x93numpy")
 _EXPECTED = ", whose numbers have other names; save the network's state_dict() with torch.save"
 
 #: The pickled number with which files of torch.save's old format begin.
@@ -132,20 +134,20 @@ def weight_files(path: Path) -> tuple[Path, ...]:
             hint = f": it is a broken link to {os.readlink(path)}" if path.is_symlink() else ""
             raise CheckpointError(f"checkpoint {path} does not exist{hint}")
         return (path,)
-    if names := _folder_weights(path):
-        return weight_files(path / names[0])
+    if name := _folder_weights(path):
+        return weight_files(path / name)
     raise CheckpointError(f"checkpoint folder {path} {_describe_folder(path)}")
 
 
-def _folder_weights(path: Path) -> list[str]:
-    """Return the files or indices of weights in a folder; the first is used."""
+def _folder_weights(path: Path) -> str:
+    """Return the file or index of weights in a folder that is used; "" if there is none."""
     names = [*FOLDER_FILES, *(f"{name}.index.json" for name in FOLDER_FILES)]
-    return [name for name in names if (path / name).exists()]
+    return next((name for name in names if (path / name).exists()), "")
 
 
 def _log_unused(path: Path) -> None:
     """Log which other weights a folder holds: they may differ from those that are read."""
-    used, *_ = _folder_weights(path)
+    used = _folder_weights(path)
     others = [
         entry.name
         for entry in sorted(path.iterdir())
@@ -226,8 +228,7 @@ def _read_file(path: Path) -> object:
 def _describe_kind(path: Path, head: bytes) -> str:
     """Describe a file that is not of torch.save, and say what to do; "" if it may be one."""
     if description := describe_format(head):
-        says_what_to_do = ";" in description or ":" in description
-        return f"is {description}{_EXPECTED * (not says_what_to_do)}"
+        return f"is {description}{_EXPECTED * head.lower().startswith(_OTHER_ARRAYS)}"
     if path.suffix.lower() == ".onnx":
         return f"is an ONNX model{_EXPECTED}"
     if head[257:262] == b"ustar":

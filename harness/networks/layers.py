@@ -222,6 +222,8 @@ def _infer_grid(spatial: Shape, passes: Passes, tokens: bool) -> tuple[int, int,
     count = spatial[0]
     if (grid := token_grid(count, passes.two)) is not None:
         return grid
+    if not tokens:
+        return count, 1, 0
     # tokens not made by a convolution, but cut from the image by reshaping it: those that depend on
     # it, or all but at most two, are a map of its proportions
     of_image = _count_image_tokens(count, passes)
@@ -230,11 +232,10 @@ def _infer_grid(spatial: Shape, passes: Passes, tokens: bool) -> tuple[int, int,
     height, width = scale * rows, scale * columns
     extra = count - height * width
     is_map = height * width == of_image < count or (min(height, width) > 3 and extra <= 2)
-    if tokens:
-        shape = f"a map of {height} × {width}" if is_map else "one column, in their order"
-        more = f" and {pluralise(extra, 'token')} without a position" * (is_map and extra > 0)
-        logger.info("%d tokens that no convolution has made are treated as %s", count, shape + more)
-    return (height, width, extra) if tokens and is_map else (count, 1, 0)
+    shape = f"a map of {height} × {width}" if is_map else "one column, in their order"
+    more = f" and {pluralise(extra, 'token')} without a position" * (is_map and extra > 0)
+    logger.info("%d tokens that no convolution has made are treated as %s", count, shape + more)
+    return (height, width, extra) if is_map else (count, 1, 0)
 
 
 def _count_image_tokens(count: int, passes: Passes) -> int:

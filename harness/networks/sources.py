@@ -25,8 +25,8 @@ from harness.registry import Registry, call_user_code, import_attribute, plugin_
 from harness.section import ClassName, Section
 from harness.text import join_names, pluralise
 
-#: The fields of a view that follow from the training of a network.
-VIEW_FIELDS = ("resize", "mean", "std")
+#: The fields of a view whose defaults are guesses where a network was trained elsewhere.
+GUESSED = ("resize", "mean", "std")
 
 #: Name in the configuration -> class.
 SOURCES: Registry[type[Source]] = Registry("source", accepts=(object,))
@@ -191,7 +191,7 @@ class FolderSource(ArchitectureSource):
     """
 
     places = frozenset({"folder", "pattern"})
-    guessed = VIEW_FIELDS
+    guessed = GUESSED
 
     folder: UserPath
     pattern: str = "model-{epoch}.pth"
@@ -302,7 +302,7 @@ class HubSource(ArchitectureSource):
         cache: folder of the downloads; default: that of the library.
     """
 
-    guessed = VIEW_FIELDS
+    guessed = GUESSED
 
     repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
     revisions: dict[int, str] = Field(min_length=1)
@@ -358,7 +358,7 @@ class FunctionSource(Source):
             something else changes, such as a file that the function reads.
     """
 
-    guessed = VIEW_FIELDS
+    guessed = GUESSED
 
     function: str
     at: tuple[int, ...]

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from harness.artifacts import Run, fingerprint
-from harness.images.view import Size
+from harness.images.view import VIEW_SETTINGS, Size
 from harness.networks.sources import SOURCES, ArchitectureSource
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.torchvision_import import call_with_torchvision
@@ -43,7 +43,9 @@ class TorchvisionSource(ArchitectureSource):
     @classmethod
     def _take_view_of_weights(cls, section: Any) -> Any:
         """Fill in what is not set of the view; other validators refuse what is not possible."""
-        checkpoints = section.get("checkpoints") if isinstance(section, dict) else None
+        if not isinstance(section, dict) or section.keys() >= {*VIEW_SETTINGS}:
+            return section
+        checkpoints = section.get("checkpoints")
         names = checkpoints.values() if isinstance(checkpoints, dict) else ()
         for weights in reversed([name for name in names if isinstance(name, str)]):
             if settings := _settings(_published(section.get("architecture"), weights)):
@@ -81,8 +83,10 @@ class TorchvisionSource(ArchitectureSource):
 
 def _published(architecture: Any, weights: Any) -> Any:
     """Return torchvision's entry of the weights of this name; None if there is none."""
+    if weights == RANDOM:
+        return None
     models = call_with_torchvision(import_module, "torchvision.models")
-    if weights == RANDOM or architecture not in models.list_models():
+    if architecture not in models.list_models():
         return None
     return models.get_model_weights(architecture).__members__.get(weights)
 

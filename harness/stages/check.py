@@ -125,12 +125,11 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     layers = find_layers(model, source.view, source.layers, source.channels_last)
     if isinstance(images, FileImages):
         stated = "crop" in source.model_fields_set
-        shorter_side = f"a shorter side of {source.resize}"
-        resized = source.resize if isinstance(source.resize, tuple) else ()
+        size = source.resize
         logger.info(
             "images are resized to %s px by %s interpolation, of which the central %d × %d px "
             "(height × width) are used%s",
-            " × ".join(map(str, resized)) or shorter_side,
+            " × ".join(map(str, size)) if isinstance(size, tuple) else f"a shorter side of {size}",
             source.interpolation,
             height,
             width,

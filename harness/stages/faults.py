@@ -77,11 +77,12 @@ def _sound_part(config: Config) -> Config | None:
     """Return the configuration without faulty parts and series that are yet to be trained; None
     if no images or no series remain."""
     section, classes = config.images, config.evolve.classes
-    if isinstance(section, FolderImagesSection):
-        if any(any(_failures(partial(folder_split, section, s))) for s in ("probe", "test")):
-            return None
-        if any(_failures(partial(_check_classes, config))):
-            classes = None
+    if isinstance(section, FolderImagesSection) and any(
+        any(_failures(partial(folder_split, section, split))) for split in ("probe", "test")
+    ):
+        return None
+    if any(_failures(partial(_check_classes, config))):
+        classes = None
     series = tuple(
         source
         for source in config.series
@@ -161,8 +162,6 @@ def _check_classes(config: Config) -> None:
 def _check_training(source: TrainedSource, config: Config) -> None:
     if getattr(config.images, "train", None) is None:
         raise ValueError(f"series {source.name!r} is to be trained: images.train is missing")
-    if any(_failures(partial(count_images, config, "train"))):
-        return
     count = count_images(config, "train")
     count = min(count, source.training.images or count)
     if source.training.batch_size > count:

@@ -98,7 +98,7 @@ def run_until(
     plan = Plan(config, run)
     # a cluster's devices are those of its machines, not of this one
     plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
-    refuse_all(config, probes="check" in list(STAGES)[: list(STAGES).index(last) + 1])
+    refuse_all(config, probes="check" in _stages_up_to(last))
     with run.locked(), Engine(plan, workers, console, cluster) as engine:
         write_manifest(config, run, list(STAGES))  # until it is known, also if this is stopped
         for name, stage in STAGES.items():
@@ -116,11 +116,15 @@ def run_until(
     return run
 
 
+def _stages_up_to(last: str) -> list[str]:
+    return list(STAGES)[: list(STAGES).index(last) + 1]
+
+
 def _leave_consistent(run: Run, last: str) -> None:
     """Record which stages are outdated after all up to `last` have been run; say whether these are,
     too, and which studies can no longer be used."""
     run.write_manifest({**run.manifest(), "outdated": (outdated := status(run).outdated)})
-    if set(outdated).intersection(list(STAGES)[: list(STAGES).index(last) + 1]):
+    if set(outdated).intersection(_stages_up_to(last)):
         logger.warning(
             "Checkpoints or images have changed since the command began, so that its results may "
             "not belong together (stages %s): run it again",

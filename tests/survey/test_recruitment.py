@@ -59,7 +59,7 @@ def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
         service.places.release("p2", "p99")
     assert service.places.counts()["free"] == 0  # all or none
     held = look(service, people[2])
-    service.places.release("p2")
+    service.places.release("p2", "p2")  # named twice
     assert begin(service, "next")["stage"] == "instructions"
     gone = look(service, people[2])
     assert gone["stage"] == "expired" and "cc=LATE" in gone["html"]
