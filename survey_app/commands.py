@@ -348,7 +348,7 @@ def submissions(
     check_source(source)
     store = open_existing(database, study)
     chosen = export.choose_study(store, source, _study_hash(study))
-    export.write_tables({out: export.submissions(store, *chosen)}, excel)
+    export.write_files({out: export.submissions(store, *chosen)}, excel)
     console.print(f"wrote {out}: it identifies people; keep it apart from the responses")
 
 

@@ -184,16 +184,19 @@ def export(
     response_table, participant_table = tables(store, source, study)
     participants_path = out.with_name(f"{out.stem}-participants{out.suffix}")
     codebook_path = out.with_name(f"{out.stem}-codebook.md")
-    text = codebook(_read_study(store, study))
-    write_tables({out: response_table, participants_path: participant_table}, excel,
-                 {codebook_path: text})  # fmt: skip
+    write_files(
+        {
+            out: response_table,
+            participants_path: participant_table,
+            codebook_path: codebook(_read_study(store, study)),
+        },
+        excel,
+    )
     return [out, participants_path, codebook_path], int(response_table["late"].sum())
 
 
-def write_tables(
-    frames: Mapping[Path, pd.DataFrame], excel: bool = False, texts: Mapping[Path, str] = {}
-) -> None:
-    """Write tables in the form of `as_csv`, and other texts beside them, all or none of them.
+def write_files(contents: Mapping[Path, pd.DataFrame | str], excel: bool = False) -> None:
+    """Write tables in the form of `as_csv`, and texts, all or none of them.
 
     What an export that was killed left of the same files is deleted.
 
@@ -201,11 +204,14 @@ def write_tables(
         ValueError: a table is not named .csv; other files, such as the database, would be replaced.
     """
     encoding = "utf-8-sig" if excel else "utf-8"
-    files = {path: as_csv(frame, excel).encode(encoding) for path, frame in frames.items()}
-    if others := [path for path in files if path.suffix.lower() != ".csv"]:
-        raise ValueError(f"--out {others[0]}: the name of the file must end in .csv")
     with ExitStack() as stack:
-        for path, data in (files | {path: text.encode() for path, text in texts.items()}).items():
+        for path, content in contents.items():
+            if isinstance(content, str):
+                data = content.encode()
+            elif path.suffix.lower() != ".csv":
+                raise ValueError(f"--out {path}: the name of the file must end in .csv")
+            else:
+                data = as_csv(content, excel).encode(encoding)
             remove_leftovers(path.parent.glob(f".{escape(path.name)}*"))
             stack.enter_context(whole_file(path)).write_bytes(data)
 

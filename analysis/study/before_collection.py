@@ -68,6 +68,7 @@ class Power:
 
     @property
     def participants(self) -> int:
+        """The largest number of participants of the curve."""
         return int(self.table["participants"].max())
 
     @property

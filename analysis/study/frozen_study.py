@@ -50,11 +50,20 @@ class FrozenStudy:
 
     @cached_property
     def choice_tasks(self) -> frozenset[str]:
-        """Return the tasks whose key is always one of the options shown."""
+        """Return the tasks whose key is always one of the options shown, so that it can be
+        checked."""
         trials = self.trials[["trial", "options"]].itertuples(index=False)
         keyed = pd.Series([self.keys.get(trial) in options for trial, options in trials])
         by_task = keyed.groupby(self.trials["task"]).all()
         return frozenset(by_task.index[by_task])
+
+    @property
+    def hash(self) -> str:
+        return self.study.hash
+
+    @property
+    def title(self) -> str:
+        return self.study.title
 
     @cached_property
     def data(self) -> pd.DataFrame:
