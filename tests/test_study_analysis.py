@@ -12,12 +12,14 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from command_line import say
 from matplotlib.collections import PathCollection
 
 from analysis import commands
+from analysis.exhibits import phrases
 from analysis.exhibits.numbers import macro_name, numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.statistics.statistic import STATISTICS
@@ -527,6 +529,12 @@ def test_power_is_calibrated_by_a_pilot_from_its_file(tmp_path):
     assert spread == pytest.approx(0.9, abs=0.25)
     size = pd.read_csv(tmp_path / "power.csv")["size"].iloc[0]
     assert size == pytest.approx(base - other, abs=2e-3)
+
+
+def test_sentences_never_outrun_the_interval():
+    assert phrases.p_text(0.0004) == "p < .001"
+    assert phrases.p_text(0.0321) == "p = .032"
+    assert phrases.percent(np.float64(0.166)) == "17 %"
 
 
 def test_every_plugin_is_documented():
