@@ -82,9 +82,24 @@ def test_every_ablation_equals_a_plain_pass_with_overwritten_channels(pair, abla
             expected = logits.double().softmax(1)[:, 2].float().numpy()
             found = rows[f"probability_{name}"]
             np.testing.assert_allclose(found, expected, rtol=0 if exact else 1e-5)
-            rank = (logits > logits[:, 2:3]).sum(dim=1)
+            rank = (logits.argsort(dim=1, descending=True, stable=True) == 2).nonzero()[:, 1]
             assert rows[f"correct_{name}"].tolist() == (rank == 0).tolist()
             assert rows[f"top5_{name}"].tolist() == (rank < 5).tolist()
+
+
+def test_of_equal_outputs_the_first_class_is_predicted():
+    """Without a bias all logits are 0 once all neurons are silenced: accuracy is that of chance."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 8, bias=False),
+    )  # fmt: skip
+    layers = find_layers(network, View(8, 8))
+    arms = [Arm(JOINT, {layers[0].name: torch.arange(6)}, [("", "all", 0)])]
+    images, models = shown(torch.rand(2, 3, 8, 8)), ModelPair(network, network, layers)
+    records = [ablate(models, arms, images, label, "zero") for label in range(8)]
+    assert [rows["correct_after"].mean() for rows in records] == [1, *[0] * 7]
+    assert [rows["top5_after"].mean() for rows in records] == [*[1] * 5, *[0] * 3]
+    assert all((rows["probability_after"] == 1 / 8).all() for rows in records)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

@@ -247,8 +247,9 @@ def _outcomes(outputs: Sequence[Tensor], target: Target, origins: Sequence[str])
     """Compute, for several outputs [batch, width], the values of OUTCOMES, each [batch]. `origins`
     says how each was computed, for messages.
 
-    The rank of the class is one plus the number of larger scores, so a tie counts as correct and
-    the order of equal scores in a sort has no effect. A GPU is synchronised only once.
+    Of equal scores the first is ranked higher, as by `torch.argmax`. (If a tie were correct, a
+    network whose outputs are all 0 would be correct on every image.) A GPU is synchronised only
+    once.
 
     Raises:
         ValueError: an output or an objective is NaN or infinite.
@@ -264,10 +265,11 @@ def _outcomes(outputs: Sequence[Tensor], target: Target, origins: Sequence[str])
             f"for {int((~is_defined[first]).sum())} of {is_defined.shape[1]} images; {UNDEFINED}"
         )
     scores = target.scores(stacked.flatten(0, 1)).view(*stacked.shape[:2], -1).double()
-    own_score = scores[:, :, target.label]
-    larger_scores = (scores > own_score[:, :, None]).sum(dim=2)
+    own_score = scores[:, :, target.label, None]
+    rank = (scores > own_score).sum(dim=2)
+    rank += (scores[:, :, : target.label] == own_score).sum(dim=2)
     probability = scores.softmax(dim=2)[:, :, target.label].float()
-    values = (larger_scores < 1, larger_scores < 5, probability, value.float())
+    values = (rank < 1, rank < 5, probability, value.float())
     return [
         dict(zip(OUTCOMES, (column.numpy() for column in row), strict=True))
         for row in zip(*values, strict=True)

@@ -153,14 +153,15 @@ def class_accuracy(
     elif bool((scores == scores[:, :1]).all()):
         logger.warning(
             "objective %r is the same for all classes: it distinguishes no classes, so every image "
-            "counts as correct; look at the change of the objective instead of accuracy",
+            "is predicted to be of the first; look at the change of the objective instead of "
+            "accuracy",
             source.objective,
         )
     elif ties:
         logger.warning(
-            "several classes share the largest score of %d of %d images; such an image counts as "
-            "correct for each of them, also after ablation: the outputs should be logits, not "
-            "rounded or cut off (by a ReLU)",
+            "several classes share the largest score of %d of %d images; such an image is "
+            "predicted to be of the first of them, also after ablation: the outputs should be "
+            "logits, not rounded or cut off (by a ReLU)",
             ties,
             len(scores),
         )
