@@ -74,30 +74,39 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Prevent a second command from working in the same folder. The lock ends with the process.
-
-    Incomplete files and marks of commands that were killed are deleted.
+def hold(file: Path, seconds: float = 0) -> Iterator[None]:
+    """Hold a lock, which is an empty file that remains. The lock ends with the process.
 
     Raises:
-        ArtifactError: another command is working in the folder, or it cannot be created.
+        ArtifactError: another command still holds it after this many seconds, or its folder cannot
+            be created.
     """
-    file_lock = filelock.FileLock(folder / ".lock", timeout=0)
+    file_lock = filelock.FileLock(file, timeout=seconds, mode=0o666)  # for other users too
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file_lock.acquire()
     except filelock.Timeout:
         raise ArtifactError(
-            f"another conceptevo command is working in {folder}; wait for it"
+            f"another conceptevo command is working in {file.parent}; wait for it"
         ) from None
     except OSError as error:
-        raise ArtifactError(f"folder {folder} cannot be written: {error.strerror}") from error
+        raise ArtifactError(f"folder {file.parent} cannot be written: {error.strerror}") from error
     try:
-        os.utime(folder / ".lock")
-        remove_leftovers(folder.rglob(".*"))
         yield
     finally:
         file_lock.release()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Prevent a second command from working in the same folder, by `hold`.
+
+    Incomplete files and marks of commands that were killed are deleted.
+    """
+    with hold(folder / ".lock"):
+        os.utime(folder / ".lock")
+        remove_leftovers(folder.rglob(".*"))
+        yield
 
 
 def lock_time(folder: Path) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
-from harness.files import remove_leftovers, whole_file
+from harness.files import hold, remove_leftovers, whole_file
 from survey_app.platforms import PARAMETERS
 from survey_app.schema import (
     identities,
@@ -31,6 +31,15 @@ DEVICE = {
     "viewport_width": "width", "viewport_height": "height", "pixel_ratio": "pixel_ratio",
     "touch": "touch", "browser": "browser",
 }  # fmt: skip
+
+#: The beginning of a month's name in English, German or Spanish, as Excel knows it.
+_MONTH = "(?:jan|ene|feb|mar|mrz|apr|abr|may|mai|jun|jul|aug|ago|sep|o[ck]t|nov|de[cz]|dic)[a-z]*"
+#: Texts that Excel takes for formulas, numbers or dates.
+MISREAD = (
+    r"(?i)[=+\-@\t\r]|(?:\d{12,}|0\d+|\d+e\d+|\d+(?:-\d+)+"
+    rf"|\d+-?{_MONTH}(?:-?\d+)?|{_MONTH}-?\d+(?:-\d+)?)$"
+)
+LONGEST_WAIT = 60.0  # seconds, for another export to the same files
 
 #: Columns of the table for payment.
 SUBMISSIONS = (
@@ -198,20 +207,27 @@ def export(
 def write_files(contents: Mapping[Path, pd.DataFrame | str], excel: bool = False) -> None:
     """Write tables in the form of `as_csv`, and texts, all or none of them.
 
-    What an export that was killed left of the same files is deleted.
+    What an export that was killed left of the same files is deleted. Another export to the same
+    files waits, so that all of them are of one export.
+
+    Args:
+        contents: path -> table or text; all paths are in one folder.
 
     Raises:
         ValueError: a table is not named .csv; other files, such as the database, would be replaced.
     """
     encoding = "utf-8-sig" if excel else "utf-8"
-    with ExitStack() as stack:
-        for path, content in contents.items():
-            if isinstance(content, str):
-                data = content.encode()
-            elif path.suffix.lower() != ".csv":
-                raise ValueError(f"--out {path}: the name of the file must end in .csv")
-            else:
-                data = as_csv(content, excel).encode(encoding)
+    encoded = {}
+    for path, content in contents.items():
+        if isinstance(content, str):
+            encoded[path] = content.encode()
+        elif path.suffix.lower() != ".csv":
+            raise ValueError(f"--out {path}: the name of the file must end in .csv")
+        else:
+            encoded[path] = as_csv(content, excel).encode(encoding)
+    first = next(iter(contents))
+    with hold(first.with_name(f".{first.name}.lock"), LONGEST_WAIT), ExitStack() as stack:
+        for path, data in encoded.items():
             remove_leftovers(path.parent.glob(f".{escape(path.name)}*"))
             stack.enter_context(whole_file(path)).write_bytes(data)
 
@@ -220,16 +236,15 @@ def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
     """Return a table as CSV that R and Python read: TRUE and FALSE; empty if missing.
 
     Excel executes any text that begins like a formula. It rounds ids that read as large numbers,
-    drops zeros at their beginning, and takes some for dates (12-05). With `excel`, such a text is
-    preceded by an apostrophe, which is how Excel itself marks text.
+    drops zeros at their beginning, and takes some for dates (12-05, 12-May, DEC1). With `excel`,
+    such a text is preceded by an apostrophe, which is how Excel itself marks text.
     """
     cells = frame.copy()
     for name in frame:
         if frame[name].dtype == "boolean":
             cells[name] = frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
         elif excel and pd.api.types.is_string_dtype(frame[name]):
-            pattern = r"[=+\-@\t\r]|(?:\d{12,}|0\d+|\d+[eE]\d+|\d+(?:-\d+)+)$"
-            is_misread = frame[name].str.match(pattern, na=False).astype(bool)
+            is_misread = frame[name].str.match(MISREAD, na=False).astype(bool)
             cells[name] = frame[name].mask(is_misread, "'" + frame[name].astype("string"))
     return cells.to_csv(index=False)
 

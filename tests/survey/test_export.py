@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 from errno import ENOSPC
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pytest
@@ -13,7 +14,9 @@ from command_line import say
 from people import arrive, fill, go, open_service
 from sqlalchemy import select, update
 
-from survey_app.export import SUBMISSIONS, as_csv, tables
+import survey_app.export
+from harness.files import ArtifactError, hold
+from survey_app.export import SUBMISSIONS, as_csv, tables, write_files
 from survey_app.flow import Stage
 from survey_app.platforms import Visitor
 from survey_app.schema import participants
@@ -65,13 +68,37 @@ def test_an_export_is_written_whole_or_not_at_all(database, tmp_path, monkeypatc
     text = say(*export, "--excel", error=ValueError)
     assert f"cannot write {tmp_path / 'r-participants.csv'}: No space left" in text
     files = {file.name: file.read_bytes() for file in tmp_path.glob("*r*") if file.is_file()}
-    assert {name: data for name, data in files.items() if "sqlite" not in name} == old
+    assert {name: data for name, data in files.items() if name in names or "half" in name} == old
+
+
+def test_exports_to_the_same_files_wait_for_one_another(tmp_path, monkeypatch):
+    """One deleted what the other was writing, which then failed."""
+    out, write, others = tmp_path / "r.csv", Path.write_bytes, []
+
+    def start_another(path: Path, data: bytes) -> int:
+        count = write(path, data)
+        if not others:
+            others.append(Thread(target=write_files, args=({out: pd.DataFrame({"id": ["2"]})},)))
+            others[0].start()
+            others[0].join(0.3)
+            assert others[0].is_alive()
+        return count
+
+    monkeypatch.setattr(Path, "write_bytes", start_another)
+    write_files({out: pd.DataFrame({"id": ["1"]}), tmp_path / "r.md": "text"})
+    others[0].join()
+    assert out.read_text() == "id\n2\n"
+    monkeypatch.setattr(survey_app.export, "LONGEST_WAIT", 0)
+    with hold(tmp_path / ".r.csv.lock"), pytest.raises(ArtifactError, match="another conceptevo"):
+        write_files({out: pd.DataFrame()})
+    assert out.read_text() == "id\n2\n"
 
 
 def test_excel_carries_nothing_out_that_a_person_wrote(database):
     """Answers are JSON, which no spreadsheet takes for a formula; ids and codes may begin so."""
     marked = ["-A1", "=1+1", "@x", "\tx", "1" * 24, "12e34", "007", "12-05"]
-    plain = ["12", "1" * 24 + "a", "plain", "s-12", "0.1.0"]
+    marked += ["12-May", "may-12", "1-dez-24", "DEC1", "2SEPT"]
+    plain = ["12", "1" * 24 + "a", "plain", "s-12", "0.1.0", "May", "12-m", "mayor", "t-may-12"]
     frame = pd.DataFrame({"id": [*marked, *plain, None], "right": True})
     frame = frame.astype({"id": "string", "right": "boolean"})
     cells = [row["id"] for row in csv.DictReader(io.StringIO(as_csv(frame, excel=True)))]
