@@ -303,10 +303,13 @@ def undoing(
 
 def attribute_overlap(activations: np.ndarray, has: np.ndarray) -> float:
     """Return the overlap of one neuron's strongest images and those with the attribute, between
-    that of as many random images (0) and the largest one (1)."""
+    that of as many random images (0) and the largest one (1); tied images are taken in part."""
     count, images = int(has.sum()), len(has)
-    mine = {image for image, _ in top_k(activations[:, None], count)[0]}
-    overlap = jaccard(mine, set(np.flatnonzero(has).tolist()))
+    shared = 0.0
+    for value in activations[has]:
+        larger, tied = int((activations > value).sum()), int((activations == value).sum())
+        shared += min(max(count - larger, 0), tied) / tied
+    overlap = shared / (2 * count - shared)
     by_chance = (count * count / images) / (2 * count - count * count / images)
     return (overlap - by_chance) / (1 - by_chance)
 

@@ -310,3 +310,16 @@ def test_attributes_of_most_images_name_no_neuron_by_chance():
     overlaps = attribute_overlaps(np.column_stack([detector, rng.random((400, 300))]), attributes)
     assert overlaps[0].argmax() == 4 and overlaps[0, 4] == 1
     assert np.abs(overlaps[1:].mean(axis=0)).max() < 0.02
+
+
+def test_sparse_neurons_are_not_named_by_the_first_images():
+    """Of the images on which a neuron is 0 none is stronger, whichever class comes first."""
+    rng = np.random.default_rng(0)
+    attributes = np.repeat(np.eye(4, dtype=bool), 100, axis=0)  # classes, in the order of folders
+    activations = np.where(rng.random((400, 500)) < 0.1, rng.random((400, 500)), 0)
+    overlaps = attribute_overlaps(activations, attributes)
+    assert np.abs(overlaps.mean(axis=0)).max() < 0.02
+    assert overlaps.max() < 0.2
+    order = rng.permutation(400)
+    other = attribute_overlaps(activations[order], attributes[order])
+    np.testing.assert_allclose(overlaps, other, atol=1e-12)

@@ -31,7 +31,9 @@ from harness.text import join_names
 R = TypeVar("R", "_Thresholds", "_Overlaps")
 
 TOP_SHARE = 0.005
-#: Largest size in bytes of the ranks that are compared with attributes at a time.
+#: Version of `attribute_overlaps`; where it differs, neurons are named again.
+OVERLAPS_VERSION = 2
+#: Largest size in bytes of what is compared with attributes at a time.
 RANK_BYTES = 2**25
 
 logger = logging.getLogger(__name__)
@@ -208,9 +210,11 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
     """Compute the intersection over union of neurons' top images with the images of attributes,
     adjusted for chance.
 
-    For an attribute of n images, the n images that activate the neuron most are taken (ties: the
-    first). Random ones among N images share n²/N with those of the attribute on average, which
-    gives n / (2 N - n). This is subtracted, and divided out of the largest value: 1 is a perfect
+    For an attribute of n images, the n images that activate the neuron most are taken. Of tied
+    images, such as those on which a sparse neuron is 0, each counts by the share of them that is
+    taken; otherwise the first images, which are of one class, would name every sparse neuron.
+    Random ones among N images share n²/N with those of the attribute on average, which gives
+    n / (2 N - n). This is subtracted, and divided out of the largest value: 1 is a perfect
     detector, 0 is chance. Without it, attributes of most images would name every neuron.
 
     Args:
@@ -227,11 +231,13 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
     step = max(1, RANK_BYTES // (16 * images))
     for start in range(0, neurons, step):
         block = activations[:, start : start + step]
-        order = np.argsort(-block, axis=0, kind="stable")
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(images)[:, None], axis=0)
+        ordered = np.sort(block, axis=0)[::-1]
         for index in np.flatnonzero(counts):
-            shared = (rank[attributes[:, index]] < counts[index]).sum(axis=0)
+            least = ordered[counts[index] - 1]  # of the activations of the images that are taken
+            larger, tied = block > least, block == least
+            has = attributes[:, index]
+            share = (counts[index] - larger.sum(axis=0)) / tied.sum(axis=0)
+            shared = larger[has].sum(axis=0) + share * tied[has].sum(axis=0)
             overlap = shared / (2 * counts[index] - shared)
             chance = counts[index] / (2 * images - counts[index])
             overlaps[start : start + step, index] = (overlap - chance) / (1 - chance)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import (
+    OVERLAPS_VERSION,
     attribute_overlaps,
     dissect,
     label_masks,
@@ -97,7 +98,7 @@ class NameByAttributes(LayersWork):
 
     @property
     def depends(self) -> object:
-        return self.attributes
+        return OVERLAPS_VERSION, self.attributes
 
     @property
     def steps(self) -> int:
