@@ -224,3 +224,19 @@ def test_empty_labels_are_left_out_and_counted():
     assert np.isnan([few.low, few.high]).all() and few.p == 0.1
     nothing = LabelAgreement(shuffles=9)(frame[:5])
     assert np.isnan(nothing.value) and nothing.left_out == 5
+
+
+def test_permutations_without_a_pair_of_labels_are_left_out():
+    """Two people happened to write something about the same trial; everybody writes "mixed"."""
+    frame = pd.DataFrame(
+        {"participant": [f"p{k:02}" for k in range(41)],
+         "trial": ["t00", *(f"t{k:02}" for k in range(40))], "label": ["mixed"] * 2 + [None] * 39}
+    )  # fmt: skip
+    found = LabelAgreement(shuffles=4000)(frame)
+    assert (found.value, found.effect, found.p) == (1, 0, 1)
+    # of 41 · 40 / 2 pairs of people one shares a trial: about 5 of 4,000 have a value
+    undefined = int(found.reason.partition("; ")[2].split()[0])
+    assert 4000 - 25 < undefined < 4000
+    none = LabelAgreement(shuffles=1)(frame)
+    assert none.value == 1 and np.isnan([none.effect, none.p]).all()
+    assert none.reason.endswith("1 of 1 permutations have no pair of labels")

@@ -52,9 +52,10 @@ class LabelAgreement:
 
     The value is the mean over groups of the mean similarity of the labels of two participants
     (groups with one label are left out and counted); p = (b + 1) / (n + 1), where b of n
-    permutations reach the value (Phipson & Smyth 2010). The effect is the value minus the mean over
-    permutations: the agreement beyond habits of naming. The interval is the percentile interval
-    over resampled trials; see `add_permutation_test`.
+    permutations reach the value (Phipson & Smyth 2010). Permutations in which no group has two
+    labels have no value: they are left out, and `reason` says how many. The effect is the value
+    minus the mean over permutations: the agreement beyond habits of naming. The interval is the
+    percentile interval over resampled trials; see `add_permutation_test`.
 
     Attributes:
         similarity: a name in SIMILARITIES, or "package.module:attribute" of your own function.
@@ -95,21 +96,27 @@ class LabelAgreement:
                             reason="no trial has labels of two participants")  # fmt: skip
         value = float(np.nanmean(scores))
         shuffled = self._permute_labels(pd.factorize(people)[0], codes, pairs, similar)
+        undefined = int(np.isnan(shuffled).sum())
+        shuffled = shuffled[~np.isnan(shuffled)]
         paired = scores[~np.isnan(scores).all(axis=1)]
         rng = np.random.default_rng(self.seed)
         draws = rng.integers(len(paired), size=(self.replicates, len(paired)))
         resampled = np.nanmean(paired[draws].reshape(self.replicates, -1), axis=1)
         is_small = len(paired) < FEWEST
-        null_mean = float(shuffled.mean())
+        null_mean = float(shuffled.mean()) if len(shuffled) else np.nan
+        reasons = [f"an interval needs {FEWEST} trials (here: {len(paired)})"] * is_small
+        if undefined:
+            reasons.append(f"{undefined} of {self.shuffles} permutations have no pair of labels")
         estimate = Estimate(
             value, n=used_labels, left_out=left_out, test="answers moved to other trials",
             effect=value - null_mean, effect_name="beyond shuffled answers",
-            level=self.level, clustered=("trial",),
-            reason=f"an interval needs {FEWEST} trials (here: {len(paired)})" if is_small else "",
+            level=self.level, clustered=("trial",), reason="; ".join(reasons),
         )  # fmt: skip
+        if not len(shuffled):
+            return estimate
         extreme = int((shuffled >= value - 1e-9).sum())
         return add_permutation_test(
-            estimate, extreme, self.shuffles, null_mean, resampled[: 0 if is_small else None]
+            estimate, extreme, len(shuffled), null_mean, resampled[: 0 if is_small else None]
         )
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
@@ -136,7 +143,7 @@ class LabelAgreement:
     def _permute_labels(
         self, people: np.ndarray, codes: np.ndarray, pairs: _Pairs, similar: np.ndarray
     ) -> np.ndarray:
-        """Return the value under each permutation [shuffles], 0 if no trial has a pair of labels,
+        """Return the value under each permutation [shuffles], NaN if no trial has a pair of labels,
         from codes of participants (`people`, ascending) and of labels [responses, stages]."""
         rng = np.random.default_rng(self.seed)
         values = np.empty(self.shuffles)
@@ -144,7 +151,8 @@ class LabelAgreement:
             order = shuffle(people, min(AT_ONCE, self.shuffles - start), rng)
             scores = pairs.scores(codes[order], similar).reshape(len(order), -1)
             filled = (~np.isnan(scores)).sum(axis=1)
-            values[start : start + AT_ONCE] = np.nansum(scores, axis=1) / np.maximum(filled, 1)
+            total = np.where(filled, np.nansum(scores, axis=1), np.nan)
+            values[start : start + AT_ONCE] = total / np.maximum(filled, 1)
         return values
 
 
