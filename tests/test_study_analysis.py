@@ -208,6 +208,15 @@ def test_consistency_is_not_told_of_single_responses(made):
     assert annotators(with_responses(results, answers=single)) is None
 
 
+def test_without_a_majority_nothing_can_differ_from_it(made):
+    results = read_results(made[-1])
+    rows = results.responses.answers.query("task == 'concept_agreement'").groupby("trial").head(2)
+    ratings = [{"rating": 1 + k % 2, "label": None} for k in rows.groupby("trial").cumcount()]
+    tied = with_responses(results, answers=rows.assign(value=ratings))
+    (row,) = annotators(tied).frame.to_dict("records")
+    assert row["ties"] == row["trials"] > 0 and np.isnan(row["differs from majority"])
+
+
 def test_dots_do_not_depend_on_participants_pseudonyms(made):
     results = read_results(made[-1])
     answers = results.responses.answers

@@ -71,8 +71,7 @@ def annotators(results: Results) -> Table | None:
                     "task": results.name(task), "question": question,
                     "participants": len(quality), "trials": len(table),
                     "mean accuracy": quality.mean(), "lowest": quality.min(),
-                    "differs from majority":
-                        differs[has_majority].sum() / max(has_majority.sum(), 1),
+                    "differs from majority": differs[has_majority].mean(),
                     "ties": int((~has_majority).sum()), "converged": fit.converged,
                 }
             )  # fmt: skip
