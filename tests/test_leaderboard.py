@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.benchmark import measures, report, significance
-from analysis.benchmark.results import Bench
+from analysis.benchmark.results import Bench, _shared_neighbours
 from analysis.benchmark.tables import ablations, images_needed
 from analysis.exhibits.tables import Table
 from analysis.statistics import comparisons
@@ -382,3 +382,14 @@ def test_why_there_is_no_interval_is_said(monkeypatch):
         board = Table("leaderboard", "", "", pd.DataFrame({**row, "classes": [classes]}))
         (sentence,) = report.findings(None, {"leaderboard": board})
         assert sentence.endswith(f"; {reason}, so that there is no interval, and no claim is made.")
+
+
+def test_the_stability_of_a_small_base_is_over_the_neighbours_it_has():
+    """Of three base neurons each has two neighbours; −1 stands for the others."""
+    columns = [f"nearest_{rank}" for rank in range(1, 6)]
+    first = [[1, 2, -1, -1, -1], [0, 2, -1, -1, -1], [0, 1, -1, -1, -1]]
+    draws = [
+        pd.DataFrame(rows, columns=columns).assign(layer="a", channel=range(3), method="m", seed=k)
+        for k, rows in enumerate((first, [row[1::-1] + row[2:] for row in first]))
+    ]
+    assert list(_shared_neighbours(pd.concat(draws), "m")) == [1, 1, 1]

@@ -200,7 +200,10 @@ def _shared_neighbours(neighbours: pd.DataFrame, method: str) -> pd.Series | Non
     if len(draws) < 2:
         return None
     shares = [
-        [len({*x} & {*y}) / len(columns) for x, y in zip(a.to_numpy(), b.to_numpy(), strict=True)]
+        [
+            len({*x} & {*y} - {-1}) / (x >= 0).sum()  # a small base has fewer neighbours
+            for x, y in zip(a.to_numpy(), b.to_numpy(), strict=True)
+        ]
         for a, b in combinations(draws, 2)
     ]
     return pd.Series(np.mean(shares, axis=0), index=draws[0].index)
