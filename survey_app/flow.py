@@ -153,7 +153,8 @@ def acknowledge(progress: Progress, course: Course) -> Progress:
     """Go on after feedback: to the next practice trial, another attempt, the trials or the end."""
     if progress.practice_done < course.practice:
         return _step(progress, feedback=False)
-    if progress.practice_right >= course.practice_pass * course.keyed:
+    # 1e-9: .55 × 20 is 11.000000000000002 in floating point
+    if progress.practice_right >= course.practice_pass * course.keyed - 1e-9:
         return _finish_if_done(_step(progress, feedback=False, status="active"), course)
     if course.attempts is not None and progress.practice_attempts >= course.attempts:
         return end(progress, "screened_out")

@@ -85,3 +85,10 @@ def test_after_a_failed_quiz_the_instructions_are_read_again():
     again = flow.read_again(progress, course)
     assert flow.stage(again, course) is Stage.INSTRUCTIONS
     assert (again.quiz_attempts, again.version) == (1, progress.version + 1)
+
+
+def test_a_share_of_practice_trials_is_passed_exactly():
+    for correct, status in ((11, "active"), (10, "practising")):
+        course = Course(practice=20, practice_pass=0.55, keyed=20, trials=1)
+        progress = Progress("practising", practice_done=20, practice_right=correct, feedback=True)
+        assert flow.acknowledge(progress, course).status == status
