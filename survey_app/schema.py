@@ -29,7 +29,7 @@ from tasks.responses import LONGEST_CONDITION, LONGEST_TASK
 
 
 class Moment(TypeDecorator):
-    """A time in UTC that Python reads with its time zone, from SQLite too."""
+    """A time that Python reads in UTC: SQLite gives it without a zone, PostgreSQL in its own."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -38,9 +38,9 @@ class Moment(TypeDecorator):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect) -> datetime | None:
-        if value is None or value.tzinfo is not None:
-            return value
-        return value.replace(tzinfo=UTC)
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 metadata = MetaData()

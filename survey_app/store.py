@@ -350,8 +350,9 @@ class Store:
         if self.engine.dialect.name == "postgresql":
             autocommit = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             with autocommit as connection:
-                for table in (participants, identities, responses, recruitment_log):
-                    connection.exec_driver_sql(f"VACUUM {table.name}")
+                for table in metadata.sorted_tables:
+                    # Without FULL, deleted rows stay readable in the files of tables and indexes.
+                    connection.exec_driver_sql(f"VACUUM FULL {table.name}")
             return [*remaining_copies, "PostgreSQL's write-ahead log and its archives"]
         with self._lock:
             raw = self.engine.raw_connection()

@@ -218,10 +218,27 @@ def test_a_reader_in_the_way_is_said(frozen, tmp_path, monkeypatch):
 
 
 def test_a_person_forgotten_on_postgresql(frozen, postgres):
+    """After a plain VACUUM, the files of tables and indexes still held responses and ids."""
     service = open_service(postgres(), *frozen)
-    go(service, arrive(service, "x"))
-    assert service.store.forget("x") == 1
+    person, other = arrive(service, "deadbeef" * 3), arrive(service, "stays")
+    go(service, person)
+    go(service, other)
+    with service.store.engine.connect() as connection:
+        folder = connection.exec_driver_sql("SHOW data_directory").scalar()
+        query = "SELECT oid FROM pg_database WHERE datname = current_database()"
+        oid = connection.exec_driver_sql(query).scalar()
+
+    def files() -> bytes:
+        with service.store.engine.connect() as connection:
+            connection.exec_driver_sql("CHECKPOINT")
+        return b"".join(path.read_bytes() for path in Path(folder, "base", str(oid)).iterdir())
+
+    assert all(name.encode() in files() for name in (person, other, "deadbeef" * 3))
+    assert service.store.forget("deadbeef" * 3) == 1
     assert "PostgreSQL's write-ahead log and its archives" in service.store.scrub()
+    remaining = files()
+    assert person.encode() not in remaining and b"deadbeef" * 3 not in remaining
+    assert other.encode() in remaining
 
 
 # Preview

@@ -276,6 +276,16 @@ def test_nobody_begins_before_the_opening(service):
     assert events == ["opened", "paused", "open-at", "open"]
 
 
+def test_times_are_in_utc_in_every_zone_of_the_database(frozen, postgres, monkeypatch):
+    """PostgreSQL's own times were shown with "UTC" behind them."""
+    monkeypatch.setenv("PGTZ", "Asia/Kolkata")
+    service = open_service(postgres(), *frozen)
+    service.places.open_at(now() + timedelta(hours=2))
+    with service.store.read() as connection:
+        times = [service.places.opens(connection), *(r["moment"] for r in service.places.log())]
+    assert [time.utcoffset() for time in times] == [timedelta(0)] * 3
+
+
 def test_the_opening_is_set_by_command_and_mistakes_change_nothing(study_folder, tmp_path):
     url = f"sqlite:///{tmp_path / 'a.sqlite'}"
     say("study", "simulate", str(study_folder), "--participants", "1", "--database", url)
