@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from harness.images.patches import make_grid
 from harness.records import Neuron
@@ -34,6 +35,14 @@ def _preference(
     features = evidence.features_of(neuron, [rank], columns=1)
     references = [evidence.features_of(n) for n in (before, after)]
     return likeness(features, references[1]) - likeness(features, references[0])
+
+
+def _stronger(stimuli: pd.DataFrame) -> np.ndarray:
+    """Return which stimuli activate the neuron more than every other image: bool [stimuli]. If
+    several have the smallest activation (a saturated neuron), other images can have it, too."""
+    activations = stimuli["activation"].to_numpy()
+    is_smallest = activations == activations.min()
+    return ~is_smallest | (is_smallest.sum() == 1)
 
 
 class BeforeOrAfter(PickOne):
@@ -117,12 +126,15 @@ class BeforeOrAfter(PickOne):
             layer, channel = moves.iloc[rng.integers(len(moves))][["layer", "channel"]]
             stages = rng.choice(evidence.stages(series), 2, replace=False)
             before, after = (Neuron(series, int(e), layer, int(channel)) for e in sorted(stages))
-            earlier, later = (evidence.stimuli(n)["image_id"].to_numpy() for n in (before, after))
+            tables = [evidence.stimuli(neuron) for neuron in (before, after)]
+            earlier, later = (table["image_id"].to_numpy() for table in tables)
+            stronger_earlier, stronger_later = map(_stronger, tables)
             count = evidence.patches  # those before it are the references
             # Catch trials repeat a reference as the right option (Zimmermann et al. 2021).
             ranks = range(count) if condition == "catch" else range(count, len(later))
-            new = [rank for rank in ranks if later[rank] not in earlier]
-            old = [rank for rank in range(count, len(earlier)) if earlier[rank] not in later]
+            new = [r for r in ranks if stronger_later[r] and later[r] not in earlier]
+            ranks = range(count, len(earlier))
+            old = [r for r in ranks if stronger_earlier[r] and earlier[r] not in later]
             if new and old:
                 return before, after, new, old
         raise NoTrial(

@@ -185,6 +185,31 @@ def test_the_right_new_picture_drives_the_later_neuron_more(evidence):
         assert new - shown[0] - shown[1]
 
 
+def test_images_that_saturate_a_neuron_are_not_told_apart(evidence, monkeypatch):
+    """Other images can have the smallest activation, too, if several stimuli have it."""
+    stimuli, task = Evidence.stimuli, BeforeOrAfter()
+
+    def cut_off(at):
+        def read(self, neuron):
+            table = stimuli(self, neuron)
+            return table.assign(activation=table["activation"].clip(lower=at))
+
+        monkeypatch.setattr(Evidence, "stimuli", read)
+
+    drawn = {}
+    for least in (0, 7):  # activations fall from 20 by 1: with 7, ranks 13 to 19 have the smallest
+        cut_off(least)
+        found = [
+            task._candidate(evidence, "nine_references", np.random.default_rng(seed))
+            for seed in range(40)
+        ]
+        drawn[least] = {rank for *_, new, old in found for rank in (*new, *old)}
+    assert drawn == {0: set(range(9, 20)), 7: set(range(9, 13))}
+    cut_off(20)
+    with pytest.raises(NoTrial, match="a further stimulus that is none at the other"):
+        task.draw(evidence, "nine_references", np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
