@@ -16,12 +16,12 @@ from sklearn.neighbors import NearestNeighbors
 from harness.concepts import embedding
 from harness.concepts.embedding import (
     SkipGram,
-    ascend,
     consecutive_pairs,
     ppmi_factors,
     skip_gram,
     solve_image_vectors,
 )
+from harness.concepts.gradient_steps import ascend
 from harness.concepts.map import import_umap, project
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence, rank_profiles

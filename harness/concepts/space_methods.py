@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy  # loads its parts, which take half a second, only when they are used
 from pydantic import Field
 from scipy import sparse
-from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from harness.concepts.embedding import (
     SkipGram,
@@ -257,8 +256,10 @@ def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndar
     Returns:
         float [neurons, images].
     """
-    ranks = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), highest last
-    head_weights, scores = unit_rows(np.exp((ranks - 1) / head)), unit_rows(ndtri(ranks))
+    ranks = scipy.stats.rankdata(activations, axis=1)
+    ranks = (ranks - 0.5) / activations.shape[1]  # in (0, 1), highest last
+    head_weights = unit_rows(np.exp((ranks - 1) / head))
+    scores = unit_rows(scipy.special.ndtri(ranks))
     return unit_rows((1 - order) * head_weights + order * scores)
 
 

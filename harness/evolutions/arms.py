@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+import scipy  # loads its parts, which take half a second, only when they are used
 import torch
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 
 from harness.evolutions.ablation import ABLATIONS, Arm
 from harness.evolutions.importance import IMPORTANCE, Methods
@@ -246,7 +246,8 @@ def match(channels: np.ndarray, candidates: np.ndarray, sizes: pd.Series) -> np.
         np.log(np.maximum(sizes.loc[group].to_numpy(dtype=float), floor))
         for group in (channels, candidates)
     )
-    _, partner = linear_sum_assignment(np.abs(log_sizes[:, None] - candidate_log_sizes[None, :]))
+    costs = np.abs(log_sizes[:, None] - candidate_log_sizes[None, :])
+    _, partner = scipy.optimize.linear_sum_assignment(costs)
     return candidates[partner]
 
 

@@ -14,9 +14,9 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import scipy  # loads its parts, which take half a second, only when they are used
 import torch
 from pydantic import Field
-from scipy import stats
 from torch import Tensor
 
 from harness.evolutions.ablation import ABLATIONS
@@ -295,7 +295,7 @@ def split_half(
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Compute Spearman's correlation of each row of two arrays [rows, n]; NaN where undefined."""
-    ranks = [stats.rankdata(values, axis=1) for values in (first, second)]  # NaN with any NaN
+    ranks = [scipy.stats.rankdata(values, axis=1) for values in (first, second)]  # NaN with any NaN
     a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))

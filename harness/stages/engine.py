@@ -223,6 +223,8 @@ def _connect(cluster: str) -> ModuleType:
             "--cluster needs Ray: pip install 'conceptevo-harness[cluster]' on every machine"
         ) from None
     if not ray.is_initialized():
+        # Ray would replace `print` by a function that numba cannot compile, as maps need.
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
         try:
             if ":" in cluster:  # Ray itself would wait for minutes, then end the process
                 host, _, port = cluster.removeprefix("ray://").rpartition(":")
