@@ -27,6 +27,7 @@ from analysis.study.results import Results, Settings
 from analysis.study.specification import specification_curve
 from analysis.study.tables import accuracy, trials
 from analysis.study.thresholds import threshold_grid
+from harness.files import ArtifactError, lock
 from harness.records import PAIR
 from tasks.questionnaire import BUILT_IN, Question
 from tests.synthetic_study import make_responses, make_study, results_of, write
@@ -225,6 +226,15 @@ def test_the_one_test_of_a_primary_hypothesis_is_one(results):
         "0 of 1 test of the primary hypothesis was significant under the frozen rules; under "
         "others, 1 of 1 was."
     )
+
+
+def test_two_analyses_do_not_share_a_folder(made, tmp_path):
+    """The second one's data stood between the first one's writing and reading."""
+    folder, answers, people = made
+    path, out = write(tmp_path / "answers", answers, people), tmp_path / "results"
+    with lock(out), pytest.raises(ArtifactError, match=f"command is working in {out}; wait"):
+        analyse_study(folder / "study", path, out, Settings(99, 99))
+    assert [file.name for file in out.iterdir()] == [".lock"]
 
 
 def test_answers_without_consent_or_withdrawn_are_not_kept(made, tmp_path):

@@ -37,7 +37,7 @@ from analysis.study.responses import prepare, read_tables
 from analysis.study.results import Results, Settings
 from analysis.study.tables import mark_source, study_tables
 from harness.artifacts import Run
-from harness.files import write_text
+from harness.files import lock, write_text
 from harness.records import JOINT
 from harness.results import BENCH, has_results
 from harness.results import REVERSION as REVERSION_STUDY
@@ -81,6 +81,7 @@ def analyse_study(
     Raises:
         ResponseError: rows contradict the study or one another; all are listed.
         ValueError: files are missing, or there are several sources and none was chosen.
+        ArtifactError: another command is working in `out`.
     """
     answers, people = read_tables(responses)
     frozen = read_study(study)
@@ -99,29 +100,30 @@ def analyse_study(
     is_kept = people["consented_at"].notna() & (people["status"] != "withdrawn")
     consented = people.loc[is_kept, "participant"]
     data = anonymise(answers[answers["participant"].isin(consented)], people)
-    write_data(out / "data", *data)
-    copy_study(study, out / "study")
-    for name in DATA:
-        (out / "data" / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
-    if (demographics := demographics_of(chosen, people)) is not None:
-        _write_csv(out / "data" / DEMOGRAPHICS, demographics)
-    if run is not None:
-        _write_network(out, study, frozen, Run(run), settings.level)
-    description: dict[str, Any] = {
-        "title": frozen.study.title,
-        "hash": frozen.study.hash,
-        "participants": int(chosen.answers["participant"].nunique()),
-        "answers": len(chosen.answers),
-    }
-    if (study / RECRUITMENT).exists():  # stays here, for it holds the codes
-        description["planned"] = frozen.recruitment.places
-    config = {"source": chosen.source, "settings": asdict(settings), "about": description}
-    write_text(out / "analysis.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
-    results = read_results(out)
-    tables = write_tables(results, out)
-    write_pictures(results, tables, out)
-    return results
+    with lock(out):  # another analysis would exchange the data between writing and reading
+        write_data(out / "data", *data)
+        copy_study(study, out / "study")
+        for name in DATA:
+            (out / "data" / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
+        if (demographics := demographics_of(chosen, people)) is not None:
+            _write_csv(out / "data" / DEMOGRAPHICS, demographics)
+        if run is not None:
+            _write_network(out, study, frozen, Run(run), settings.level)
+        description: dict[str, Any] = {
+            "title": frozen.study.title,
+            "hash": frozen.study.hash,
+            "participants": int(chosen.answers["participant"].nunique()),
+            "answers": len(chosen.answers),
+        }
+        if (study / RECRUITMENT).exists():  # stays here, for it holds the codes
+            description["planned"] = frozen.recruitment.places
+        config = {"source": chosen.source, "settings": asdict(settings), "about": description}
+        write_text(out / "analysis.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+        results = read_results(out)
+        tables = write_tables(results, out)
+        write_pictures(results, tables, out)
+        return results
 
 
 def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level: float) -> None:
