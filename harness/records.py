@@ -13,6 +13,9 @@ PAIR = ["series", "epoch_from", "epoch_to"]
 #: The columns that identify an arm: a set of neurons that was ablated.
 ARM = ["layer", "method", "arm", "draw"]
 
+#: Smallest overlap at which a neuron counts as a detector of its concept (Network Dissection).
+NAMED_OVERLAP = 0.04
+
 #: Larger integers are not exact in JavaScript, whose numbers the explorer uses.
 LARGEST_EPOCH = 2**53
 

@@ -17,7 +17,7 @@ from harness.files import ArtifactError
 from harness.images.patches import cut_patch, make_grid
 from harness.images.sets import ImageSet, open_images
 from harness.images.view import with_views
-from harness.records import NEURON, Checkpoint, Neuron
+from harness.records import NAMED_OVERLAP, NEURON, Checkpoint, Neuron
 from harness.section import read_toml
 from tasks.observer import features
 from tasks.settings import EPS, EvidenceSettings
@@ -108,6 +108,28 @@ class Evidence:
     def groups(self) -> tuple[Group, ...]:
         """Hand-picked groups: those of the researcher's file, or else made from true concepts."""
         return concept_groups(self) if self._own_groups is None else self._own_groups
+
+    @cached_property
+    def concepts(self) -> pd.DataFrame:
+        """The neurons' true concepts: NEURON, concept, iou; no rows if the run has none."""
+        try:
+            return self.run.tables("concepts")
+        except ArtifactError:
+            return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
+
+    @cached_property
+    def rows_by_concept(self) -> dict[str, set[int]]:
+        """The rows of all neurons that may show the concept of a hand-picked group: those of its
+        groups and, unless these are the researcher's, all with this true concept."""
+        members = [(group.concept, neuron) for group in self.groups for neuron in group.neurons]
+        if self._own_groups is None:
+            for *key, concept in self.concepts[[*NEURON, "concept"]].itertuples(index=False):
+                members.append((str(concept), Neuron(*key)))
+        rows: dict[str, set[int]] = {}
+        for concept, neuron in members:
+            if neuron in self.row:
+                rows.setdefault(concept, set()).add(self.row[neuron])
+        return rows
 
     def rows(self, series: str | None = None, epoch: int | None = None) -> np.ndarray:
         """Return usable rows of the space, optionally of one series and epoch."""
@@ -208,12 +230,10 @@ def concept_groups(evidence: Evidence, minimum: int = 6, maximum: int = 12) -> t
     """Make groups from true concepts: the neurons of the last checkpoints with the largest
     overlaps.
 
-    They stand for a researcher's own choice; empty if the run has no concepts.
+    They stand for a researcher's own choice. Neurons whose overlap is below NAMED_OVERLAP have no
+    concept; empty if the run has no concepts.
     """
-    try:
-        concepts = evidence.run.tables("concepts")
-    except ArtifactError:
-        return ()
+    concepts = evidence.concepts[evidence.concepts["iou"] >= NAMED_OVERLAP]
     last_epochs = {series: epochs[-1] for series, epochs in evidence.epochs.items()}
     groups = []
     for concept, rows in concepts.sort_values("iou", ascending=False).groupby("concept"):

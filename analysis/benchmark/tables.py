@@ -15,9 +15,8 @@ from analysis.exhibits.phrases import as_printed
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.reversion import merge_epochs, methods_table
 from analysis.statistics import comparisons
-from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.classes import find_bins
-from harness.records import PAIR
+from harness.records import NAMED_OVERLAP, PAIR
 
 _SIGNED = "{:+.3f}"
 _HOW = (

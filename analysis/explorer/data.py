@@ -19,11 +19,10 @@ from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.tables import Table
 from analysis.explorer.columns import floats, ints
 from analysis.run import tables as run_tables
-from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.images.view import View, with_views
-from harness.records import JOINT, NEURON, PAIR
+from harness.records import JOINT, NAMED_OVERLAP, NEURON, PAIR
 from harness.results import ARM_ON_CLASS, BENCH, REVERSION, Results, has_results, read_results
 
 PATCHES = 9

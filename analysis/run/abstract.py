@@ -23,10 +23,10 @@ from analysis.run.tables import (
     table_of_split,
     true_concepts,
 )
-from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.classes import class_changes, class_intervals, find_bins
 from harness.artifacts import Run
+from harness.records import NAMED_OVERLAP
 from harness.text import pluralise
 
 UNTRAINED = "untrained"

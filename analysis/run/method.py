@@ -7,8 +7,8 @@ from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE
 from analysis.run.reversion import count_images, describe_range, joint_means, reversion_study
 from analysis.run.tables import base_checkpoint, true_concepts
-from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Run
+from harness.records import NAMED_OVERLAP
 from harness.results import REVERSION, has_results
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.statistics.alignment import (
-    NAMED_OVERLAP,
     NORMALISED,
     alignment_differences,
     alignment_table,
@@ -21,7 +20,7 @@ from analysis.statistics.comparisons import clustered_by_layer
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES
-from harness.records import Checkpoint
+from harness.records import NAMED_OVERLAP, Checkpoint
 from harness.registry import description
 
 

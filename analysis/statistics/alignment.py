@@ -13,8 +13,6 @@ from analysis.statistics.comparisons import Clustered, clustered_by_layer, diffe
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
 
-#: Smallest overlap at which a neuron counts as a detector of its concept (Network Dissection).
-NAMED_OVERLAP = 0.04
 #: The columns of `normalised_share`.
 NORMALISED = ["normalised", "normalised low", "normalised high"]
 

@@ -10,7 +10,6 @@ depth, so that neither nearness nor texture gives it away. Where nothing belongs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -90,7 +89,7 @@ class OddOneOut(PickOne):
         "base series",
         "other_series": "the target is of the base checkpoint, the others of any checkpoint of any "
         "series, the base series included",
-        "hand_picked": "the five are of one hand-picked group",
+        "hand_picked": "the five are of one hand-picked group, the intruder is not of its concept",
         "random": "all six are drawn at random; one of them, drawn beforehand, counts as correct, "
         "so accuracy should equal chance",
     }
@@ -211,9 +210,8 @@ class OddOneOut(PickOne):
         picked = groups[rng.integers(len(groups))]
         rows = [evidence.row[neuron] for neuron in picked.neurons]
         members = [int(r) for r in rng.choice(rows, GROUPS - 1, replace=False)]
-        same_concept = (g.neurons for g in groups if g.concept == picked.concept)
-        concept_rows = {evidence.row.get(neuron) for neuron in chain(*same_concept)}
-        pool = np.array([row for row in all_rows if row not in concept_rows])
+        of_concept = list(evidence.rows_by_concept[picked.concept])
+        pool = all_rows[~np.isin(all_rows, of_concept)]
         odd = draw_intruder(evidence, members[0], members, pool, rng)
         return members, odd, {"concept": picked.concept}
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,28 @@ def test_hand_picked_groups_come_from_a_file(run, tmp_path):
     path.write_text("[[group]]\nconcept = 'mine'\n")
     with pytest.raises(ValueError, match=r"groups file .* cannot be used .*\[\[group\]\] tables"):
         read_groups(path)
+
+
+def test_neurons_with_little_overlap_are_in_no_group_and_no_intruder_has_the_concept(run):
+    evidence = Evidence(run)
+    names = {f"concept {number}" for number in range(0, 12, 2)}  # of the last epoch
+    assert {group.concept for group in evidence.groups} == names
+
+    def concept_of(row):
+        n = evidence.neurons[row]
+        return f"concept {(n.channel + (n.epoch if n.channel % 2 else 0)) % 12}"  # as planted
+
+    vectors = np.random.default_rng(0).normal(size=evidence.space.vectors.shape)
+    evidence.space = replace(evidence.space, vectors=vectors)  # distances do not tell concepts
+    for seed in range(60):
+        five, odd, recipe = chosen(evidence, "hand_picked", seed)
+        assert {concept_of(row) for row in five} == {recipe["concept"]} != {concept_of(odd)}
+    table = run.tables("concepts")
+    is_most = (table["concept"] == "concept 4") & (table["channel"] > 1)
+    for overlap, missing in ((0.039, {"concept 4"}), (0.04, set())):
+        evidence = Evidence(run)
+        evidence.concepts = table.assign(iou=table["iou"].mask(is_most, overlap))
+        assert {group.concept for group in evidence.groups} == names - missing
 
 
 def test_without_groups_the_condition_says_what_to_do(run, tmp_path):
