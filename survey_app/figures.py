@@ -41,19 +41,22 @@ def median(numbers: pd.Series) -> float:
 
 
 def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
-    """Return number of responses, accuracy with 95 % CI and median seconds per condition."""
+    """Return per condition the numbers of trials with and without a response, accuracy with 95 %
+    CI, and the median seconds of the responses."""
     keys = ["task", "condition", "role"]
-    columns = [*keys, "answers", "accuracy", "low", "high", "median seconds"]
-    rows = [
-        (*names, len(group), *accuracy(group["correct"]), median(group["milliseconds"]) / 1000)
-        for names, group in answers.groupby(keys)
-    ]
+    columns = [*keys, "answers", "missing", "accuracy", "low", "high", "median seconds"]
+    rows = []
+    for names, group in answers.groupby(keys):
+        times = group.loc[group["missing"].isna(), "milliseconds"]
+        counts = len(times), len(group) - len(times)
+        rows.append((*names, *counts, *accuracy(group["correct"]), median(times) / 1000))
     return pd.DataFrame(rows, columns=columns).round(3)
 
 
 def per_trial(answers: pd.DataFrame, study: Study, places: int) -> pd.DataFrame:
     """Return the number of responses per trial beside its quota, fewest first."""
-    counts, quotas = answers["trial"].value_counts(), _places_by_form(study, places)
+    counts = answers.loc[answers["missing"].isna(), "trial"].value_counts()
+    quotas = _places_by_form(study, places)
     columns = ["trial", "task", "condition", "form", "answers", "quota"]
     trials = [(study.by_id[trial], form) for trial, form in study.form_of.items()]
     rows = [

@@ -57,9 +57,17 @@ def test_the_figures_by_hand(filled, frozen):
     assert flow.loc["active", "people"] == 1
     assert written_answers(people, study) == [f"Do you have any comments? {EVIL}"] * 2
     conditions = per_condition(answers[answers["role"] != "practice"])
-    assert conditions["answers"].sum() == 2 * SET
+    assert (conditions["answers"].sum(), conditions["missing"].sum()) == (2 * SET, 0)
     trials = per_trial(answers, study, 60)
     assert trials["answers"].sum() == 2 * SET
+    # A trial without a response was counted as a response, and its time in the median.
+    (condition,) = answers.loc[answers["role"] == "trial", "condition"][:1]
+    lost = (answers["condition"] == condition) & (answers["role"] == "trial")
+    timed = answers.assign(milliseconds=answers["milliseconds"].mask(lost, 30_000))
+    timed["missing"] = timed["missing"].mask(lost, "time")
+    row = per_condition(timed[lost]).iloc[0]
+    assert (row["answers"], row["missing"]) == (0, lost.sum()) and row["median seconds"] != 30
+    assert per_trial(timed, study, 60)["answers"].sum() == 2 * SET - lost.sum()
     assert set(trials["quota"]) == {30}  # sixty places over two forms
     forms = per_form(answers, people, study, 61)
     assert forms.to_dict("list") == {  # the third has only practised
