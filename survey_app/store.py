@@ -83,9 +83,11 @@ def open_engine(url: str, durable: bool = True) -> Engine:
             return engine
         # Otherwise connections that the network has dropped silently block for 15 minutes.
         limits = {"connect_timeout": 10, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
+        # A database without an encoding gives text as bytes to clients that name none.
+        options = limits | {"client_encoding": "utf8"}
         pool = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800}
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        return create_engine(url, connect_args=limits, **pool, **private)
+        return create_engine(url, connect_args=options, **pool, **private)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ValueError(
             f"database {url.split('://')[0]!r} cannot be used ({error}); name an "
@@ -158,12 +160,20 @@ class Store:
         """Migrate the database to the newest schema; create the tables if it is empty.
 
         Raises:
-            ValueError: another version of this software made the database, with other tables.
+            ValueError: another version of this software made the database, with other tables, or
+                its encoding is not UTF-8.
         """
         config = AlembicConfig()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":  # two processes may start at once
+                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+                if encoding != "UTF8":  # of a server set up without a locale: SQL_ASCII
+                    raise ValueError(
+                        f"the database has the encoding {encoding}, in which not every response "
+                        f"can be stored; make another one by `createdb --encoding UTF8 --locale C "
+                        f"--template template0 NAME`"
+                    )
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(726031)")
             config.attributes["connection"] = connection
             try:

@@ -397,6 +397,17 @@ def test_a_silent_network_blocks_no_connection_for_long(postgres):
     store.engine.dispose()
 
 
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres):
+    """Responses were stored, but could not be exported."""
+    url = postgres()
+    name = url.split("/")[3].split("?")[0]
+    with Store(url).engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        locale = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        connection.exec_driver_sql(f"CREATE DATABASE {name}_ascii {locale}")
+    with pytest.raises(ValueError, match="encoding SQL_ASCII, in which not .* --encoding UTF8"):
+        Store(url.replace(name, f"{name}_ascii")).migrate()
+
+
 def test_a_bad_url_says_what_is_expected():
     with pytest.raises(ValueError, match="name an SQLAlchemy URL such as sqlite:///"):
         Store("nonsense")
