@@ -383,6 +383,7 @@ def forget(
     store = open_existing(database)
     count = store.forget(identifier)
     if not count:
+        store.scrub()  # an earlier command may have been interrupted before it did
         raise ValueError(f"no participant has the id {identifier!r}; nothing was deleted")
     console.print(f"deleted {pluralise(count, 'participation')} of {identifier}")
     _scrub(store)

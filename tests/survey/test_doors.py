@@ -183,6 +183,11 @@ def test_what_was_forgotten_is_in_no_file_of_the_database(frozen, recruitment, t
         needle for needle in (pid.encode(), person.encode(), b"feed" * 6) if needle in files()
     }
     assert other.encode() in files()
+    assert service.store.forget("stays") == 1  # a command that was interrupted here
+    assert other.encode() in files()
+    forget = ("responses", "forget", "stays", "--database", f"sqlite:///{path}")
+    assert "nothing was deleted" in say(*forget, error=ValueError)
+    assert other.encode() not in files()
 
 
 def test_all_platform_ids_are_forgotten_and_responses_stay(
