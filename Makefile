@@ -1,7 +1,11 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# The environment for the program, and the one that also has what its tests need.
 READY  := $(VENV)/.ready
+TESTED := $(VENV)/.tested
+# Python compiles a module when it is first imported; most of the libraries' modules never are.
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # Test processes and BLAS threads for each would stand in one another's way.
 test nightly coverage: export OMP_NUM_THREADS = 1
@@ -16,14 +20,15 @@ PROCESSES := -n 3 --dist loadfile --no-loadscope-reorder
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-$(READY): pyproject.toml
+$(TESTED): TOOLS := ,dev
+$(READY) $(TESTED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compute,analysis,survey,dev]'
-	@touch $@
+	$(PIP) torch==2.13.0
+	$(PIP) --no-deps torchvision==0.28.0
+	$(PIP) -e '.[compute,analysis,survey$(TOOLS)]'
+	@touch $(READY) $@
 
-setup: $(READY)  ## the virtual environment, with everything installed
+setup: $(TESTED)  ## the virtual environment, with everything installed
 
 demo: $(READY)  ## the main job on synthetic images and small networks, into runs/demo
 	$(BIN)/conceptevo demo
@@ -34,18 +39,18 @@ browser:  # and proxy, for the survey's tests
 	  && apt-get install -y -qq chromium nginx-light >/dev/null; } \
 	  || echo "no chromium or nginx: the tests with a real browser or proxy will be skipped"
 
-test: $(READY) lint browser  ## every test but the slow ones
+test: $(TESTED) lint browser  ## every test but the slow ones
 	$(BIN)/pytest $(PROCESSES)
 
-nightly: $(READY) browser  ## every test
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cluster,checkpoints]'
+nightly: $(TESTED) browser  ## every test
+	$(PIP) -e '.[cluster,checkpoints]'
 	$(BIN)/pytest $(PROCESSES) -m ''
 
-coverage: $(READY)  ## are intervals and claims what they say? (simulated studies)
+coverage: $(TESTED)  ## are intervals and claims what they say? (simulated studies)
 	$(BIN)/python -m tests.simulated_studies
 	$(BIN)/python -m tests.null_studies --studies 400
 
-lint: $(READY)  ## style and types
+lint: $(TESTED)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
