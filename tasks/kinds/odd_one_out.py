@@ -185,7 +185,7 @@ class OddOneOut(PickOne):
         return [target, *nearest], odd, {"target": str(evidence.neurons[target])}
 
     def _choose_from_cluster(self, evidence, condition, pool, rng):
-        """Draw five rows of one cluster of the space, and an intruder of another cluster."""
+        """Draw five rows of one cluster of the space, and an intruder from outside it."""
         if condition not in evidence.clusters:
             eps = evidence.eps[condition]
             evidence.clusters[condition] = find_clusters(evidence, pool, eps, GROUPS - 1)
