@@ -29,13 +29,19 @@ from analysis.study.tables import accuracy, trials
 from analysis.study.thresholds import threshold_grid
 from harness.files import ArtifactError, lock
 from harness.records import PAIR
-from tasks.questionnaire import BUILT_IN, Question
+from tasks.questionnaire import BUILT_IN, Condition, Question
 from tests.synthetic_study import make_responses, make_study, results_of, write
 
 QUESTIONS = (
     *BUILT_IN,
     Question(kind="number", name="years", label="Years of school?", limits=(0, 40)),
     Question(kind="several", name="devices", label="Devices?", choices=(("a", "A"), ("b", "None"))),
+    Question(
+        kind="text",
+        name="other",
+        label="Which other?",
+        shown_if=Condition(question="devices", answers=("b",)),
+    ),
     Question(kind="number", name="plate", label="Which number?", right=("12",), check="colour"),
 )
 AGES = ["18 to 29"] * 6 + ["30 to 44"] * 3 + [""] + ["60 or older"] * 2
@@ -85,6 +91,9 @@ def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made
     }  # fmt: skip
     devices = counts.loc["Devices?", "participants"]
     assert devices.to_dict() == {"A": 9, "None": 4, NOT_ANSWERED: 1}  # an answer, not a missing one
+    other = counts.loc["Which other?"]  # whoever was not asked it did not fail to answer it
+    assert other["participants"].to_dict() == {IN_WORDS: 0, NOT_ANSWERED: 4}
+    assert other["share"].tolist() == [0, 1]
     assert "Which number?" not in counts.index.get_level_values(0)  # that is no demographics
     age = demographics(results).cells().iloc[0]
     assert age.tolist() == ["How old are you?", "18 to 29", "6", "0.600"]

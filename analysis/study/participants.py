@@ -15,7 +15,7 @@ from analysis.exhibits.tables import Table
 from analysis.study.analysed_study import stack
 from analysis.study.responses import Responses
 from analysis.study.results import Results
-from tasks.questionnaire import Question
+from tasks.questionnaire import Question, is_shown
 
 NOT_ANSWERED, IN_WORDS = "not answered", "answered in own words"
 
@@ -30,8 +30,9 @@ def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame 
         people: of `tasks.responses.PARTICIPANTS`, with their questionnaires.
 
     Returns:
-        question, answer, participants, of (all analysed); None where the study asks nothing. A
-        number is summed up as mean, standard deviation and range; texts are counted, not kept.
+        question, answer, participants, of (those analysed to whom the question was shown); None
+        where the study asks nothing. A number is summed up as mean, standard deviation and range;
+        texts are counted, not kept.
     """
     questions = [q for q in responses.study.study.questions if not q.check]
     if not questions:
@@ -39,11 +40,10 @@ def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame 
     analysed = people[people["participant"].isin(responses.answers["participant"])]
     texts = analysed["questionnaire"]
     forms = [json.loads(text) if isinstance(text, str) else {} for text in texts]
-    rows = [
-        (question.label, answer, count, len(forms))
-        for question in questions
-        for answer, count in _counts(question, [answers.get(question.name) for answers in forms])
-    ]
+    rows = []
+    for question in questions:
+        values = [answers.get(question.name) for answers in forms if is_shown(question, answers)]
+        rows += [(question.label, *count, len(values)) for count in _counts(question, values)]
     return pd.DataFrame(rows, columns=["question", "answer", "participants", "of"])
 
 
@@ -70,8 +70,8 @@ def demographics(results: Results) -> Table | None:
     return Table(
         "demographics",
         "Answers to the questionnaire",
-        "Number and share of the analysed participants; shares sum to more than 1 where several "
-        "answers were allowed."
+        "Number of the analysed participants, and their share among those to whom the question was "
+        "shown; shares sum to more than 1 where several answers were allowed."
         + " Simulated participants choose options at random and write no comments."
         * results.responses.simulated,
         table.assign(share=table["participants"] / table["of"]).drop(columns="of"),
