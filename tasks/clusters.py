@@ -15,7 +15,8 @@ LARGEST_POOL = 20_000  # neurons; a larger pool is sampled (seeded)
 
 
 def find_clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> list[np.ndarray]:
-    """Find clusters among rows of the space, with one row of each channel of a series.
+    """Find clusters among rows of the space, with one row of each channel of a series, of a random
+    checkpoint (the first one would mostly be the untrained network).
 
     Args:
         pool: rows of the space.
@@ -38,12 +39,13 @@ def find_clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) 
             "evidence.grouping = 'clusters' needs scikit-learn: pip install 'conceptevo-harness"
             "[compute]'"
         ) from error
+    rng = np.random.default_rng(0)
     if len(pool) > LARGEST_POOL:
-        pool = np.sort(np.random.default_rng(0).choice(pool, LARGEST_POOL, replace=False))
+        pool = np.sort(rng.choice(pool, LARGEST_POOL, replace=False))
     labels = DBSCAN(eps=eps, min_samples=least, metric="cosine").fit_predict(vectors[pool])
     clusters = []
     for label in range(labels.max() + 1):
-        rows = pool[labels == label]
+        rows = rng.permutation(pool[labels == label])
         neurons = evidence.space.neurons.iloc[rows]
         rows = rows[~neurons.duplicated(["series", "layer", "channel"]).to_numpy()]
         if len(rows) >= least:

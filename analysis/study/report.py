@@ -51,6 +51,7 @@ def _lead(results: Results) -> str:
 def conditions(results: Results) -> Table:
     """What each condition of each task shows, as frozen."""
     study, rows = results.responses.study, []
+    is_clustered = study.study.evidence.get("grouping") == "clusters"
     for task in results.planned_tasks:
         counts = study.trials_of(task)["condition"].value_counts()
         meanings = getattr(task_of(task), "meanings", {})
@@ -69,7 +70,10 @@ def conditions(results: Results) -> Table:
         "conditions",
         "Conditions of the tasks",
         "Number of trials in the study and mean number per participant. Control conditions show "
-        "whether a task works.",
+        "whether a task works."
+        + " The five neurons of base, same series and other series are of one cluster of the "
+        "semantic space; the target is any of them, of any checkpoint of its condition."
+        * is_clustered,
         pd.DataFrame(rows),
         {**NAMES, "per participant": "{:g}"},
     )

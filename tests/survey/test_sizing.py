@@ -124,6 +124,9 @@ def test_clusters_are_of_one_concept_and_of_different_channels(run):
     for rows in found:
         channels = [(n.series, n.layer, n.channel) for n in (evidence.neurons[r] for r in rows)]
         assert len(channels) == len(set(channels)) >= 5
+    rows = np.concatenate(find_clusters(evidence, evidence.rows("a"), 0.35, 5))
+    epochs = Counter(evidence.neurons[row].epoch for row in rows)  # all of 0 to 3 have as many
+    assert set(epochs) == {0, 1, 2, 3} and max(epochs.values()) < 0.4 * len(rows)
     narrow = EvidenceSettings(grouping="clusters", eps={"base": 1e-6})
     with pytest.raises(ValueError, match=r"raise evidence.eps.base in study.toml"):
         OddOneOut().draw(Evidence(run, narrow), "base", np.random.default_rng(0))
