@@ -237,6 +237,8 @@ def _means(
     return outputs
 
 
+#: Version of the outcomes; where it differs, arms are run again. In version 1, a tie was correct.
+OUTCOMES_VERSION = 2
 #: What is recorded per image, before and after an ablation, and its type.
 OUTCOMES = {"correct": bool, "top5": bool, "probability": np.float32, "objective": np.float32}
 #: Name in OUTCOMES -> values, [batch].

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.artifacts import Artifact, Run
 from harness.config import refuse
 from harness.evolutions import arms
-from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
+from harness.evolutions.ablation import OUTCOMES, OUTCOMES_VERSION, Arm, Images, ablate
 from harness.images.sets import ImageSet
 from harness.networks.budget import BatchWork, pass_memory, resources, run_halving
 from harness.networks.layer import ModelPair
@@ -157,7 +157,7 @@ class RunArms(SetsWork):
         revert = self.study.config.revert
         images = [revert.importance_images] if self.split == "importance" else []
         plugins = [plugin_identity(self.ablation), objective_identity(self.source.objective)]
-        return [self.split, names, images, *plugins]
+        return [OUTCOMES_VERSION, self.split, names, images, *plugins]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         models, config = open_pair(run, self.source, self.pair), self.study.config

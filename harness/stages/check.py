@@ -47,7 +47,7 @@ from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of the columns of a check; where it differs, checkpoints are checked again
+VERSION = 3  # of columns and notes of a check; where it differs, checkpoints are checked again
 IMAGES = 32  # largest number of test images on which a checkpoint is tried
 IMAGE_BYTES = 2**30  # of these images; large ones are fewer
 
