@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from sqlalchemy import select
 
 from survey_app.export import submissions
 from survey_app.flow import UNFINISHED
 from survey_app.places import Places
 from survey_app.platforms import PARAMETERS
+from survey_app.schema import identities
 from survey_app.signed_links import api
 from survey_app.store import Store
 from tasks.recruitment import Recruitment
@@ -150,14 +152,28 @@ def compare(prolific: Prolific, store: Store, study: str, prolific_studies) -> C
     """Compare Prolific's submissions with the database, without changing either."""
     table = submissions(store, "human", study)
     own_rows = {row.session: row for row in table[table["platform"] == "prolific"].itertuples()}
+    theirs = [one for name in prolific_studies for one in prolific.submissions(name)]
+    approved = {submission["id"] for submission in theirs if submission["status"] == "APPROVED"}
+    paid = {last for last, *earlier in _read_sessions(store, study) if approved & set(earlier)}
     result = Comparison()
-    for name in prolific_studies:
-        for submission in prolific.submissions(name):
-            _compare_one(submission, own_rows.get(submission["id"]), result)
+    for submission in theirs:
+        session = submission["id"]
+        _compare_one(submission, own_rows.get(session), session in paid, result)
     return result
 
 
-def _compare_one(submission: dict[str, Any], own_row: Any, result: Comparison) -> None:
+def _read_sessions(store: Store, study: str) -> list[list[str]]:
+    """Return the sessions of each participant from Prolific, the latest one first."""
+    name = PARAMETERS["prolific"].session
+    with store.read() as connection:
+        query = select(identities.c.details).where(identities.c.study == study)
+        rows = [details for details in connection.scalars(query) if name in details]
+    return [[row[name], *(session[name] for session in row.get("earlier", ()))] for row in rows]
+
+
+def _compare_one(
+    submission: dict[str, Any], own_row: Any, is_paid: bool, result: Comparison
+) -> None:
     session, status, code = submission["id"], submission["status"], submission.get("study_code")
     own_status = "unknown" if own_row is None else own_row.status
     result.counts[status, own_status] += 1
@@ -166,6 +182,8 @@ def _compare_one(submission: dict[str, Any], own_row: Any, result: Comparison) -
         problem = f"awaits review with code {code}, but is {own_status} here"
     elif status == "AWAITING REVIEW" and code != own_row.code:
         problem = f"came with code {code}; its own is {own_row.code}"
+    elif status == "AWAITING REVIEW" and is_paid:
+        problem = "awaits review, but an earlier submission of this participant was approved"
     elif status == "AWAITING REVIEW":
         result.payable.append(session)
     elif status in GONE and own_status == "finished":

@@ -116,5 +116,16 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
     assert "approved 1" in say("prolific", "approve", str(folder), "--database", url, "--yes")
     approved = [s["id"] for s in double.submissions if s["status"] == "APPROVED"]
     assert approved == [f"5e{1:022x}"]
+    # Whoever comes back by another study at Prolific gets the code again, but no second payment.
+    again = {"PROLIFIC_PID": f"{1:024x}", "STUDY_ID": study, "SESSION_ID": "6e" * 12}
+    page = look(service, arrive(service, Visitor("prolific", f"{1:024x}", details=again)))
+    assert page["stage"] == "finished"
+    person(1, None, "AWAITING REVIEW", "DONE")
+    double.submissions[-1]["id"] = again["SESSION_ID"]
+    told = say("prolific", "approve", str(folder), "--database", url, "--yes")
+    assert (
+        f"{again['SESSION_ID']} awaits review, but an earlier submission" in told
+        and "approved 0" in told
+    )
     page = look(service, arrive(service, Visitor("prolific", f"{9:024x}")))
     assert service.act(page["token"], fill(page))[0]["stage"] in ("instructions", "before")
