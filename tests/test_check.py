@@ -5,6 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,10 +15,11 @@ from rich.console import Console
 from torch import nn
 
 from analysis.run.audit import NUMBERS, checkpoints
-from harness.artifacts import Run
+from harness.artifacts import Artifact, Run
 from harness.config import ConfigError, EvolveSection, parse_config
 from harness.networks.architectures import build
 from harness.stages.check import note_unstudied, remarks
+from harness.stages.check_outputs import find_mistaken, note_predictions
 from harness.stages.run import run_until
 
 IMAGES = {"source": "drawn", "train": 12, "probe": 12, "test": 24}
@@ -142,6 +144,9 @@ def test_a_sound_series_is_shown(tmp_path):
     table = checkpoints(run).frame
     assert list(table["epoch"]) == [1, 2] and list(table["units"]) == [312, 312]
     assert list(table.columns) == [*NUMBERS, "notes"]
+    removed = pd.DataFrame([{"series": "sound", "epoch": 3, "problem": "damaged", "notes": ""}])
+    run.save(Artifact("check", ("sound", 3)), removed, "an earlier configuration")
+    assert " | 312 | 12 | 24 |" in checkpoints(run).markdown()  # not 312.00
     text = f'''
         images = {{ source = "drawn", train = 12, probe = 12, test = 24 }}
         workers = 0
@@ -158,6 +163,37 @@ def test_a_sound_series_is_shown(tmp_path):
     defaults = "resize = 64, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25]"
     assert f"series 'sound': not set, and therefore {defaults}; set what" in said
     assert re.search(r"pieces of work, about .* min with .* of memory per worker", said)
+    assert "of 24 test images 2 are predicted correctly, not significantly more than by" in said
+
+
+def test_classes_in_another_order_are_reported_for_the_last_checkpoint():
+    labels = np.repeat([0, 1, 2, 3], 3)
+    swapped = np.array([2, 2, 2, 1, 1, 1, 0, 0, 0, 3, 0, 1])
+    outputs = [0, 1, 2, 3]
+    mistaken = find_mistaken(("a", "b", "c", "d"), outputs, labels, swapped)
+    assert mistaken == {"a": "c", "c": "a"}
+    collapsed = np.full(12, 1)  # says nothing about the order
+    assert find_mistaken(("a", "b", "c", "d"), outputs, labels, collapsed) == {}
+    assert find_mistaken(("a", "b"), [0, 9], np.array([0, 0, 0]), np.array([5, 5, 5])) == {
+        "a": "output 5"
+    }
+
+    def notes(correct, names="{}", choices=10):
+        sound = {"series": "s", "problem": "", "images": 30, "choices": choices, "mistaken": names}
+        rows = [
+            sound | {"epoch": 0, "accuracy": 0.0},
+            sound | {"epoch": 9, "accuracy": correct / 30},
+        ]
+        return list(note_predictions(pd.DataFrame(rows)))
+
+    (note,) = notes(15, '{"a": "c", "c": "a"}')
+    assert re.match(
+        r"series 's', epoch 9: all images .*\(a as c, c as a\).*: set class_outputs", note
+    )
+    (note,) = notes(5)  # P(5 or more of 30) = .175
+    assert re.match(r"series 's', epoch 9: of 30 test images 5 .*by chance \(1 in 10\)", note)
+    assert notes(7) == [] and notes(30, choices=1) == []
+    assert notes(0, choices=0) == []  # an encoder
 
 
 def test_the_first_epoch_of_lightning_is_not_the_untrained_network(tmp_path):

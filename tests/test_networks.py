@@ -225,7 +225,7 @@ def test_logits_are_taken_out_of_what_a_network_returns(answer, output):
     [
         ((LOGITS, FEATURES), None, r"a tuple of \(a tensor of shape \(2, 4\), .*output = 0"),
         ({"scores": LOGITS}, None, r"a dict of \{'scores': .*output = \"scores\""),
-        ({"scores": LOGITS}, "score", r"output = \"scores\""),
+        ({"scores": LOGITS}, "score", r"got at output = 'score' a dict of .*output = \"scores\""),
         ({"features": FEATURES, "out": LOGITS}, None, r"output = \"out\""),
         ([FEATURES, LOGITS], None, r"output = 1"),
         (FEATURES, None, r"a tensor of shape \(2, 9, 3\)"),

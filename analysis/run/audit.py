@@ -130,7 +130,8 @@ def checkpoints(run: Run) -> Table | None:
         "Probed layers and their units, outputs of the network, accuracy on the given number of "
         "test images (it shows only whether loading failed, because the images are few), and notes "
         "on conversions.",
-        rows[NUMBERS].assign(notes=notes),
+        # counts are floats if a checkpoint that is no longer used had a problem
+        rows[NUMBERS].astype(dict.fromkeys(NUMBERS[2:6], "Int64")).assign(notes=notes),
         {"accuracy": "{:.2f}"},
     )
 

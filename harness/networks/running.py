@@ -143,8 +143,9 @@ def logits_of(model: nn.Module, answer: Any) -> Tensor:
     if isinstance(answer, Tensor) and answer.dim() > 2 and set(answer.shape[2:]) == {1}:
         answer = answer.flatten(1)
     if not isinstance(answer, Tensor) or answer.dim() != 2:
+        named = "" if key is None else f" at output = {key!r}"
         raise ValueError(
-            f"the model must return logits [batch, outputs], got {_describe(answer)}; "
+            f"the model must return logits [batch, outputs], got{named} {_describe(answer)}; "
             f"{_remedy(answer)}"
         )
     return answer
@@ -156,10 +157,10 @@ def _remedy(answer: Any) -> str:
         values = dict(enumerate(answer)) if isinstance(answer, tuple | list) else answer
         values = values if isinstance(values, Mapping) else getattr(answer, "__dict__", {})
         tensors = [k for k, v in values.items() if isinstance(v, Tensor)]
-        key = next(iter([*(k for k in tensors if values[k].dim() == 2), *tensors]), None)
-        shown = f'"{key}"' if isinstance(key, str) else key
+        keys = [k for k in tensors if values[k].dim() == 2] or tensors
+        shown = " or ".join(f'"{k}"' if isinstance(k, str) else str(k) for k in keys)
         several = "if it returns several values, name the one that holds the logits: output"
-        return f"{wrap}, as a torch tensor" if key is None else f"{several} = {shown}"
+        return f"{several} = {shown}" if keys else f"{wrap}, as a torch tensor"
     if answer.dim() > 2:
         return f"{wrap}, such as the mean over the image of a map or a sequence of outputs"
     return f"{wrap}; for two classes, two numbers (0 and the logit, if it has only one)"

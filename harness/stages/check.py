@@ -30,7 +30,7 @@ from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import FolderSource, Source, TrainedSource
 from harness.networks.wrappers import unwrap
-from harness.stages.check_outputs import check_outputs, class_accuracy
+from harness.stages.check_outputs import check_outputs, note_predictions, try_predictions
 from harness.stages.checkpoints import (
     CheckpointWork,
     declare_checkpoints,
@@ -47,7 +47,7 @@ from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3  # of columns and notes of a check; where it differs, checkpoints are checked again
+VERSION = 4  # of columns and notes of a check; where it differs, checkpoints are checked again
 IMAGES = 32  # largest number of test images on which a checkpoint is tried
 IMAGE_BYTES = 2**30  # of these images; large ones are fewer
 
@@ -103,7 +103,7 @@ def check_untrained(source: TrainedSource, run: Run) -> None:
 
 def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, object]:
     """Try a checkpoint on test images; return the numbers of layers, units, outputs and images,
-    and the accuracy. Raises ValueError with the problem."""
+    and what `try_predictions` returns. Raises ValueError with the problem."""
     images = open_images(run, "test")
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     broken = [name for name, value in tensors.items() if _is_broken(name, value)]
@@ -150,15 +150,14 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     _report_precision(model, layers, inputs, logits, device)
     logits = logits.float() if logits.is_floating_point() else logits
     check_outputs(source, images, logits, ends_in_sigmoid(traced_output))
-    accuracy = class_accuracy(run, source, epoch, logits, images.labels[rows])
-    return {
+    predictions = try_predictions(run, source, epoch, logits, images, images.labels[rows])
+    return predictions | {
         "layers": len(layers),
         "units": sum(layer.channels for layer in layers),
         "maps": json.dumps(_shapes(layers)),
         "active": _count_active(model, layers, inputs),
         "outputs": logits.shape[1],
         "images": len(rows),
-        "accuracy": accuracy,
     }
 
 
@@ -378,6 +377,6 @@ def steps(plan: Plan, needs: Sequence[Need] = NEEDS) -> Iterator[Step]:
         return
     rows = pd.concat([plan.run.table(work.makes[0]) for work in works], ignore_index=True)
     notes = note_unstudied(plan.config) if check_class_images in needs else ()
-    for note in chain(remarks(plan.config, rows), notes):
+    for note in chain(remarks(plan.config, rows), note_predictions(rows), notes):
         logger.warning("%s", note)
     refuse(problems(plan, rows, needs))

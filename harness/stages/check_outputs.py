@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from harness.artifacts import Run
@@ -111,16 +115,18 @@ def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
         )
 
 
-def class_accuracy(
-    run: Run, source: Source, epoch: int, output: Tensor, labels: np.ndarray
-) -> float:
-    """Return the share of images whose class has the largest score; NaN if the scores need
-    prototypes, which are computed later.
+def try_predictions(
+    run: Run, source: Source, epoch: int, output: Tensor, images: ImageSet, labels: np.ndarray
+) -> dict[str, object]:
+    """Return the `accuracy`, the share of images whose class has the largest score (NaN if the
+    scores need prototypes, which are computed later); the number of scores of a classifier,
+    `choices` (of an encoder: 0); and `mistaken` (JSON), by class: the other class as which all its
+    images are predicted, if there are at least three, and the images of no further class.
 
     Raises ValueError if the objective cannot be used on these outputs.
     """
     if choose_objective(source.objective).needs_images:
-        return float("nan")
+        return {"accuracy": float("nan"), "choices": 0, "mistaken": "{}"}
     target_of = load_targets(run, source, epoch)
     vectors = target_of(0).prototypes
     if vectors is not None and vectors.shape[1] != output.shape[1]:
@@ -165,5 +171,51 @@ def class_accuracy(
             ties,
             len(scores),
         )
-    target_labels = torch.tensor([target_of(int(label)).label for label in labels])
-    return float((scores.argmax(dim=1) == target_labels).float().mean())
+    predicted = scores.argmax(dim=1).numpy()
+    outputs = [target_of(label).label for label in range(len(images.classes))]
+    return {
+        "accuracy": float((predicted == np.array(outputs)[labels]).mean()),
+        "choices": scores.shape[1] if choose_objective(source.objective).classifies else 0,
+        "mistaken": json.dumps(find_mistaken(images.classes, outputs, labels, predicted)),
+    }
+
+
+def find_mistaken(
+    classes: tuple[str, ...], outputs: list[int], labels: np.ndarray, predicted: np.ndarray
+) -> dict[str, str]:
+    """Return the classes whose images are all predicted as one other class, with this class."""
+    name_of = {output: name for name, output in zip(classes, outputs, strict=True)}
+    mistaken = {}
+    for label, name in enumerate(classes):
+        answers = predicted[labels == label]
+        if len(answers) >= 3 and answers[0] != outputs[label] and (answers == answers[0]).all():
+            mistaken[name] = name_of.get(int(answers[0]), f"output {answers[0]}")
+    counts = Counter(mistaken.values())
+    return {name: other for name, other in mistaken.items() if counts[other] == 1}
+
+
+def note_predictions(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a note for each series whose last checkpoint seems to have its classes in another
+    order than the images, or predicts no better than chance (binomial test at the level .05)."""
+    if "choices" not in rows:  # no checkpoint could be used
+        return
+    for series, sound in rows[rows["choices"] > 1].groupby("series"):
+        row = next(sound.iloc[::-1].itertuples())
+        place, mistaken = f"series {series!r}, epoch {row.epoch}", json.loads(str(row.mistaken))
+        correct = round(row.accuracy * row.images)
+        if len(mistaken) > 1:
+            pairs = join_names((f"{name} as {other}" for name, other in mistaken.items()), 4)
+            yield (
+                f"{place}: all images of some classes that were tried are predicted to be of one "
+                f"other class ({pairs}). If the network has its classes in another order than "
+                f"assumed (by default that of the sorted names of the image folders), accuracy, "
+                f"importance and ablation are those of wrong classes: set class_outputs to the "
+                f"output of each class"
+            )
+        elif binom.sf(correct - 1, row.images, 1 / row.choices) > 0.05:
+            yield (
+                f"{place}: of {row.images:.0f} test images {correct} are predicted correctly, not "
+                f"significantly more than by chance (1 in {row.choices:.0f}): check that the "
+                f"network is trained, that its classes are in the order of the sorted names of the "
+                f"image folders (else set class_outputs), and resize, crop, mean and std"
+            )
