@@ -53,13 +53,13 @@ def places(
     study_places = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
     if change is not None:
         _change_places(study_places, change, who or [])
+    with store.read() as connection:
+        state, opens = study_places.state(connection), study_places.opens(connection)
     for name, count in study_places.counts().items():
         console.print(f"{count:>6}  {name}")
-    with store.read() as connection:
-        study_places.settings(connection)
-        console.print(f"{study_places.state(connection):>6}")
-        if opens := study_places.opens(connection):
-            console.print(f"  opens {opens:%Y-%m-%d %H:%M} UTC")
+    console.print(f"{state:>6}")
+    if opens:
+        console.print(f"  opens {opens:%Y-%m-%d %H:%M} UTC")
     for row in study_places.log():
         moment = f"{row['moment']:%Y-%m-%d %H:%M:%S} UTC"
         console.print(f"  {moment}  {row['event']}  {row['detail']}")
