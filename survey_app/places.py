@@ -290,10 +290,13 @@ class Places:
         with self._write_recruitment() as connection:
             ids = dict.fromkeys(platform_ids)
             settings = self.settings(connection)
-            if bad := [text for text in ids if not is_id(text, settings)]:
+            # Pseudonyms look like Prolific's ids.
+            pseudonyms = set(connection.scalars(select(participants.c.participant)))
+            if bad := [text for text in ids if text in pseudonyms or not is_id(text, settings)]:
                 raise ValueError(
-                    f"{bad[0]!r} is no id of a person ({pluralise(len(bad), 'such line')}), so "
-                    f"nobody was blocked; give one id a line, exactly as the platform writes it"
+                    f"{bad[0]!r} is no id of a person at the platform "
+                    f"({pluralise(len(bad), 'such line')}), so nobody was blocked; give one id a "
+                    f"line, exactly as the platform writes it, and no pseudonyms"
                 )
             digests = [self._digest(connection, text) for text in ids]
             new_count = sum(

@@ -296,7 +296,7 @@ def test_earlier_participants_are_blocked_by_hashes(service):
         service.places.begin(connection, strict)
     for odd in (f'"{PID}"', PID.upper(), f"{PID},APPROVED", "Participant id"):
         with pytest.raises(
-            ValueError, match=r"is no id of a person \(1 such line\), so nobody was"
+            ValueError, match=r"is no id of a person at the platform \(1 such line\), so nobody"
         ):
             service.places.block(["7e" * 12, odd])
     assert service.places.block(["7e" * 12]) == 1
@@ -307,6 +307,8 @@ def test_earlier_participants_are_blocked_by_hashes(service):
     page = look(service, arrive(service, PID))
     assert page["stage"] == "screened_out" and "earlier study" in page["html"]
     assert begin(service, "9d" * 12)["stage"] == "instructions"
+    with pytest.raises(ValueError, match="and no pseudonyms"):  # they would block nobody
+        service.places.block([arrive(service, "9d" * 12)])
     with service.store.read() as connection:
         for table in inspect(connection).get_table_names():
             held = connection.execute(text(f"SELECT * FROM {table}")).all()
