@@ -75,13 +75,13 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def hold(file: Path, seconds: float = 0) -> Iterator[None]:
-    """Hold a lock, which is an empty file that remains. The lock ends with the process.
+    """Hold a lock on an empty file, which remains. The lock ends with the process.
 
     Raises:
         ArtifactError: another command still holds it after this many seconds, or its folder cannot
             be created.
     """
-    file_lock = filelock.FileLock(file, timeout=seconds, mode=0o666)  # for other users too
+    file_lock = filelock.FileLock(file, timeout=seconds)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file_lock.acquire()

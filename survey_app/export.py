@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from glob import escape
@@ -226,7 +227,12 @@ def write_files(contents: Mapping[Path, pd.DataFrame | str], excel: bool = False
         else:
             encoded[path] = as_csv(content, excel).encode(encoding)
     first = next(iter(contents))
-    with hold(first.with_name(f".{first.name}.lock"), LONGEST_WAIT), ExitStack() as stack:
+    lock = first.with_name(f".{first.name}.lock")
+    with hold(lock, LONGEST_WAIT), ExitStack() as stack:
+        if os.name == "posix":  # elsewhere, an open file cannot be deleted
+            stack.callback(
+                lock.unlink, missing_ok=True
+            )  # else no other user could export to the same files
         for path, data in encoded.items():
             remove_leftovers(path.parent.glob(f".{escape(path.name)}*"))
             stack.enter_context(whole_file(path)).write_bytes(data)

@@ -88,6 +88,7 @@ def test_exports_to_the_same_files_wait_for_one_another(tmp_path, monkeypatch):
     write_files({out: pd.DataFrame({"id": ["1"]}), tmp_path / "r.md": "text"})
     others[0].join()
     assert out.read_text() == "id\n2\n"
+    assert {file.name for file in tmp_path.iterdir()} == {"r.csv", "r.md"}
     monkeypatch.setattr(survey_app.export, "LONGEST_WAIT", 0)
     with hold(tmp_path / ".r.csv.lock"), pytest.raises(ArtifactError, match="another conceptevo"):
         write_files({out: pd.DataFrame()})
