@@ -229,10 +229,9 @@ def write_files(contents: Mapping[Path, pd.DataFrame | str], excel: bool = False
     first = next(iter(contents))
     lock = first.with_name(f".{first.name}.lock")
     with hold(lock, LONGEST_WAIT), ExitStack() as stack:
-        if os.name == "posix":  # elsewhere, an open file cannot be deleted
-            stack.callback(
-                lock.unlink, missing_ok=True
-            )  # else no other user could export to the same files
+        # One that remains would keep other users out. On Windows, an open file cannot be deleted.
+        if os.name == "posix":
+            stack.callback(lock.unlink, missing_ok=True)
         for path, data in encoded.items():
             remove_leftovers(path.parent.glob(f".{escape(path.name)}*"))
             stack.enter_context(whole_file(path)).write_bytes(data)
