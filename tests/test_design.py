@@ -28,3 +28,11 @@ def test_a_surveys_host_and_the_analysis_need_no_torch():
         "from tasks.kinds import all_tasks\nall_tasks()\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_what_loads_slowly_is_loaded_where_it_is_used():
+    """Every command and every worker would start half a second later."""
+    code = "import sys, harness.stages.run; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "torch" in loaded.split()
+    assert not {"scipy.stats", "numba", "sklearn", "umap", "matplotlib"} & set(loaded.split())

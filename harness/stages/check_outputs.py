@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import scipy  # loads its parts, which take half a second, only when they are used
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from harness.artifacts import Run
@@ -212,7 +212,7 @@ def note_predictions(rows: pd.DataFrame) -> Iterator[str]:
                 f"importance and ablation are those of wrong classes: set class_outputs to the "
                 f"output of each class"
             )
-        elif binom.sf(correct - 1, row.images, 1 / row.choices) > 0.05:
+        elif scipy.stats.binom.sf(correct - 1, row.images, 1 / row.choices) > 0.05:
             yield (
                 f"{place}: of {row.images:.0f} test images {correct} are predicted correctly, not "
                 f"significantly more than by chance (1 in {row.choices:.0f}): check that the "
