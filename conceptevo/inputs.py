@@ -182,27 +182,44 @@ def _read_pixels(pixels: Any) -> np.ndarray:
             )
     array = np.asarray(_as_numpy(pixels))
     if array.dtype != np.uint8:
-        hint = "numbers in [0, 1] by (255 * x).round().astype('uint8')"
-        if np.issubdtype(array.dtype, np.integer):
-            hint = "integers in 0 to 255 by x.astype('uint8')"
         raise ValueError(
-            f"Images: pixels must be uint8 (0 to 255), got {array.dtype}; convert {hint}"
+            f"Images: pixels must be uint8 (0 to 255), got {array.dtype}{_advise_on_type(array)}"
         )
     if array.ndim == 3:
         array = np.repeat(array[..., None], 3, axis=3)
     if array.ndim != 4 or array.shape[3] != 3 or not array.size:
+        is_channels_first = array.ndim == 4 and array.shape[1] == 3
+        hint = "; reorder by x.transpose(0, 2, 3, 1)" * is_channels_first
         raise ValueError(
-            f"Images: pixels must be [images, height, width, 3], got shape {array.shape}"
+            f"Images: pixels must be [images, height, width, 3], got shape {array.shape}{hint}"
         )
     return array
+
+
+def _advise_on_type(pixels: np.ndarray) -> str:
+    """Return how these numbers become uint8, if their range says so."""
+    if not pixels.size or not np.issubdtype(pixels.dtype, np.number):
+        return ""
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 255):  # also if a number is NaN
+        return (
+            f" between {low:.3g} and {high:.3g}; give the images before their normalisation, which "
+            f"View does"
+        )
+    if np.issubdtype(pixels.dtype, np.integer):
+        return "; convert integers in 0 to 255 by x.astype('uint8')"
+    factor, scale = ("255 * ", "[0, 1]") if high <= 1 else ("", "[0, 255]")
+    return f"; convert numbers in {scale} by ({factor}x).round().astype('uint8')"
 
 
 def _read_labels(labels: Any, count: int, classes: Sequence[str]) -> np.ndarray:
     """Return the labels of `count` images as int64 [count]; every class must have an image."""
     array = np.asarray(_as_numpy(labels))
     if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+        is_names = array.shape == (count,) and array.dtype.kind in "UO"
+        hint = "; number names by [classes.index(name) for name in labels]" * is_names
         raise ValueError(
-            f"Images: labels must be {count} integers, got {array.dtype} {array.shape}"
+            f"Images: labels must be {count} integers, got {array.dtype} {array.shape}{hint}"
         )
     if not 0 <= array.min() <= array.max() < len(classes):
         raise ValueError(

@@ -213,7 +213,14 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((np.zeros((2, 4, 4, 3)), [0, 0], ["a"]), "pixels must be uint8 .* got float64; .*255"),
+        ((np.zeros((2, 4, 4, 3)), [0, 0], ["a"]), r"uint8 .* float64; .* \[0, 1\] by \(255 \* x\)"),
+        ((np.full((2, 4, 4, 3), 254.9), [0, 0], ["a"]), r"float64; .* \[0, 255\] by \(x\)\.round"),
+        (
+            (np.full((2, 4, 4, 3), -2.0), [0, 0], ["a"]),
+            "between -2 and -2; .* normalisation, which",
+        ),
+        ((np.full((2, 4, 4, 3), np.nan), [0, 0], ["a"]), "between nan and nan; "),
+        ((np.zeros((2, 4, 4), bool), [0, 0], ["a"]), "got bool$"),
         ((torch.rand(2, 4, 4, 3, requires_grad=True), [0, 0], ["a"]), "uint8 .* got float32"),
         ((np.zeros((2, 4, 4), int), [0, 0], ["a"]), "got int64; convert integers in 0 to 255"),
         ((np.zeros((1, 0, 0, 3), np.uint8), [0], ["a"]), r"\[images, .* got shape \(1, 0, 0, 3\)"),
@@ -229,7 +236,12 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
             (np.zeros((2, 4, 4), np.uint8), [0, 1], ["a", " "]),
             "differ and not be empty, got 'a', ' '",
         ),
-        ((np.zeros((2, 3, 4, 4), np.uint8), [0, 0], ["a"]), r"pixels must be \[images, height"),
+        (
+            (np.zeros((2, 3, 4, 4), np.uint8), [0, 0], ["a"]),
+            r"\[images, height, .* by x\.transpose\(0, 2, 3, 1\)",
+        ),
+        ((np.zeros((2, 4, 4, 4), np.uint8), [0, 0], ["a"]), r"shape \(2, 4, 4, 4\)$"),
+        ((np.zeros((1, 4, 4), np.uint8), ["a"], ["a"]), "1 integers, got <U1 .*classes.index"),
         ((np.zeros((2, 4, 4), np.uint8), [0], ["a"]), "labels must be 2 integers"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 2], [*"abc"]), "there is no image of the classes b: "),

@@ -1,6 +1,7 @@
 """Unusual networks run as in plain torch, or one message says what is wrong."""
 
 import copy
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -277,6 +278,19 @@ def run(tmp_path):
 def check(run, model, **changes):
     (table,) = CheckCheckpoint(Source(model, **changes), 1).do(run, lambda steps: None)
     return table.iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("view", "note"),
+    [
+        (View(16, 16), ""),
+        (View(20, 16), "resized to a shorter side of 20 px .* central 16 × 16 px .* are used$"),
+        (View((12, 8), (12, 8)), "resized to 12 × 8 px by bilinear .* 12 × 8 px .* are used$"),
+    ],
+)
+def test_arrays_of_another_size_than_the_input_are_reported(run, view, note):
+    (text,) = check(run, small(), view=view)["notes"].splitlines() or [""]
+    assert re.search(note or "^$", text)
 
 
 def broken():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.artifacts import Run
 from harness.config import Config, ConfigError, refuse
 from harness.images.batches import load_batch
-from harness.images.sets import FileImages, open_images
+from harness.images.sets import ArrayImages, ImageSet, open_images
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.budget import FEWEST, BatchWork, pass_memory, resources
 from harness.networks.devices import Device
@@ -123,18 +123,8 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
     channels_last = takes_channels_last(model, batch[:FEWEST])
     model = prepare_model(model, source, channels_last)
     layers = find_layers(model, source.view, source.layers, source.channels_last)
-    if isinstance(images, FileImages):
-        stated = "crop" in source.model_fields_set
-        size = source.resize
-        logger.info(
-            "images are resized to %s px by %s interpolation, of which the central %d × %d px "
-            "(height × width) are used%s",
-            " × ".join(map(str, size)) if isinstance(size, tuple) else f"a shorter side of {size}",
-            source.interpolation,
-            height,
-            width,
-            "" if stated else " (the default; set resize and crop as in the network's training)",
-        )
+    if text := _describe_size(source, images):
+        logger.info("%s", text)
     device = resources().device
     model = device.model(model)
     inputs = device.batch(batch if channels_last else batch.contiguous())
@@ -159,6 +149,24 @@ def _try_model(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[s
         "outputs": logits.shape[1],
         "images": len(rows),
     }
+
+
+def _describe_size(source: Source, images: ImageSet) -> str:
+    """Return how images are brought to the size of the input; "" if arrays remain as they are."""
+    view = source.view
+    height, width = view.size
+    default = ""
+    if isinstance(images, ArrayImages):
+        if images.arrays.shape[1:3] == view.size == view.resized(*view.size):
+            return ""
+    elif "crop" not in source.model_fields_set:
+        default = " (the default; set resize and crop as in the network's training)"
+    size = view.resize
+    text = " × ".join(map(str, size)) if isinstance(size, tuple) else f"a shorter side of {size}"
+    return (
+        f"images are resized to {text} px by {view.interpolation} interpolation, of which the "
+        f"central {height} × {width} px (height × width) are used{default}"
+    )
 
 
 def _report_precision(

@@ -207,15 +207,14 @@ def note_predictions(rows: pd.DataFrame) -> Iterator[str]:
             pairs = join_names((f"{name} as {other}" for name, other in mistaken.items()), 4)
             yield (
                 f"{place}: all images of some classes that were tried are predicted to be of one "
-                f"other class ({pairs}). If the network has its classes in another order than "
-                f"assumed (by default that of the sorted names of the image folders), accuracy, "
-                f"importance and ablation are those of wrong classes: set class_outputs to the "
-                f"output of each class"
+                f"other class ({pairs}). If the network has its classes in another order than the "
+                f"images (folders: sorted by name), accuracy, importance and ablation are those of "
+                f"wrong classes: set class_outputs to the output of each class"
             )
         elif scipy.stats.binom.sf(correct - 1, row.images, 1 / row.choices) > 0.05:
             yield (
                 f"{place}: of {row.images:.0f} test images {correct} are predicted correctly, not "
                 f"significantly more than by chance (1 in {row.choices:.0f}): check that the "
-                f"network is trained, that its classes are in the order of the sorted names of the "
-                f"image folders (else set class_outputs), and resize, crop, mean and std"
+                f"network is trained, that its classes are in the order of those of the images "
+                f"(folders: sorted by name; else set class_outputs), and size, mean and std"
             )
