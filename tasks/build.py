@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -17,7 +18,7 @@ from harness.files import whole_file, write_text
 from harness.text import pluralise
 from tasks.base import Draft, Example, Option, Panel, Trial
 from tasks.drawing import Drawing, rehearse
-from tasks.evidence import Evidence
+from tasks.evidence import Evidence, digest_stimuli
 from tasks.false_exclusion import check_rules
 from tasks.files import content_name
 from tasks.kinds import all_tasks
@@ -230,6 +231,9 @@ def _freeze(
             "grouping": settings.evidence.grouping,
             "groups_file": settings.evidence.groups,
             "groups": [asdict(group) for group in drawing.evidence.groups],
+            "stimuli": digest_stimuli(
+                drawing.evidence.run, chain.from_iterable(trial.neurons for trial in trials)
+            ),
         },
     )
     study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -224,6 +225,16 @@ class Evidence:
 def channel_of(neuron: Neuron) -> tuple[str, str, int]:
     """Return the identity of a neuron that is the same at every epoch: series, layer, channel."""
     return neuron.series, neuron.layer, neuron.channel
+
+
+def digest_stimuli(run: Run, neurons: Iterable[Neuron]) -> str:
+    """Return a digest of the stimuli of neurons, which tells whether a study was built from a run.
+
+    Neurons that the run lacks have no stimuli.
+    """
+    shown = pd.DataFrame(sorted({astuple(neuron) for neuron in neurons}), columns=NEURON)
+    rows = shown.merge(run.tables("stimuli"), on=NEURON, how="left").sort_values([*NEURON, "rank"])
+    return hashlib.sha256(rows[[*NEURON, "image_id"]].to_csv(index=False).encode()).hexdigest()[:16]
 
 
 def concept_groups(evidence: Evidence, minimum: int = 6, maximum: int = 12) -> tuple[Group, ...]:

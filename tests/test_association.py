@@ -23,6 +23,7 @@ from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT
 from harness.results import REVERSION, write_about
+from tasks.evidence import digest_stimuli
 from tests.synthetic_study import make_responses, make_study, write
 
 CHANNELS = 400
@@ -103,6 +104,26 @@ def test_evidence_is_joined_by_neuron(folder, run, classes_at_once, monkeypatch)
     moved = space.set_index("channel")["displacement"][row["channel"]]
     assert row["displacement"] == pytest.approx(moved)
     assert table["observer_correct"].isin([0, 1]).all()
+
+
+def test_only_the_run_from_which_a_study_was_built_is_joined(folder, tmp_path, caplog):
+    frozen, runs = read_study(folder), {}
+    for name, first in (("own", 0), ("other", 1)):
+        runs[name] = Run(tmp_path / name)
+        runs[name].write_manifest({"checkpoints": {"vgg": [12]}})
+        ranks = {"channel": np.repeat(range(CHANNELS), 3), "rank": np.tile(range(3), CHANNELS)}
+        images = (first + np.arange(3 * CHANNELS)) % 50
+        table = pd.DataFrame({"series": "vgg", "epoch": 12, "layer": "features.5", **ranks})
+        runs[name].save(Artifact("stimuli", ("vgg", 12)), table.assign(image_id=images), "x")
+    neurons = [neuron for shown in frozen.trials["neurons"] for neuron in shown]
+    evidence = {"stimuli": digest_stimuli(runs["own"], reversed(neurons))}
+    study = replace(frozen, study=frozen.study.model_copy(update={"evidence": evidence}))
+    association.check_run(study, runs["own"])
+    assert not caplog.text
+    with pytest.raises(ValueError, match=f"not built from the run {tmp_path / 'other'}, as it is"):
+        association.check_run(study, runs["other"])
+    association.check_run(frozen, runs["other"])  # of an earlier version
+    assert "does not record from which run it was built" in caplog.text
 
 
 def test_joined_table_has_peoples_rates(folder, run):

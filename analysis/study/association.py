@@ -7,7 +7,9 @@ reverted, its displacement in the semantic space, and the response of the machin
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,9 @@ from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, PAIR
 from harness.results import REVERSION, has_results, read_results
 from tasks.contact_sheet import observe as answers_of_observer
+from tasks.evidence import digest_stimuli
+
+log = logging.getLogger(__name__)
 
 #: Network measures of a trial, as sentences, tables and axes call them.
 MEASURES = {
@@ -134,6 +139,24 @@ def observe_trials(study: FrozenStudy, folder: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["trial", "observer_correct", "observer_clarity"])
     table = table[table["trial"].isin(study.data["trial"])]
     return table.astype({"observer_correct": float}).reset_index(drop=True)
+
+
+def check_run(study: FrozenStudy, run: Run) -> None:
+    """Check that a study was built from a run: its neurons have the same stimuli there. Studies of
+    earlier versions do not hold what is compared.
+
+    Raises:
+        ValueError: they do not.
+    """
+    neurons = chain.from_iterable(study.trials["neurons"].dropna())
+    recorded = study.study.evidence.get("stimuli")
+    if recorded is None:
+        log.warning("this study does not record from which run it was built: check --run yourself")
+    elif recorded != digest_stimuli(run, neurons):
+        raise ValueError(
+            f"the study was not built from the run {run.root}, as it is now: the neurons shown "
+            f"have other stimuli there; give the run from which it was built, or no run"
+        )
 
 
 def network_measures(study: FrozenStudy, run: Run, observer: pd.DataFrame) -> pd.DataFrame:

@@ -85,6 +85,8 @@ def analyse_study(
     """
     answers, people = read_tables(responses)
     frozen = read_study(study)
+    if run is not None:
+        association.check_run(frozen, Run(run))
     chosen = prepare(frozen, answers, people, source)  # names the user's own rows
     if chosen.answers.empty:
         steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
