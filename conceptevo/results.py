@@ -51,7 +51,10 @@ class Result:
         return title + table.head(10).to_html(index=False)
 
     def save(self, folder: str | Path) -> None:
-        """Copy the result to a new folder, from which `load` can read it."""
+        """Copy the result to a new folder, from which `load` can read it. Raises ValueError if the
+        folder exists."""
+        if Path(folder).exists():
+            raise ValueError(f"folder {folder} exists; name another, or remove it first")
         shutil.copytree(self.run.root, folder)
         metadata = {"kind": type(self).__name__, **self._metadata}
         write_text(Path(folder) / "result.json", json.dumps(metadata) + "\n")

@@ -191,6 +191,8 @@ def test_ablating_again_adds_to_what_was_done(scores, undone):
 def test_results_are_saved_and_loaded(name, request, tmp_path):
     result = request.getfixturevalue(name)
     result.save(tmp_path / "kept")
+    with pytest.raises(ValueError, match="kept exists; name another, or remove it first"):
+        result.save(tmp_path / "kept")
     again = ce.load(tmp_path / "kept")
     assert type(again) is type(result) and "rows" in again._repr_html_()
     columns = list(result.to_pandas().columns)

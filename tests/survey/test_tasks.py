@@ -141,7 +141,7 @@ def test_neurons_with_little_overlap_are_in_no_group_and_no_intruder_has_the_con
 def test_without_groups_the_condition_says_what_to_do(run, tmp_path):
     (tmp_path / "groups.toml").write_text("[[group]]\nconcept = 'few'\nneurons = []\n")
     evidence = Evidence(run, EvidenceSettings(groups=str(tmp_path / "groups.toml")))
-    with pytest.raises(NoTrial, match="no hand-picked group of five neurons; name groups"):
+    with pytest.raises(NoTrial, match="no hand-picked group of five .* or omit .* hand_picked = 0"):
         ODD.draw(evidence, "hand_picked", np.random.default_rng(0))
 
 
