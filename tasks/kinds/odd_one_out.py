@@ -205,8 +205,8 @@ class OddOneOut(PickOne):
         groups = [g for g in evidence.groups if len(g.neurons) >= GROUPS - 1]
         if not groups:
             raise NoTrial(
-                "no hand-picked group of five neurons; in study.toml, name groups (groups = 'FILE', "
-                "which the page of `conceptevo explore` writes), or omit the trials: hand_picked = 0"
+                "no hand-picked group of five neurons; in study.toml, name groups (groups = 'FILE',"
+                " which the page of `conceptevo explore` writes), or omit them: hand_picked = 0"
             )
         picked = groups[rng.integers(len(groups))]
         rows = [evidence.row[neuron] for neuron in picked.neurons]
