@@ -119,13 +119,18 @@ class Evidence:
             return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
 
     @cached_property
+    def concept_of(self) -> dict[Neuron, str]:
+        """The true concept of each neuron, however small its overlap."""
+        rows = self.concepts[[*NEURON, "concept"]].itertuples(index=False)
+        return {Neuron(*key): str(concept) for *key, concept in rows}
+
+    @cached_property
     def rows_by_concept(self) -> dict[str, set[int]]:
         """The rows of all neurons that may show the concept of a hand-picked group: those of its
         groups and, unless these are the researcher's, all with this true concept."""
         members = [(group.concept, neuron) for group in self.groups for neuron in group.neurons]
         if self._own_groups is None:
-            for *key, concept in self.concepts[[*NEURON, "concept"]].itertuples(index=False):
-                members.append((str(concept), Neuron(*key)))
+            members += [(concept, neuron) for neuron, concept in self.concept_of.items()]
         rows: dict[str, set[int]] = {}
         for concept, neuron in members:
             if neuron in self.row:

@@ -3,15 +3,19 @@ training?
 
 Controls: `same_stage` shows three disjoint sets of stimuli of one stage as if they were three (no
 change is possible); `false_evolution` joins the early stage of one neuron to the middle and late
-stages of another neuron of the same layer (a change that no neuron made).
+stages of another neuron of the same layer (a change that no neuron made). If the run has true
+concepts, that of the first neuron at the early stage is not that of the other at the late stage, so
+that a change is to be seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from harness.records import Neuron
 from tasks.base import (
@@ -32,11 +36,48 @@ from tasks.observer import likeness
 
 STAGES = (N_("Early"), N_("Middle"), N_("Late"))
 PATCHES = 6  # per stage: three disjoint sets fit into twenty stimuli
+TRIES = 200
 MOVED = 0.33  # real evolutions are drawn from this share of the channels that moved most
 NO_CONCEPT = N_("No clear concept")
 #: Likeness between first and last stage below which the machine observer says "changed"; midway
 #: between repeated draws of one stage and different neurons on the drawn images.
 CHANGED_BELOW = 0.94
+
+
+def draw_false_evolution(
+    evidence: Evidence, moves: pd.DataFrame, neurons: list[Neuron], rng: np.random.Generator
+) -> list[Neuron]:
+    """Join the first stage of a neuron to the other stages of another neuron of its layer, which
+    at the last stage has another true concept than the first neuron at the first stage.
+
+    Args:
+        moves: the usable neurons: layer, channel.
+        neurons: one neuron at every stage; another is drawn if none goes with it.
+
+    Raises:
+        NoTrial: none of TRIES neurons goes with another one.
+    """
+    concept_of = evidence.concept_of
+    for _ in range(TRIES):
+        first, *_, last = neurons
+        concept = concept_of.get(first)
+        channels = moves.loc[moves["layer"] == first.layer, "channel"].astype(int)
+        others = [
+            channel
+            for channel in channels
+            if channel != first.channel
+            and (concept is None or concept_of.get(replace(last, channel=channel)) != concept)
+        ]
+        if others:
+            other = others[rng.integers(len(others))]
+            return [first, *(replace(neuron, channel=other) for neuron in neurons[1:])]
+        layer, channel = moves.iloc[rng.integers(len(moves))][["layer", "channel"]]
+        neurons = [replace(neuron, layer=layer, channel=int(channel)) for neuron in neurons]
+    raise NoTrial(
+        f"evolution_labelling: none of {TRIES} neurons of series {neurons[0].series} has another "
+        f"usable neuron in its layer that shows another true concept at the last stage, and "
+        f"false_evolution needs one; leave the condition out of [trials] in study.toml"
+    )
 
 
 class EvolutionLabelling:
@@ -57,7 +98,8 @@ class EvolutionLabelling:
         "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint, shown as if "
         "they were the three stages (correct: it stayed the same)",
         "false_evolution": "the early stage of one neuron and the middle and late stages of "
-        "another neuron of the same layer (correct: it changed)",
+        "another neuron of the same layer, whose true concept at the last stage, if known, is not "
+        "that of the first neuron at the first stage (correct: it changed)",
     }
     disclosed: Mapping[str, str] = {
         "false_evolution": N_(
@@ -122,15 +164,7 @@ class EvolutionLabelling:
             neurons = [neurons[rng.integers(3)]] * 3
             ranks_by_stage = [range(first, 3 * PATCHES, 3) for first in range(3)]
         elif condition == "false_evolution":
-            others = moves[(moves["layer"] == layer) & (moves["channel"] != channel)]
-            if others.empty:
-                raise NoTrial(
-                    f"evolution_labelling: layer {layer} of series {series} has one usable neuron, "
-                    f"and false_evolution needs two; leave the condition out of [trials] in "
-                    f"study.toml"
-                )
-            other_channel = int(others.iloc[rng.integers(len(others))]["channel"])
-            neurons[1:] = [Neuron(series, epoch, layer, other_channel) for epoch in stages[1:]]
+            neurons = draw_false_evolution(evidence, moves, neurons, rng)
         elif condition != "evolution":
             raise unknown_condition(self, condition)
         panels = tuple(

@@ -193,6 +193,35 @@ def test_same_stage_controls_show_disjoint_stimuli_of_one_stage(evidence):
     assert real.key is None
 
 
+def test_a_false_evolution_does_not_end_with_the_concept_with_which_it_begins(run):
+    """Else "it stayed the same" would be true, but count as an error."""
+    task, evidence = all_tasks().get("evolution_labelling"), Evidence(run)
+
+    def concept_of(neuron):  # as planted
+        return (neuron.channel + (neuron.epoch if neuron.channel % 2 else 0)) % 12
+
+    for seed in range(200):
+        early, middle, late = task.draw(
+            evidence, "false_evolution", np.random.default_rng(seed)
+        ).neurons
+        assert (early.layer, middle.channel) == (late.layer, late.channel)
+        assert early.channel != late.channel
+        assert concept_of(early) != concept_of(late)
+
+    def draw_with(concepts):
+        evidence = Evidence(run)
+        evidence.concepts = concepts
+        return task.draw(evidence, "false_evolution", np.random.default_rng(0))
+
+    table = run.tables("concepts")
+    with pytest.raises(NoTrial, match="another true concept at the last stage"):
+        draw_with(table.assign(concept="one"))
+    is_one = (table["layer"] == "deep") | (table["channel"] != 5)
+    some = draw_with(table.assign(concept=table["concept"].mask(is_one, "one"), iou=0.01)).neurons
+    assert some[0].layer == "middle" and 5 in {neuron.channel for neuron in some}
+    assert draw_with(table.iloc[:0]).key is True
+
+
 def test_the_right_new_picture_drives_the_later_neuron_more(evidence):
     """By the definition of stimuli: in the top k of t' and not of t, and the other way round."""
     task = all_tasks().get("before_or_after")
