@@ -9,7 +9,8 @@ import pytest
 from analysis.exhibits.latex import SIZES, escape
 from analysis.exhibits.phrases import p_cell
 from analysis.exhibits.tables import Table
-from analysis.run.report import plain_on_screen
+from analysis.run.report import neurons_in_use, plain_on_screen
+from harness.artifacts import Artifact, Run
 
 FRAME = pd.DataFrame(
     {"name": ["a_b", "c"], "right": [0.5, np.nan], "low": [-0.25, np.nan], "high": [0.75, np.nan],
@@ -110,3 +111,16 @@ def test_a_notebook_shows_a_table_as_a_report_does():
     shown = Table("t", "Title", "Caption.", frame, {"gap": "{:.2f}"})._repr_html_()
     assert "<th>the name</th>" in shown and "a &amp; b" in shown and "Title. Caption." in shown
     assert shown.count("<th>") == 2
+
+
+def test_a_report_counts_neurons_whose_stimuli_are_decided_by_the_order_of_images(tmp_path):
+    """The first is saturated at 6, as by ReLU6; the third has a single stimulus."""
+    run = Run(tmp_path)
+    run.write_manifest({"checkpoints": {"vgg": [3]}})
+    stimuli = {"channel": [0, 0, 0, 1, 1, 1, 2], "activation": [6.0, 6, 6, 6, 6, 5, 1]}
+    frame = pd.DataFrame({"series": "vgg", "epoch": 3, "layer": "features.2", **stimuli})
+    run.save(Artifact("stimuli", ("vgg", 3)), frame, "x")
+    counts = pd.DataFrame({"series": ["vgg"], "epoch": [3], "neurons": [8], "dead": [5]})
+    said = neurons_in_use(run, {"neurons": Table("neurons", "", "", counts)})
+    assert said[0].endswith("5 cases of a neuron at a checkpoint (62 %) are dead and excluded.")
+    assert said[1].startswith("In 1 case (12 %) all stimuli of a neuron have the same activation")

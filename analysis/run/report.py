@@ -159,7 +159,8 @@ shelf.sentences("run", "abstract")(abstract.abstract_of_run)
 
 @shelf.sentences("run", "networks")
 def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return sentences on dead neurons, and on the images on which accuracy is computed."""
+    """Return sentences on dead and saturated neurons, and on the images on which accuracy is
+    computed."""
     frame = tables["neurons"].frame
     by_series = frame.groupby("series", sort=False)["neurons"].max()
     series_counts = join([f"{count} in {series}" for series, count in by_series.items()])
@@ -171,6 +172,13 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
         else f"Of {by_series.sum():,} neurons ({series_counts}), {dead:,} cases of a neuron at a "
         f"checkpoint ({percent(dead / frame['neurons'].sum())}) are dead and excluded."
     ]
+    if saturated := run_tables.count_saturated(run):
+        share = percent(saturated / frame["neurons"].sum())
+        findings.append(
+            f"In {pluralise(saturated, 'case')} ({share}) all stimuli of a neuron have the same "
+            "activation, such as the largest that its activation function allows. Which images are "
+            "its stimuli is then decided by their order, so they need not show its concept."
+        )
     if has_results(run, REVERSION) and run_tables.training_log(run) is not None:
         findings.append(
             f"[figure:training] shows accuracy on all {run_tables.count_test_images(run):,} test "

@@ -20,7 +20,7 @@ from analysis.statistics.comparisons import clustered_by_layer
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES
-from harness.records import NAMED_OVERLAP, Checkpoint
+from harness.records import NAMED_OVERLAP, NEURON, Checkpoint
 from harness.registry import description
 
 
@@ -79,6 +79,13 @@ def table_of_split(run: Run, kind: str, split: str) -> pd.DataFrame | None:
 
 def count_test_images(run: Run) -> int:
     return len(run.table(Artifact("image_index", ("test",))))
+
+
+def count_saturated(run: Run) -> int:
+    """Return how many neurons, of all checkpoints, have the same activation for all their stimuli,
+    if these are several: other images may have it, too."""
+    activations = run.tables("stimuli").groupby(NEURON)["activation"].agg(["min", "max", "size"])
+    return int(((activations["min"] == activations["max"]) & (activations["size"] > 1)).sum())
 
 
 @shelf.table("run", "supplement")
