@@ -14,12 +14,12 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from analysis.run.audit import NUMBERS, checkpoints
+from analysis.run.audit import NUMBERS, audit_sentences, checkpoints
 from harness.artifacts import Artifact, Run
 from harness.config import ConfigError, EvolveSection, parse_config
 from harness.networks.architectures import build
+from harness.predictions import find_mistaken, note_predictions
 from harness.stages.check import note_unstudied, remarks
-from harness.stages.check_outputs import find_mistaken, note_predictions
 from harness.stages.run import run_until
 
 IMAGES = {"source": "drawn", "train": 12, "probe": 12, "test": 24}
@@ -163,7 +163,8 @@ def test_a_sound_series_is_shown(tmp_path):
     defaults = "resize = 64, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25]"
     assert f"series 'sound': not set, and therefore {defaults}; set what" in said
     assert re.search(r"pieces of work, about .* min with .* of memory per worker", said)
-    assert "of 24 test images 2 are predicted correctly, not significantly more than by" in said
+    chance = "of 24 test images 2 are predicted correctly, not significantly more than by chance"
+    assert chance in said and chance in " ".join(audit_sentences(run, {}))
 
 
 def test_classes_in_another_order_are_reported_for_the_last_checkpoint():
@@ -193,7 +194,7 @@ def test_classes_in_another_order_are_reported_for_the_last_checkpoint():
     (note,) = notes(5)  # P(5 or more of 30) = .175
     assert re.match(r"series 's', epoch 9: of 30 test images 5 .*by chance \(1 in 10\)", note)
     assert notes(7) == [] and notes(30, choices=1) == []
-    assert notes(0, choices=0) == []  # an encoder
+    assert notes(0, choices=0) == []  # the scores distinguish no classes
 
 
 def test_the_first_epoch_of_lightning_is_not_the_untrained_network(tmp_path):

@@ -14,6 +14,7 @@ from analysis.exhibits.tables import Table
 from analysis.run.tables import series_of, table_of_split
 from harness.artifacts import Artifact, Run
 from harness.images.folders import remark_counts
+from harness.predictions import note_predictions
 
 
 def tables_of_series(run: Run, kind: str) -> pd.DataFrame | None:
@@ -92,7 +93,7 @@ def audit_distances(run: Run) -> Figure | None:
 
 @shelf.sentences("run", "networks")
 def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return the anomalies of each series, and the series without any."""
+    """Return the anomalies of each series, the series without any, and doubtful predictions."""
     rows = tables_of_series(run, "audit_findings")
     if rows is None:
         return []
@@ -108,19 +109,24 @@ def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
             "outlying or misordered checkpoints, jumps, frozen layers, dead units or non-finite "
             "weights."
         )
-    return texts
+    return [*texts, *note_predictions(_checks(run))]
 
 
 #: The columns of the table that the terminal shows.
 NUMBERS = ["series", "epoch", "layers", "units", "outputs", "images", "accuracy"]
 
 
+def _checks(run: Run) -> pd.DataFrame:
+    """Return the checks of the checkpoints that are in use; no rows if there are none."""
+    used = tables_of_series(run, "audit")
+    if used is None or not run.holds("check"):
+        return pd.DataFrame()
+    return used[["series", "epoch"]].merge(run.tables("check"), on=["series", "epoch"])
+
+
 @shelf.table("run", "supplement")
 def checkpoints(run: Run) -> Table | None:
-    audit_rows = tables_of_series(run, "audit")
-    if audit_rows is None or not run.holds("check"):
-        return None
-    rows = audit_rows[["series", "epoch"]].merge(run.tables("check"), on=["series", "epoch"])
+    rows = _checks(run)
     if not set(NUMBERS) <= set(rows.columns):  # no checkpoint could be used
         return None
     notes = rows["notes"].str.replace("\n", "; ").replace("", "none")

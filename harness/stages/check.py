@@ -30,7 +30,8 @@ from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import FolderSource, Source, TrainedSource
 from harness.networks.wrappers import unwrap
-from harness.stages.check_outputs import check_outputs, note_predictions, try_predictions
+from harness.predictions import note_predictions
+from harness.stages.check_outputs import check_outputs, try_predictions
 from harness.stages.checkpoints import (
     CheckpointWork,
     declare_checkpoints,
@@ -47,7 +48,7 @@ from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4  # of columns and notes of a check; where it differs, checkpoints are checked again
+VERSION = 5  # of columns and notes of a check; where it differs, checkpoints are checked again
 IMAGES = 32  # largest number of test images on which a checkpoint is tried
 IMAGE_BYTES = 2**30  # of these images; large ones are fewer
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
-import scipy  # loads its parts, which take half a second, only when they are used
 import torch
 from torch import Tensor
 
@@ -17,6 +14,7 @@ from harness.artifacts import Run
 from harness.images.sets import ImageSet
 from harness.networks.objectives import choose_objective
 from harness.networks.sources import Source
+from harness.predictions import find_mistaken
 from harness.stages.prototypes import load_targets
 from harness.text import join_names
 
@@ -119,8 +117,8 @@ def try_predictions(
     run: Run, source: Source, epoch: int, output: Tensor, images: ImageSet, labels: np.ndarray
 ) -> dict[str, object]:
     """Return the `accuracy`, the share of images whose class has the largest score (NaN if the
-    scores need prototypes, which are computed later); the number of scores of a classifier,
-    `choices` (of an encoder: 0); and `mistaken` (JSON), by class: the other class as which all its
+    scores need prototypes, which are computed later); `choices`, the number of scores (0 if they
+    distinguish no classes); and `mistaken` (JSON), by class: the other class as which all its
     images are predicted, if there are at least three, and the images of no further class.
 
     Raises ValueError if the objective cannot be used on these outputs.
@@ -151,12 +149,13 @@ def try_predictions(
         )
     scores = target_of(0).scores(output)
     ties = int(((scores == scores.amax(dim=1, keepdim=True)).sum(dim=1) > 1).sum())
+    is_constant = bool((scores == scores[:, :1]).all())
     if scores.shape[1] == 1:
         logger.warning(
             "there is one class, and every image is predicted to be of it: accuracy is 1 whatever "
             "is ablated; look at the change of the objective instead"
         )
-    elif bool((scores == scores[:, :1]).all()):
+    elif is_constant:
         logger.warning(
             "objective %r is the same for all classes: it distinguishes no classes, so every image "
             "is predicted to be of the first; look at the change of the objective instead of "
@@ -175,46 +174,6 @@ def try_predictions(
     outputs = [target_of(label).label for label in range(len(images.classes))]
     return {
         "accuracy": float((predicted == np.array(outputs)[labels]).mean()),
-        "choices": scores.shape[1] if choose_objective(source.objective).classifies else 0,
+        "choices": 0 if is_constant else scores.shape[1],
         "mistaken": json.dumps(find_mistaken(images.classes, outputs, labels, predicted)),
     }
-
-
-def find_mistaken(
-    classes: tuple[str, ...], outputs: list[int], labels: np.ndarray, predicted: np.ndarray
-) -> dict[str, str]:
-    """Return the classes whose images are all predicted as one other class, with this class."""
-    name_of = {output: name for name, output in zip(classes, outputs, strict=True)}
-    mistaken = {}
-    for label, name in enumerate(classes):
-        answers = predicted[labels == label]
-        if len(answers) >= 3 and answers[0] != outputs[label] and (answers == answers[0]).all():
-            mistaken[name] = name_of.get(int(answers[0]), f"output {answers[0]}")
-    counts = Counter(mistaken.values())
-    return {name: other for name, other in mistaken.items() if counts[other] == 1}
-
-
-def note_predictions(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield a note for each series whose last checkpoint seems to have its classes in another
-    order than the images, or predicts no better than chance (binomial test at the level .05)."""
-    if "choices" not in rows:  # no checkpoint could be used
-        return
-    for series, sound in rows[rows["choices"] > 1].groupby("series"):
-        row = next(sound.iloc[::-1].itertuples())
-        place, mistaken = f"series {series!r}, epoch {row.epoch}", json.loads(str(row.mistaken))
-        correct = round(row.accuracy * row.images)
-        if len(mistaken) > 1:
-            pairs = join_names((f"{name} as {other}" for name, other in mistaken.items()), 4)
-            yield (
-                f"{place}: all images of some classes that were tried are predicted to be of one "
-                f"other class ({pairs}). If the network has its classes in another order than the "
-                f"images (folders: sorted by name), accuracy, importance and ablation are those of "
-                f"wrong classes: set class_outputs to the output of each class"
-            )
-        elif scipy.stats.binom.sf(correct - 1, row.images, 1 / row.choices) > 0.05:
-            yield (
-                f"{place}: of {row.images:.0f} test images {correct} are predicted correctly, not "
-                f"significantly more than by chance (1 in {row.choices:.0f}): check that the "
-                f"network is trained, that its classes are in the order of those of the images "
-                f"(folders: sorted by name; else set class_outputs), and size, mean and std"
-            )
