@@ -235,6 +235,14 @@ def test_a_jump_after_an_epoch_0_that_is_left_out(place):
     assert found == {"equal": [("0, 13", "")], "jump": [("1, 2", "")]}
 
 
+def test_of_two_checkpoints_no_order_is_claimed(place):
+    """With one distance, none is off the way, in another order or a jump."""
+    _, run = audited(place, series(epochs=(1, 3)), "two")
+    (text,) = exhibits.audit_sentences(run, {})
+    assert "no anomaly in two: no duplicated checkpoints, frozen layers" in text
+    assert "misordered, and jumps, cannot be tested with two checkpoints." in text
+
+
 def test_distances_are_those_of_all_weights(place):
     states = series()
     _, run = audited(place, states, "distances")
@@ -282,6 +290,13 @@ def test_dead_units_are_rows_of_zeros():
         turned.weight[:, 4] = 0
     assert sketch(turned)[0][["units", "dead"]].values.tolist() == [[5, 1]]
     assert sketch(nn.LayerNorm(4))[0]["units"].tolist() == [0]
+    attention = nn.MultiheadAttention(8, 2)  # queries, keys and values; then the output
+    with torch.no_grad():
+        attention.in_proj_weight[[0, 9]] = 0
+    assert sketch(attention)[0][["units", "dead"]].values.tolist() == [[24, 2], [8, 0]]
+    apart = nn.MultiheadAttention(8, 2, kdim=3, vdim=5, add_bias_kv=True)
+    assert sketch(apart)[0]["units"].tolist() == [24, 8]
+    assert sketch(nn.LSTM(3, 4))[0]["units"].tolist() == [32]  # 4 gates, of input and of state
 
 
 def way(points, epochs=None):

@@ -41,7 +41,8 @@ def audit(run: Run) -> Table | None:
         "two; about 0.5 in an ordinary training run, above 1.5 for an outlying checkpoint. "
         "Unchanged layers: weights identical to those of the preceding checkpoint. Dead units: "
         "units of any layer whose incoming weights are all zero (dead neurons are defined by "
-        "activations, see Method). Values by layer: audit/SERIES/layers.parquet.",
+        "activations, see Method). An exactly reversed series is recognised only by the batch "
+        "counters of normalisation layers. Values by layer: audit/SERIES/layers.parquet.",
         rows,
         dict.fromkeys(numbers, "{:.2f}"),
     )
@@ -103,11 +104,17 @@ def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
     texts = [f"{row.series}: {row.text}" for row in rows.itertuples()]
     if short:
         texts.append(f"Not audited: {join(short)}, with fewer than two readable checkpoints.")
-    if clean:
+    rest = "frozen layers, dead units or non-finite weights."
+    if long := [name for name in clean if counts[name] > 2]:
         texts.append(
-            f"The audit of the weights found no anomaly in {join(clean)}: no duplicated, "
-            "outlying or misordered checkpoints, jumps, frozen layers, dead units or non-finite "
-            "weights."
+            f"The audit of the weights found no anomaly in {join(long)}: no duplicated, "
+            f"outlying or misordered checkpoints, jumps, {rest}"
+        )
+    if pairs := [name for name in clean if counts[name] == 2]:
+        texts.append(
+            f"The audit of the weights found no anomaly in {join(pairs)}: no duplicated "
+            f"checkpoints, {rest} Whether checkpoints are outlying or misordered, and jumps, "
+            "cannot be tested with two checkpoints."
         )
     return [*texts, *note_predictions(_checks(run))]
 

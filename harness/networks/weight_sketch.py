@@ -31,8 +31,9 @@ def sketch(model: nn.Module) -> tuple[pd.DataFrame, list[np.ndarray]]:
         that are kept of each, float32 [min(size, SAMPLE)]. A module's parameters are joined in
         order. The columns are layer (the module's name), size (number of weights), squared_norm
         (sum of the squared weights), non_finite (number of weights that are NaN or infinite), units
-        (number of output units of a convolution or linear layer; 0 for other layers), dead (number
-        of units whose incoming weights are all (nearly) zero), digest (of all weights; equal only
+        (number of output units of a convolution or linear layer, of the projections of an attention
+        layer, or of the gates of a recurrent one; 0 for other layers), dead (number of units whose
+        incoming weights are all (nearly) zero), digest (of all weights; equal only
         if they are bitwise equal) and, equal in all rows, buffers (digest of the floating-point
         buffers, such as running means) and batches (number of batches that normalisation layers
         have counted; -1 if none counts).
@@ -62,13 +63,15 @@ def sketch(model: nn.Module) -> tuple[pd.DataFrame, list[np.ndarray]]:
 def _units(module: nn.Module) -> tuple[int, int]:
     """Return the number of a layer's output units, and how many of them are dead."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2 or isinstance(module, nn.Embedding):
-        return 0, 0
-    rows = weight.detach().abs()
-    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        rows = rows.transpose(0, 1)
-    largest = rows.flatten(1).amax(dim=1)
-    return len(largest), int((largest <= DEAD * largest.max()).sum())
+    matrices: list[Tensor] = []
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        matrices += [p for p in module.parameters(recurse=False) if p.dim() == 2]
+    elif isinstance(weight, Tensor) and weight.dim() > 1 and not isinstance(module, nn.Embedding):
+        transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+        matrices.append(weight.transpose(0, 1) if isinstance(module, transposed) else weight)
+    largest = [matrix.detach().abs().flatten(1).amax(dim=1) for matrix in matrices]
+    dead = sum(int((values <= DEAD * values.max()).sum()) for values in largest)
+    return sum(map(len, largest)), dead
 
 
 def _digest(tensors: list[Tensor]) -> str:
