@@ -103,6 +103,18 @@ def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
     assert "{" not in text
 
 
+def test_each_condition_is_compared_with_its_own_chance(folder):
+    """Of six options in "base" and three in "other_series", 1/6 and 1/3 are hit by guessing."""
+    frozen = read_study(folder)
+    is_other = frozen.trials["condition"] == "other_series"
+    options = frozen.trials["options"].where(~is_other, frozen.trials["options"].str[:3])
+    keys = {**frozen.keys, **dict.fromkeys(frozen.trials.loc[is_other, "trial"], "a")}
+    frozen = replace(frozen, keys=keys, trials=frozen.trials.assign(options=options))
+    text = preregistration(results_without_responses(frozen), None)
+    for chance, condition in (("0.167", "base"), ("0.333", "other series")):
+        assert f"correct responses differs from chance ({chance}): {condition}.\n" in text
+
+
 def test_it_says_who_cannot_take_part(folder):
     asked = {"kind": "number", "name": "age", "label": "How old?", "stay_within": (18, 99)}
     lenses = {"kind": "choice", "name": "g", "label": "Glasses?", "choices": (("y", "Yes"),)}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.exhibits.pdf import can_write_pdf, write_pdf
@@ -118,23 +118,31 @@ def _hypotheses(results: Results, tests: pd.DataFrame) -> list[tuple[str, list[s
         "Other hypotheses": ~is_primary & ~control,
         "Control tests (checks of the tasks; nothing is claimed from them)": ~is_primary & control,
     }
+    keys = ["question", "kind", "asked", "null"]
+    tests = tests.assign(null=[_null(results, test) for test in tests.itertuples()])
     texts = {
         title: [
             _hypothesis(results, group)
-            for _, group in tests[role].groupby(["question", "kind", "asked"], sort=False)
+            for _, group in tests[role].groupby(keys, sort=False, dropna=False)
         ]
         for title, role in roles.items()
     }
     return [(title, hypotheses) for title, hypotheses in texts.items() if hypotheses]
 
 
+def _null(results: Results, test: Any) -> float:
+    """Return the share that a test of accuracy against chance compares with; NaN for others."""
+    if test.kind != "chance":
+        return float("nan")
+    task = test.question.rpartition(".")[0]
+    return results.responses.study.chance(task).get(test.what, float("nan"))
+
+
 def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
-    study, test = results.responses.study, tests.iloc[0]
-    task, kind = test["question"].rpartition(".")[0], test["kind"]
-    chance = study.chance(task).get(test["what"], np.nan) if kind == "chance" else np.nan
+    test = tests.iloc[0]
     names = "; ".join(map(name_measure, tests["what"]))
-    text = HYPOTHESES[kind].format(
-        what=names, asked=test["asked"], margin=test["margin"], null=f"{chance:.3g}"
+    text = HYPOTHESES[test["kind"]].format(
+        what=names, asked=test["asked"], margin=test["margin"], null=f"{test['null']:.3g}"
     )
     return f"{test['task']}: {text}"
 
