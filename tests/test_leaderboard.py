@@ -375,6 +375,23 @@ def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_comp
     assert report._gap_text(gap.drop("low").reindex(gap.index)) == "58 percentage points"
 
 
+def test_the_agreement_of_the_main_ranking_with_itself_is_not_counted():
+    bench = SimpleNamespace(main="revert", split="heldout")
+    rows = [
+        ("ablation", "revert", 1), ("ablation", "zero", 0.2), ("ablation", "mean", 0.6),
+        ("images", "heldout", 1), ("images", "importance", 1), ("outcome", "accuracy", 1),
+        ("outcome", "probability", 0.8), ("measure", "gap", 1), ("measure", "area", np.nan),
+        ("series", "a", 0.4), ("series", "b", 1),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["factor", "level", "tau"])
+    tables = {"stability": Table("stability", "", "", frame)}
+    assert report.agreement_of_rankings(bench, tables) == [
+        "Across other levels of ablation, Kendall's τ with the main ranking is 0.20 to 0.60.",
+        "Across other levels of outcome, Kendall's τ with the main ranking is 0.80.",
+        "Across levels of series, Kendall's τ with the main ranking is 0.40 to 1.00.",
+    ]
+
+
 def test_why_there_is_no_interval_is_said(monkeypatch):
     monkeypatch.setattr(report, "_undefined_values", lambda bench: [])
     row = {"method": ["a"], "gap": [0.0], "low": [np.nan], "high": [np.nan]}

@@ -197,15 +197,21 @@ shelf.section("bench", "limits", "Limits", [
 
 @shelf.sentences("bench", "stability")
 def agreement_of_rankings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """Return one sentence per factor on how much the ranking changes with it."""
+    """Return one sentence per factor on how much the ranking changes with it. The leaderboard's own
+    level, at which the ranking is the main one, is left out."""
     if (table := tables.get("stability")) is None:
         return []
-    return [
-        f"Across levels of {factor}, Kendall's τ with the main ranking is "
-        f"{number_text(rows['tau'].min(), '.2f')} to {number_text(rows['tau'].max(), '.2f')}."
-        for factor, rows in table.frame.groupby("factor", sort=False)
-        if len(rows) > 1 and (rows["tau"] < 1 - 1e-12).any()
-    ]
+    own = {"ablation": bench.main, "images": bench.split, "outcome": "accuracy", "measure": "gap"}
+    others = table.frame[table.frame["level"] != table.frame["factor"].map(own)]
+    texts = []
+    for factor, rows in others.groupby("factor", sort=False):
+        ends = [number_text(tau, ".2f") for tau in (rows["tau"].min(), rows["tau"].max())]
+        if (rows["tau"] < 1 - 1e-12).any():
+            texts.append(
+                f"Across {'other ' * (factor in own)}levels of {factor}, Kendall's τ with the main "
+                f"ranking is {' to '.join(dict.fromkeys(ends))}."
+            )
+    return texts
 
 
 def compare(first: Path, second: Path) -> Table:
