@@ -122,6 +122,7 @@ class Recorder:
     evidence: Evidence | None = None
     weights: Sequence[int] | AbstractSet[int] = ()
     network: Callable[[nn.Module], nn.Module] = field(default=lambda module: module)
+    _recorded: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -150,7 +151,8 @@ class Recorder:
         Raises:
             ValueError: the epoch is not an integer of at least 0, the network is no module, cannot
                 be copied or is split between processes, or the folder holds evidence that was
-                recorded with other images, layers or settings.
+                recorded with other images, layers or settings, or weights of this epoch that
+                evidence would not replace.
         """
         if not isinstance(epoch, Integral) or isinstance(epoch, bool) or epoch < 0:
             raise ValueError(f"Recorder: epoch must be an integer of at least 0, got {epoch!r}")
@@ -162,21 +164,32 @@ class Recorder:
             kind = type(network).__name__
             raise ValueError(f"Recorder: the network must be a torch module, got {kind}")
         refuse_pieces(network)
+        weights_file = Path(self.folder) / WEIGHTS.format(epoch=epoch)
         if self.evidence is None or epoch in self.weights:
             remove_leftovers(Path(self.folder).glob(f".{WEIGHTS.format(epoch='*')}*"))
-            save_weights(network, Path(self.folder) / WEIGHTS.format(epoch=epoch))
+            save_weights(network, weights_file)
+        elif weights_file.exists():
+            raise ValueError(
+                f"Recorder: {weights_file} holds weights of an earlier training, which a run would "
+                f"study instead of the evidence of epoch {epoch}; use another folder, delete the "
+                f"file, or name the epoch in `weights`"
+            )
         if self.evidence is not None:
             devices = {p.device.index or 0 for p in network.parameters() if p.is_cuda}
             with torch.random.fork_rng(devices=devices):
                 self._record_evidence(copy_network(network), epoch, self.evidence)
+        self._recorded.add(epoch)
         if last:
             source = RecordedSource(name=RECORDED, folder=Path(self.folder), architecture="")
-            if later_epochs := [one for one in source.series().epochs if one > epoch]:
+            first = min(self._recorded)
+            kept = [e for e in source.series().epochs if e > first and e not in self._recorded]
+            if kept:
                 logger.warning(
-                    "%s also holds records of epochs %s, after the last one (%s): they are of "
-                    "another training; delete them",
+                    "%s also holds records of epochs %s, which this Recorder did not make "
+                    "from epoch %s to %s: they are of another training; delete them",
                     self.folder,
-                    join_names(later_epochs),
+                    join_names(kept),
+                    first,
                     epoch,
                 )
         return True

@@ -428,10 +428,37 @@ def test_records_of_an_earlier_longer_training_are_named(tmp_path, caplog):
         recorder = ce.Recorder(tmp_path)
         for epoch in range(last + 1):
             recorder.record(Net(), epoch, last=epoch == last)
-    assert "records of epochs 2, 3, after the last one (1): they are of another" in caplog.text
+    text = "records of epochs 2, 3, which this Recorder did not make from epoch 0 to 1: they are of"
+    assert text in caplog.text
     (tmp_path / "model-best.pth").touch()
     source = RecordedSource(name="mine", folder=tmp_path, architecture="test_recorder:make")
     assert source.epochs() == (0, 1, 2, 3)
+
+
+def test_records_of_another_schedule_are_named_between_those_of_the_training(tmp_path, caplog):
+    for every in (1, 2):
+        recorder = ce.Recorder(tmp_path, every)
+        for epoch in range(5):
+            recorder.record(Net(), epoch, last=epoch == 4)
+        assert ("holds records of epochs 1, 3, which" in caplog.text) == (every == 2)
+    resumed = ce.Recorder(tmp_path, 2)  # epochs before its first are of the training's first part
+    caplog.clear()
+    resumed.record(Net(), 4)
+    resumed.record(Net(), 6, last=True)
+    assert not caplog.text
+
+
+def test_evidence_is_not_recorded_beside_weights_of_another_network(tmp_path):
+    """A run would study the weights of this epoch, not what was recorded."""
+    ce.Recorder(tmp_path).record(Net(), 4)
+    recorder = memory_recorder(tmp_path)
+    with pytest.raises(ValueError, match="model-4.pth holds weights of an earlier training, which"):
+        recorder.record(Net(), 4, last=True)
+    assert recorder.record(Net(), 3, last=True)
+    named = memory_recorder(tmp_path)
+    named.weights, net = (4,), Net()
+    assert named.record(net, 4)
+    assert holds(tmp_path / "model-4.pth", net.state_dict())
 
 
 def lightning_library():
