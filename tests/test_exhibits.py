@@ -183,11 +183,12 @@ def test_concepts_over_epochs_have_a_column_for_a_checkpoint_without_any(monkeyp
          "concept": "sky", "iou": [0.01, 0.02, 0.01, 0.3]}
     )  # fmt: skip
     monkeypatch.setattr(run_figures, "series_of", lambda run: ["net"])
-    for name, table in (("true_concepts", neurons), ("named_concepts", neurons[3:])):
-        monkeypatch.setattr(run_figures, name, lambda run, table=table: table)
+    checkpoints = pd.MultiIndex.from_product([["net"], [0, 1, 2]], names=["series", "epoch"])
+    monkeypatch.setattr(run_figures, "checkpoints_of", lambda run: checkpoints)
+    monkeypatch.setattr(run_figures, "named_concepts", lambda run: neurons[3:])
     (axes,) = run_figures.emergence(None).canvas.axes
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1"]
-    assert [text.get_text() for text in axes.texts] == ["0", "1"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2"]
+    assert [text.get_text() for text in axes.texts] == ["0", "1", "0"]
     monkeypatch.setattr(run_figures, "named_concepts", lambda run: neurons[:0])
     assert run_figures.emergence(None) is None
 

@@ -66,6 +66,7 @@ def test_it_leaves_a_report_with_every_table_and_figure(finished):
     assert "The gap, accuracy after reverting q4 minus accuracy after reverting q1, was " in page
     assert "from 3 test images of the class" in page and "9 held-out images (3 per class)" in page
     assert "http://" not in page and "https://" not in page  # self-contained
+    assert "(with 3 classes, it cannot be significant)" in page  # 2^(1 - 3) is not below .05
     titles = ("Abstract", "Method", "Networks", "Concepts and their evolution", "Supplement")
     places = [page.index(f"<h2>{title}</h2>") for title in titles]
     assert places == sorted(places) and page.index("q1 to q4") < page.index("adjusted p (Page)")

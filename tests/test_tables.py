@@ -10,7 +10,9 @@ from analysis.exhibits.latex import SIZES, escape
 from analysis.exhibits.phrases import p_cell
 from analysis.exhibits.tables import Table
 from analysis.run.report import neurons_in_use, plain_on_screen
+from analysis.run.tables import neurons
 from harness.artifacts import Artifact, Run
+from harness.concepts.space import SemanticSpace
 
 FRAME = pd.DataFrame(
     {"name": ["a_b", "c"], "right": [0.5, np.nan], "low": [-0.25, np.nan], "high": [0.75, np.nan],
@@ -111,6 +113,25 @@ def test_a_notebook_shows_a_table_as_a_report_does():
     shown = Table("t", "Title", "Caption.", frame, {"gap": "{:.2f}"})._repr_html_()
     assert "<th>the name</th>" in shown and "a &amp; b" in shown and "Title. Caption." in shown
     assert shown.count("<th>") == 2
+
+
+def test_a_checkpoint_whose_neurons_are_all_dead_is_counted(tmp_path):
+    """A training can collapse, as with too large a learning rate. No space has such neurons."""
+    run = Run(tmp_path)
+    series = [{"name": "net", "source": "folder"}]
+    values = {"space_methods": ["jaccard"], "configuration": {"series": series}}
+    run.write_manifest({**values, "checkpoints": {"net": [1, 2, 3]}})
+    layers = pd.DataFrame({"series": "net", "layer": ["a", "b"], "channels": [3, 2], "depth": 1.0})
+    run.save(Artifact("layers", ("net",)), layers, "x")
+    keys = {"series": "net", "epoch": [1, 1, 3], "layer": ["a", "b", "a"], "channel": [2, 0, 1]}
+    frame = pd.DataFrame({**keys, "coverage": [1.0, 0.5, 0.25]})
+    run.save(Artifact("space_neurons", ("jaccard",)), frame, "x")
+    space = SemanticSpace("jaccard", frame, np.eye(3))
+    run.save(Artifact("space", ("jaccard",)), space.arrays(), "x")
+    table = neurons(run).frame
+    assert table["epoch"].tolist() == [1, 2, 3] and table["alive"].tolist() == [2, 0, 1]
+    assert table["dead"].tolist() == [3, 5, 4]
+    assert table["coverage"].tolist() == pytest.approx([0.75, np.nan, 0.25], nan_ok=True)
 
 
 def test_a_report_counts_neurons_whose_stimuli_are_decided_by_the_order_of_images(tmp_path):

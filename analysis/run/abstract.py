@@ -84,7 +84,8 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
         count = count.reindex(rows["epoch"], fill_value=0)
         peak = int(count.idxmax())
         counts = [
-            f"{count[epoch]} at epoch {epoch}" + (" (the maximum)" if epoch == peak else "")
+            f"{count[epoch]} at epoch {epoch}"
+            + " (the maximum)" * bool(count[epoch] == count[peak])
             for epoch in sorted({rows["epoch"].iloc[0], peak, rows["epoch"].iloc[-1]})
         ]
         parts.append(f"in {series} ({rows['neurons'].max()} neurons), {join(counts)}")
@@ -141,6 +142,10 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     is_significant = rows["adjusted p (q1 vs random)"] < ALPHA
     opposite = int((is_significant & (rows["q1"] > rows["random"])).sum())
     opposite_text = f" (in {opposite} of them random sets reduced accuracy more)" * bool(opposite)
+    # the smallest adjusted p of the exact test
+    is_powerless = len(reversion) * 2.0 ** (1 - len(means)) >= ALPHA
+    few_classes = pluralise(len(means), "class", "classes")
+    powerless_text = f" (with {few_classes}, it cannot be significant)" * is_powerless
     pairs = pluralise(len(rows), "pair")
     return (
         "For pairs of epochs, the activations of a set of neurons at the later epoch were replaced "
@@ -149,9 +154,9 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
         f"{pairs} of epochs; {cis_over_classes(len(means))}). The difference between the "
         f"most important {part} and random sets was "
         f"{points_text(*map(float, ends.loc['difference']))}; it was significant in "
-        f"{int(is_significant.sum())} of {pairs}{opposite_text}. In {n_ordered} of {pairs} "
-        f"accuracy was lowest after the most important {part} was reverted, higher after random "
-        f"sets, and highest after the least important {part}."
+        f"{int(is_significant.sum())} of {pairs}{opposite_text}{powerless_text}. "
+        f"In {n_ordered} of {pairs} accuracy was lowest after the most important {part} was "
+        f"reverted, higher after random sets, and highest after the least important {part}."
     )
 
 

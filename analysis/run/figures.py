@@ -28,13 +28,13 @@ from analysis.run.reversion import count_images, joint_means
 from analysis.run.tables import (
     alignment,
     base_checkpoint,
+    checkpoints_of,
     count_test_images,
     named_concepts,
     series_of,
     sort_by_series,
     spaces,
     training_log,
-    true_concepts,
 )
 from analysis.statistics import classes
 from harness.artifacts import Artifact, Run
@@ -53,13 +53,13 @@ def training(run: Run) -> Figure | None:
     if (log := training_log(run)) is None:
         return None
     canvas, axes = subplots(figsize=(4.6, 2.8))
-    probed = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
+    probed = checkpoints_of(run)
     for index, (series, rows) in enumerate(sort_by_series(run, log).groupby("series", sort=False)):
         style = style_of(index)
         for split, line in (("test", "-"), ("train", ":")):
             accuracy, label = rows[f"{split}_accuracy"], f"{series}, {split}"
             axes.plot(rows["epoch"], accuracy, line, color=style["color"], label=label)
-        studied = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
+        studied = rows[rows.set_index(["series", "epoch"]).index.isin(probed)]
         axes.plot(studied["epoch"], studied["test_accuracy"], linestyle="none", **style)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
     axes.locator_params(axis="x", integer=True)
@@ -139,10 +139,9 @@ def _classes_of_stimuli(run: Run) -> pd.DataFrame:
 @shelf.figure("run", "concepts")
 def emergence(run: Run) -> Figure | None:
     keys = ["series", "epoch"]
-    neurons, concepts = true_concepts(run), named_concepts(run)
-    if neurons is None or concepts is None or concepts.empty:
+    if (concepts := named_concepts(run)) is None or concepts.empty:
         return None
-    checkpoints = pd.MultiIndex.from_frame(neurons[keys].drop_duplicates())  # also without any
+    checkpoints = checkpoints_of(run)  # also those without any concept
     counts = concepts.groupby(["concept", *keys]).size().unstack(keys)
     counts = counts.reindex(columns=checkpoints).fillna(0).sort_index(axis=1)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]

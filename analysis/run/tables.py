@@ -45,6 +45,15 @@ def base_checkpoint(run: Run) -> Checkpoint:
     return Checkpoint(**run.manifest()["base"])
 
 
+def checkpoints_of(run: Run) -> pd.MultiIndex:
+    """Return the series and epoch of every checkpoint, also of those whose neurons are all dead."""
+    keys = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
+    if (by_series := run.manifest().get("checkpoints")) is not None:
+        rows = [(name, epoch) for name, epochs in by_series.items() for epoch in epochs]
+        keys = pd.DataFrame(rows, columns=keys.columns)
+    return pd.MultiIndex.from_frame(keys.sort_values(["series", "epoch"]))
+
+
 def true_concepts(run: Run) -> pd.DataFrame | None:
     """Return the true concepts of all neurons; None for images without masks or attributes."""
     return _rows(run.tables("concepts")) if run.holds("concepts") else None
@@ -95,6 +104,7 @@ def neurons(run: Run) -> Table:
     alive = first.neurons.groupby(["series", "epoch"]).agg(
         alive=("channel", "size"), coverage=("coverage", "mean")
     )
+    alive = alive.reindex(checkpoints_of(run)).fillna({"alive": 0}).astype({"alive": int})
     table = sort_by_series(run, alive.reset_index())
     table.insert(2, "neurons", table["series"].map(layers))
     table.insert(4, "dead", table["neurons"] - table["alive"])
