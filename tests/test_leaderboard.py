@@ -12,7 +12,7 @@ from scipy import stats
 
 from analysis.benchmark import measures, report, significance
 from analysis.benchmark.results import Bench, _shared_neighbours
-from analysis.benchmark.tables import ablations, images_needed
+from analysis.benchmark.tables import ablations, images_needed, stability
 from analysis.exhibits.tables import Table
 from analysis.statistics import comparisons
 from harness.artifacts import Artifact, Run
@@ -373,6 +373,15 @@ def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_comp
     gap = pd.Series({"gap": 0.58, "low": -0.56, "high": 1.0, "classes": 2})
     assert report._gap_text(gap) == "58 percentage points (95 % CI over 2 classes: [−56, 100])"
     assert report._gap_text(gap.drop("low").reindex(gap.index)) == "58 percentage points"
+
+
+def test_all_methods_with_the_largest_gap_are_the_best_at_a_level():
+    ranking = {"c": 0.2, "b": 0.3 - 1e-12, "a": 0.3, "d": np.nan}
+    levels = [("x", "1", ranking), ("x", "2", dict.fromkeys("ab", np.nan))]
+    bench = SimpleNamespace(ranking=lambda: ranking, levels=lambda: levels)
+    frame = stability(bench).frame
+    assert frame["best"].tolist() == ["a, b", ""]
+    assert frame["its gap"].tolist() == pytest.approx([0.3, np.nan], nan_ok=True)
 
 
 def test_the_agreement_of_the_main_ranking_with_itself_is_not_counted():

@@ -14,6 +14,9 @@ import pandas as pd
 from analysis.statistics.classes import OUTCOMES, find_bins
 from harness.records import CONTROLS, PAIR
 
+#: Gaps that differ by no more are equal.
+EQUAL = 1e-9
+
 #: The columns of the records that identify rows and columns of `pivot_outcomes`.
 UNIT, COLUMNS = [*PAIR, "class_id", "image_id"], ["method", "arm", "draw"]
 

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.table import Table as ScreenTable
 
 from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers the figures
+from analysis.benchmark import measures
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the tables
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import differing_settings, read_comparable
@@ -55,10 +56,6 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
     columns.insert(0, "method (* linearises)", frame["method"] + marks)
     columns.insert(2, "±", frame["high"] - frame["gap"])
     return plain_on_screen(columns, main.title)
-
-
-#: Gaps that differ by no more are equal.
-EQUAL = 1e-9
 
 
 @shelf.sentences("bench", "leaderboard")
@@ -110,7 +107,7 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
 
 def _find_leaders(ranked: pd.DataFrame) -> list[str]:
     """Return the methods with the largest gap, of methods ordered by it: several if it is equal."""
-    return list(ranked.loc[ranked["gap"] >= ranked["gap"].iloc[0] - EQUAL, "method"])
+    return list(ranked.loc[ranked["gap"] >= ranked["gap"].iloc[0] - measures.EQUAL, "method"])
 
 
 def _largest_gap(leaders: list[str]) -> str:
@@ -233,7 +230,7 @@ def compare(first: Path, second: Path) -> Table:
         gaps, indices = bench.clustered_measure("gap"), [bench.methods.index(m) for m in common]
         table = gaps.table(bench.methods).loc[common].reset_index(drop=True)
         frame[[f"gap {name}", f"low {name}", f"high {name}"]] = table[["value", "low", "high"]]
-        place = frame[f"gap {name}"].rank(ascending=False, method="min")
+        place = frame[f"gap {name}"].round(9).rank(ascending=False, method="min")
         frame[f"place {name}"] = place.astype("Int64")
         values.append(gaps.value[indices])
         errors.append(gaps.error[indices])

@@ -262,17 +262,19 @@ def stability(bench: Bench) -> Table | None:
     for factor, level, ranking in bench.levels():
         tau, count = comparisons.rank_agreement(reference, ranking)
         defined = {m: v for m, v in ranking.items() if np.isfinite(v)}
-        best = min(defined, key=lambda m: (-defined[m], m), default="")  # as in `Bench.order`
+        largest = max(defined.values(), default=np.nan)
+        best = sorted(m for m, value in defined.items() if value >= largest - measures.EQUAL)
         rows.append(
-            {"factor": factor, "level": level, "tau": tau, "methods": count, "best": best,
-             "its gap": defined.get(best, np.nan)}
+            {"factor": factor, "level": level, "tau": tau, "methods": count,
+             "best": ", ".join(best), "its gap": largest}
         )  # fmt: skip
     return Table(
         "stability",
         "Stability of the ranking",
         "Kendall's τ-b between the ranking of methods in the leaderboard and the ranking at each "
         "level of a factor, all else as in the leaderboard (1: identical, 0: unrelated). Best: the "
-        "method ranked first, with its value. For seeds use `conceptevo bench compare`.",
+        "method ranked first (all, if several are equal), with its value. For seeds use "
+        "`conceptevo bench compare`.",
         pd.DataFrame(rows),
         {"tau": "{:.2f}", "its gap": _SIGNED},
     )
