@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import page_trend_test, rankdata
 
-from analysis.run import reversion
+from analysis.run import report, reversion
 from analysis.statistics.alignment import (
     NORMALISED,
     alignment_differences,
@@ -374,6 +374,25 @@ def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_
     every = every[:2]
     with pytest.raises(ArtifactError, match="in no pair of epochs did a neuron change"):
         reversion.reversion_means(Run(tmp_path), "accuracy")
+
+
+def test_the_classes_of_a_gap_are_those_in_which_its_score_is_defined(monkeypatch):
+    rows = [
+        (class_id, method, arm, after)
+        for class_id in range(4)
+        for method in ("a", "b")
+        for arm, after in (("q1", 0.1 * class_id), ("q2", 0.9))
+        if method == "a" or class_id > 0  # in class 0 score b is undefined
+    ]
+    means = pd.DataFrame(rows, columns=["class_id", "method", "arm", "after"])
+    means = means.assign(**dict(zip(PAIR, ("net", 1, 4), strict=True)), layer="all layers",
+                         split="heldout", before=0.5)  # fmt: skip
+    monkeypatch.setattr(report, "has_results", lambda *_: True)
+    monkeypatch.setattr(reversion, "joint_means", lambda run: means)
+    (text,) = report.compare_scores(None, {})
+    half = 100 * stats.t.ppf(0.975, 3) * np.std([0.9, 0.8, 0.7, 0.6], ddof=1) / 2
+    assert f"was +75 [+{75 - half:.0f}, +{75 + half:.0f}] for a and +70 [" in text
+    assert "; 95 % CIs over 3 to 4 classes)." in text
 
 
 def test_images_are_counted_by_class_and_epochs_are_one_column():

@@ -312,7 +312,8 @@ def test_numbers_are_printed_as_they_are():
     shown = [p_text(p) for p in (0.05, 0.0496, 0.049996, 0.0504, 0.0506, 0.0484)]
     assert shown == [f"p = .{p}" for p in ("050", "0496", "049996", "0504", "051", "048")]
     assert p_text(0.0009) == "p < .001" and p_text(1) == "p = 1" and p_text(np.nan) == "not tested"
-    assert cis_over_classes(12) == "95 % CIs over 12 classes"
+    assert cis_over_classes(12) == cis_over_classes(12, 12) == "95 % CIs over 12 classes"
+    assert cis_over_classes(12, 9) == "95 % CIs over 9 to 12 classes"
 
 
 def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():

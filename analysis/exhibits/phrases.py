@@ -103,11 +103,12 @@ def share_ci_text(row: Any, level: str) -> str:
     return f"{level} CI [{percent(row.low)}, {percent(row.high)}]"
 
 
-def cis_over_classes(count: int) -> str:
-    """Return "95 % CIs over 12 classes"; with one class, that there are none."""
-    if count == 1:
+def cis_over_classes(most: int, least: int | None = None) -> str:
+    """Return "95 % CIs over 12 classes", or "over 10 to 12 classes" if some intervals have fewer;
+    with one class, that there are none."""
+    if most == 1:
         return "95 % CIs over 1 class (not estimable)"
-    return f"95 % CIs over {count} classes"
+    return f"95 % CIs over {most if least in (None, most) else f'{least} to {most}'} classes"
 
 
 def points_text(value: float, low: float, high: float, p: float = nan) -> str:

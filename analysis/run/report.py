@@ -342,9 +342,10 @@ def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     clustered = clustered_by_class(gaps)
     means = clustered.table(names).sort_values("value", ascending=False)
     parts = [f"{points_text(*row[1:4])} for {row[0]}" for row in means.itertuples()]
+    counts = int(means["classes"].max()), int(means["classes"].min())
     text = (
         f"The gap, accuracy after reverting {last_bin} minus accuracy after reverting q1, was "
-        f"{join(parts)} (percentage points, mean over pairs; {cis_over_classes(len(gaps))})."
+        f"{join(parts)} (percentage points, mean over pairs; {cis_over_classes(*counts)})."
     )
     pairs = differences(clustered, names)
     tested = pairs[pairs["p"].notna()]

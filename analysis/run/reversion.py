@@ -155,8 +155,9 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
         f"Change in {title_name} when evolutions are reverted in all layers"
         + ", on images used for importance" * uses_importance_images,
         f"Change in {measure} on {images_text}: mean over classes, with unadjusted "
-        f"{cis_over_classes(table['classes'].max())}. Before: the value at the later checkpoint "
-        "without reversion. Sets and tests are defined under Method; p-values are adjusted by "
+        f"{cis_over_classes(table['classes'].max(), table['classes'].min())}. Before: the value "
+        "at the later checkpoint without reversion. Sets and tests are defined under Method; "
+        "p-values are adjusted by "
         "Holm's method over the rows of the table. The adjusted p-value of q1 against other sets "
         f"cannot be below {p_cell(len(table) * 2.0 ** (1 - table['classes'].max()))}.",
         table,
