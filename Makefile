@@ -4,8 +4,7 @@ BIN    := $(VENV)/bin
 # The environment for the program, and the one that also has what its tests need.
 READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
-# Python compiles a module when it is first imported; most of the libraries' modules never are.
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 
 # Test processes and BLAS threads for each would stand in one another's way.
 test nightly coverage: export OMP_NUM_THREADS = 1
