@@ -33,7 +33,7 @@ def note_predictions(rows: pd.DataFrame) -> Iterator[str]:
     if "choices" not in rows:  # no checkpoint could be used
         return
     for series, sound in rows[rows["choices"] > 1].groupby("series"):
-        row = next(sound.iloc[::-1].itertuples())
+        (row,) = sound.tail(1).itertuples()
         place, mistaken = f"series {series!r}, epoch {row.epoch}", json.loads(str(row.mistaken))
         correct = round(row.accuracy * row.images)
         if len(mistaken) > 1:

@@ -166,7 +166,7 @@ class Store:
         config = AlembicConfig()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.engine.connect() as connection:
-            if connection.dialect.name == "postgresql":  # two processes may start at once
+            if connection.dialect.name == "postgresql":
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
                 if encoding != "UTF8":  # of a server set up without a locale: SQL_ASCII
                     raise ValueError(
@@ -174,6 +174,7 @@ class Store:
                         f"can be stored; make another one by `createdb --encoding UTF8 --locale C "
                         f"--template template0 NAME`"
                     )
+                # two processes may start at once
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(726031)")
             config.attributes["connection"] = connection
             try:

@@ -25,6 +25,9 @@ from tasks.evidence import Evidence
 from tasks.language import N_, Refusal, Words
 from tasks.responses import Role
 
+#: Draws of neurons before a task says that it has no trial of a condition.
+TRIES = 200
+
 #: Characters of a free-text answer, unless a question asks for more than a few words.
 TEXT_LIMIT = 120
 

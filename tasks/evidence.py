@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from harness.artifacts import Run
+from harness.artifacts import Run, fingerprint
 from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
 from harness.images.patches import cut_patch, make_grid
@@ -239,7 +238,7 @@ def digest_stimuli(run: Run, neurons: Iterable[Neuron]) -> str:
     """
     shown = pd.DataFrame(sorted({astuple(neuron) for neuron in neurons}), columns=NEURON)
     rows = shown.merge(run.tables("stimuli"), on=NEURON, how="left").sort_values([*NEURON, "rank"])
-    return hashlib.sha256(rows[[*NEURON, "image_id"]].to_csv(index=False).encode()).hexdigest()[:16]
+    return fingerprint(rows[[*NEURON, "image_id"]].to_csv(index=False))
 
 
 def concept_groups(evidence: Evidence, minimum: int = 6, maximum: int = 12) -> tuple[Group, ...]:

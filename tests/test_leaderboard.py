@@ -360,6 +360,12 @@ def test_methods_that_are_equal_everywhere_share_a_letter_by_a_p_of_one():
     assert set(letters["A"]) & set(letters["B"])
 
 
+def test_equal_gaps_share_a_place():
+    """Also where rounding would part them."""
+    gaps = pd.Series([0.2, np.nan, 0.3 + 4e-10, 0.3 + 6e-10, 0.1], list("abcde"))
+    assert measures.places(gaps).fillna(0).tolist() == [3, 0, 1, 1, 4]
+
+
 def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_compared_too():
     known = pd.DataFrame(
         {"method": list("abcd"), "gap": [0.3, 0.3 - 1e-12, 0.2, 0.1], "group": ["x", "x", "xy", ""]}

@@ -17,6 +17,14 @@ from harness.records import CONTROLS, PAIR
 #: Gaps that differ by no more are equal.
 EQUAL = 1e-9
 
+
+def places(gaps: pd.Series) -> pd.Series:
+    """Return the place of each gap, the largest first; equal ones share it, NaN has none."""
+    values = gaps.to_numpy(dtype=float)
+    larger = (values > values[:, None] + EQUAL).sum(axis=1)
+    return pd.Series(1.0 + larger, gaps.index).where(gaps.notna())
+
+
 #: The columns of the records that identify rows and columns of `pivot_outcomes`.
 UNIT, COLUMNS = [*PAIR, "class_id", "image_id"], ["method", "arm", "draw"]
 

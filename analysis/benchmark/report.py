@@ -106,8 +106,8 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
 
 
 def _find_leaders(ranked: pd.DataFrame) -> list[str]:
-    """Return the methods with the largest gap, of methods ordered by it: several if it is equal."""
-    return list(ranked.loc[ranked["gap"] >= ranked["gap"].iloc[0] - measures.EQUAL, "method"])
+    """Return the methods with the largest gap: several if it is equal."""
+    return list(ranked.loc[measures.places(ranked["gap"]) == 1, "method"])
 
 
 def _largest_gap(leaders: list[str]) -> str:
@@ -230,8 +230,7 @@ def compare(first: Path, second: Path) -> Table:
         gaps, indices = bench.clustered_measure("gap"), [bench.methods.index(m) for m in common]
         table = gaps.table(bench.methods).loc[common].reset_index(drop=True)
         frame[[f"gap {name}", f"low {name}", f"high {name}"]] = table[["value", "low", "high"]]
-        place = frame[f"gap {name}"].round(9).rank(ascending=False, method="min")
-        frame[f"place {name}"] = place.astype("Int64")
+        frame[f"place {name}"] = measures.places(frame[f"gap {name}"]).astype("Int64")
         values.append(gaps.value[indices])
         errors.append(gaps.error[indices])
         classes.append(gaps.classes[indices])

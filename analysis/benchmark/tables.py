@@ -261,12 +261,11 @@ def stability(bench: Bench) -> Table | None:
     rows = []
     for factor, level, ranking in bench.levels():
         tau, count = comparisons.rank_agreement(reference, ranking)
-        defined = {m: v for m, v in ranking.items() if np.isfinite(v)}
-        largest = max(defined.values(), default=np.nan)
-        best = sorted(m for m, value in defined.items() if value >= largest - measures.EQUAL)
+        gaps = pd.Series(ranking, dtype=float)
+        best = sorted(gaps.index[measures.places(gaps) == 1])
         rows.append(
             {"factor": factor, "level": level, "tau": tau, "methods": count,
-             "best": ", ".join(best), "its gap": largest}
+             "best": ", ".join(best), "its gap": gaps.max()}
         )  # fmt: skip
     return Table(
         "stability",

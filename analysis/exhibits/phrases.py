@@ -108,7 +108,8 @@ def cis_over_classes(most: int, least: int | None = None) -> str:
     with one class, that there are none."""
     if most == 1:
         return "95 % CIs over 1 class (not estimable)"
-    return f"95 % CIs over {most if least in (None, most) else f'{least} to {most}'} classes"
+    count = str(most) if least in (None, most) else f"{least} to {most}"
+    return f"95 % CIs over {count} classes"
 
 
 def points_text(value: float, low: float, high: float, p: float = nan) -> str:

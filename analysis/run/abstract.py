@@ -24,7 +24,12 @@ from analysis.run.tables import (
     true_concepts,
 )
 from analysis.statistics.claims import ALPHA
-from analysis.statistics.classes import class_changes, class_intervals, find_bins
+from analysis.statistics.classes import (
+    class_changes,
+    class_intervals,
+    find_bins,
+    smallest_wilcoxon,
+)
 from harness.artifacts import Run
 from harness.records import NAMED_OVERLAP
 from harness.text import pluralise
@@ -142,8 +147,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     is_significant = rows["adjusted p (q1 vs random)"] < ALPHA
     opposite = int((is_significant & (rows["q1"] > rows["random"])).sum())
     opposite_text = f" (in {opposite} of them random sets reduced accuracy more)" * bool(opposite)
-    # the smallest adjusted p of the exact test
-    is_powerless = len(reversion) * 2.0 ** (1 - len(means)) >= ALPHA
+    is_powerless = smallest_wilcoxon(len(means), len(reversion)) >= ALPHA
     few_classes = pluralise(len(means), "class", "classes")
     powerless_text = f" (with {few_classes}, it cannot be significant)" * is_powerless
     pairs = pluralise(len(rows), "pair")

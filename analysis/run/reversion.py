@@ -159,7 +159,7 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
         "at the later checkpoint without reversion. Sets and tests are defined under Method; "
         "p-values are adjusted by "
         "Holm's method over the rows of the table. The adjusted p-value of q1 against other sets "
-        f"cannot be below {p_cell(len(table) * 2.0 ** (1 - table['classes'].max()))}.",
+        f"cannot be below {p_cell(classes.smallest_wilcoxon(table['classes'].max(), len(table)))}.",
         table,
         {"before": form.replace("+", "")}
         | {f"{arm}{end}": form for arm in arms for end in ("", " low", " high")}

@@ -129,6 +129,12 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     return float(shares[extreme].sum() / shares.sum())
 
 
+def smallest_wilcoxon(classes: int, tests: int) -> float:
+    """Return the smallest p-value that `wilcoxon` can have, Holm-adjusted over a number of tests:
+    with n classes, two of 2^n patterns of signs are the most extreme."""
+    return tests * 2.0 ** (1 - classes)
+
+
 def class_intervals(
     changes: pd.DataFrame, level: float = 0.95, largest: float = 1.0
 ) -> pd.DataFrame:

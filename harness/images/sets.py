@@ -52,7 +52,7 @@ class ArrayImages:
     def pixels(self, index: int, view: View) -> np.ndarray:
         """Return image `index` as uint8 [height, width, 3]."""
         array = self.arrays[index]
-        if array.shape[:2] == view.size == view.resized(*view.size):
+        if view.keeps(*array.shape[:2]):
             return array
         return view.apply(Image.fromarray(array))
 

@@ -89,6 +89,10 @@ class View:
         shorter = min(height, width)
         return int(self.resize * height / shorter), int(self.resize * width / shorter)
 
+    def keeps(self, height: int, width: int) -> bool:
+        """Return whether an image of this size is neither resized nor cropped."""
+        return (height, width) == self.size == self.resized(height, width)
+
     def apply(self, image: Image.Image) -> np.ndarray:
         """Return the image as uint8 [height, width, 3], rotated by its EXIF orientation.
 

@@ -158,7 +158,7 @@ def _describe_size(source: Source, images: ImageSet) -> str:
     height, width = view.size
     default = ""
     if isinstance(images, ArrayImages):
-        if images.arrays.shape[1:3] == view.size == view.resized(*view.size):
+        if view.keeps(*images.arrays.shape[1:3]):
             return ""
     elif "crop" not in source.model_fields_set:
         default = " (the default; set resize and crop as in the network's training)"

@@ -16,14 +16,13 @@ import pandas as pd
 
 from harness.images.patches import make_grid
 from harness.records import Neuron
-from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
+from tasks.base import TASKS, TRIES, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
 from tasks.drawings import draw_group
 from tasks.evidence import GAP, TILE, Evidence
 from tasks.language import N_
 from tasks.observer import likeness
 
 REFERENCES = {"nine_references": 9, "one_reference": 1, "catch": 9}
-TRIES = 200
 CLEAREST_OF = 12  # candidates of which a catch trial is the one that changed most visibly
 SIDE = 3 * TILE + 2 * GAP  # pixels of one option: as large as a composite
 

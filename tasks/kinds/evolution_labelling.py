@@ -22,6 +22,7 @@ from tasks.base import (
     CLARITY,
     LABELS,
     TASKS,
+    TRIES,
     Draft,
     Example,
     Field,
@@ -36,7 +37,6 @@ from tasks.observer import likeness
 
 STAGES = (N_("Early"), N_("Middle"), N_("Late"))
 PATCHES = 6  # per stage: three disjoint sets fit into twenty stimuli
-TRIES = 200
 MOVED = 0.33  # real evolutions are drawn from this share of the channels that moved most
 NO_CONCEPT = N_("No clear concept")
 #: Likeness between first and last stage below which the machine observer says "changed"; midway

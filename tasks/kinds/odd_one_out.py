@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
+from tasks.base import TASKS, TRIES, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
 from tasks.clusters import find_clusters
 from tasks.drawings import COLOURS, draw_group
 from tasks.evidence import Evidence, channel_of
@@ -29,7 +29,6 @@ OBVIOUS_BELOW = 0.87
 #: Least share of one class among the stimuli of an attention trial's five, and the largest share
 #: of classes that the intruder may have in common with them.
 COHERENT, SHARED_KINDS = 0.5, 0.1
-TRIES = 200
 
 
 def nearest_neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) -> list[int]:
