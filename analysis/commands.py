@@ -294,7 +294,7 @@ def power(
     if primary_share < 1:
         kind = "chance" if against_chance else "contrasts"
         console.print(
-            f"These tests receive {100 * primary_share:.0f} % of α = .05 if they are the primary "
+            f"These tests receive {100 * primary_share:g} % of α = .05 if they are the primary "
             f'hypothesis: in study.toml, [analysis] primary = "TASK.{kind}".',
         )
     if out is not None:

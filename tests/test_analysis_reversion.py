@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import page_trend_test, rankdata
 
-from analysis.run import report, reversion
+from analysis.run import abstract, report, reversion
 from analysis.statistics.alignment import (
     NORMALISED,
     alignment_differences,
@@ -403,3 +403,44 @@ def test_images_are_counted_by_class_and_epochs_are_one_column():
     assert reversion.merge_epochs(pair).to_dict("records") == [
         {"series": "s", "epochs": "1 → 4", "ratio": 0.5}
     ]
+
+
+def test_equal_means_are_equal_whatever_their_rounding():
+    """.1 + .2 + .3 is not .3 + .2 + .1: random sets would have reduced accuracy more than q1."""
+    changes = pd.DataFrame({"q1": [-0.3, -0.2, -0.1], "random": [-0.1, -0.2, -0.3]})
+    means = class_intervals(changes)["mean"]
+    assert changes["q1"].mean() != changes["random"].mean()
+    assert means["q1"] == means["random"] == -0.2
+
+
+@pytest.mark.parametrize(("count", "text"), [(6, "be below .031."), (12, "")])
+def test_the_limit_of_an_adjusted_p_is_said_where_it_is_not_tiny(monkeypatch, count, text):
+    rows = [
+        (k, arm, after + 0.01 * k)
+        for k in range(count)
+        for arm, after in (("none", 0.5), ("q1", 0.1), ("q2", 0.4), ("random", 0.3), ("all", 0.2))
+    ]
+    means = pd.DataFrame(rows, columns=["class_id", "arm", "after"])
+    means = means.assign(**dict(zip(PAIR, ("net", 1, 4), strict=True)), layer="all layers",
+                         split="heldout", before=0.5, method="m", images=9, draw=0)  # fmt: skip
+    monkeypatch.setattr(reversion, "has_results", lambda *_: True)
+    monkeypatch.setattr(reversion, "joint_means", lambda *_: means)
+    caption = reversion.scores_table(None, "reversion", "heldout", "accuracy").caption
+    assert caption.endswith(text or "over the rows of the table.")
+    assert ("cannot" in caption) == bool(text)
+
+
+@pytest.mark.parametrize(
+    ("crop", "classes", "text"),
+    [(64, ["a", "b"], "64 × 64 pixels"), ([32, 48], ["a"], "32 × 48 pixels")],
+)
+def test_the_design_gives_height_and_width_of_images(monkeypatch, crop, classes, text):
+    images = {"source": "folder"}
+    configuration = {"seed": 3, "images": images, "series": [{"name": "net", "crop": crop}]}
+    run = SimpleNamespace(manifest=lambda: {"configuration": configuration})
+    index = pd.DataFrame({"class_name": classes})
+    monkeypatch.setattr(abstract, "table_of_split", lambda run, kind, split: index)
+    neurons = pd.DataFrame({"series": "net", "epoch": [1, 4], "neurons": 5})
+    said = abstract._design(run, neurons)
+    assert f"net (images of {text}, 5 probed neurons; epochs 1, 4)" in said
+    assert said.endswith("images of 2 classes; seed 3." if crop == 64 else "of 1 class; seed 3.")

@@ -244,10 +244,11 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
     }
     assert run_report.compare_q1_with_all(run, tables) == [
         "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 pairs (mean "
-        "changes −40 and −30 percentage points). The mean change of the objective (see Method) "
-        "was −3.0 when q1 was reverted, +0.1 for q4 and −0.3 for all neurons: on average, the "
-        "changes in q1 increased the objective in training, and those in q4 decreased it. "
-        "Reverting all neurons reverts both, so q1 is compared with sets of its own size."
+        "changes over all pairs: −40 and −30 percentage points). The mean change of the objective "
+        "(see Method) was −3.0 when q1 was reverted, +0.1 for q4 and −0.3 for all neurons: on "
+        "average, the changes in q1 increased the objective in training, and those in q4 "
+        "decreased it. Reverting all neurons reverts both, so q1 is compared with sets of its own "
+        "size."
     ]
     # Without such changes of the objective, no reason is given.
     unknown = tables | {"reversion_objective": Table("", "", "", frame.assign(q1=0.1, all=0.2))}
@@ -308,10 +309,14 @@ def test_numbers_are_printed_as_they_are():
     ]  # fmt: skip
     shares = [k / n for n in range(1, 201) for k in range(n + 1)]  # 0.025 was 0.03, but 2 %
     assert all(percent(s) == f"{int(f'{s:.2f}'.replace('.', ''))} %" for s in shares)
+    assert percent(0.1 + 0.625) == percent(0.725) == "72 %"  # .7250000000000001, and in tables .72
+    points = Table("", "", "", pd.DataFrame({"change": shares}), {"change": "{:+.0%}"})
+    assert [text for (text,) in points.rows()] == [points_text(s, np.nan, np.nan) for s in shares]
     assert ci_text(SimpleNamespace(low=-0.001, high=np.nan), ".1f") == "not estimable"
     shown = [p_text(p) for p in (0.05, 0.0496, 0.049996, 0.0504, 0.0506, 0.0484)]
     assert shown == [f"p = .{p}" for p in ("050", "0496", "049996", "0504", "051", "048")]
-    assert p_text(0.0009) == "p < .001" and p_text(1) == "p = 1" and p_text(np.nan) == "not tested"
+    assert p_text(0.0009) == "p < .001" and p_text(np.nan) == "not tested"
+    assert p_text(1) == p_text(0.9995) == "p = 1"
     assert cis_over_classes(12) == cis_over_classes(12, 12) == "95 % CIs over 12 classes"
     assert cis_over_classes(12, 9) == "95 % CIs over 9 to 12 classes"
 

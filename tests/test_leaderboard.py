@@ -374,6 +374,8 @@ def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_comp
     text = "; not significantly different: c; not compared: d."
     assert report._others(known, 2) == text
     assert report._others(known.assign(group=""), 2) == "; not compared: c, d."
+    partly = known.assign(group=["x", "xy", "y", "z"])  # c differs from a only
+    assert report._others(partly, 2) == "; not significantly different: c."
     apart = known.assign(group=["x", "x", "y", "y"])
     assert report._others(apart, 2) == ", significantly larger than the others."
     gap = pd.Series({"gap": 0.58, "low": -0.56, "high": 1.0, "classes": 2})

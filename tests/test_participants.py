@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.exhibits.tables import Table
+from analysis.study.abstract import abstract_of_study
 from analysis.study.figures import reversion
 from analysis.study.frozen_study import read_study
 from analysis.study.networks import describe_reversion, reversion_published
@@ -25,8 +26,8 @@ from analysis.study.report import stability
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.specification import specification_curve
-from analysis.study.tables import accuracy, trials
-from analysis.study.thresholds import threshold_grid
+from analysis.study.tables import accuracy, thresholds, trials
+from analysis.study.thresholds import _rule_sets, threshold_grid
 from harness.files import ArtifactError, lock
 from harness.records import PAIR
 from tasks.questionnaire import BUILT_IN, Condition, Question
@@ -216,6 +217,20 @@ def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):
     np.testing.assert_allclose(
         sorted(heights[0]), sorted(table.loc[shown, "base"].astype(float)), atol=1e-12
     )
+
+
+def test_no_set_of_rules_is_tried_twice(results):
+    """Without its only rule, a study has no rule."""
+    sets = _rule_sets({"instruction_seconds_below": 5}, identical=False)
+    named = [f"{rule}: {threshold}" for rule, threshold, _ in sets]
+    own = [f"instruction seconds below: {text}" for text in ("5 (frozen)", "15", "30")]
+    assert named == ["all rules: as frozen", "no rule: none", *own]
+    assert _rule_sets({}, identical=False) == [("all rules", "as frozen", {})]
+    none = replace(results, responses=replace(results.responses, rules={}))
+    study = replace(none.responses.study, exclusions={})
+    none = replace(none, responses=replace(none.responses, study=study))
+    assert thresholds(none) is None and thresholds(results) is not None
+    assert not any("exclusion rules" in text for text in abstract_of_study(none) if "Main" in text)
 
 
 def test_without_a_primary_hypothesis_there_is_no_curve_of_it(results):

@@ -144,4 +144,6 @@ def test_a_report_counts_neurons_whose_stimuli_are_decided_by_the_order_of_image
     counts = pd.DataFrame({"series": ["vgg"], "epoch": [3], "neurons": [8], "dead": [5]})
     said = neurons_in_use(run, {"neurons": Table("neurons", "", "", counts)})
     assert said[0].endswith("5 cases of a neuron at a checkpoint (62 %) are dead and excluded.")
+    (one, _) = neurons_in_use(run, {"neurons": Table("neurons", "", "", counts.assign(dead=1))})
+    assert one.endswith(", 1 case of a neuron at a checkpoint (12 %) is dead and excluded.")
     assert said[1].startswith("In 1 case (12 %) all stimuli of a neuron have the same activation")

@@ -101,7 +101,8 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
             + "."
         )
     if missing := int(frame["left out"].max()):
-        findings.append(f"Up to {missing} classes have no value and are left out of a mean.")
+        noun = pluralise(missing, "class without a value is", "classes without a value are")
+        findings.append(f"Up to {noun} left out of a mean.")
     return findings + _undefined_values(bench)
 
 
@@ -117,7 +118,7 @@ def _largest_gap(leaders: list[str]) -> str:
 def _others(ranked: pd.DataFrame, leaders: int) -> str:
     """Return the end of a sentence: how the methods after the first ones, which have the largest
     gap, compare with them."""
-    letters, followers = set(ranked["group"].iloc[0]), ranked.iloc[leaders:]
+    letters, followers = set("".join(ranked["group"].iloc[:leaders])), ranked.iloc[leaders:]
     if followers.empty:
         return "."
     compared = followers[followers["group"].map(lambda group: bool(letters and group))]

@@ -70,7 +70,7 @@ def percent(share: float) -> str:
     """Return a share in percent, rounded as in tables, which have two decimal places."""
     if pd.isna(share):
         return "undefined"
-    return number_text(100 * float(format(share, ".2f")), ".0f") + " %"
+    return number_text(100 * float(format(without_noise(share), ".2f")), ".0f") + " %"
 
 
 def p_text(p: float) -> str:
@@ -82,7 +82,7 @@ def p_text(p: float) -> str:
         return "not tested"
     if p < 0.001:
         return "p < .001"
-    if p > 0.9995:
+    if p >= 0.9995:
         return "p = 1"
     places = next((n for n in range(3, 12) if round(p, n) != ALPHA), 3)
     return f"p = {p:.{places}f}".replace("0.", ".", 1)

@@ -92,10 +92,11 @@ class Table:
             return str(value) if isinstance(form, str) else form(str(value))
         if form == P_VALUE:
             form = p_cell
+        if isinstance(form, str) and form.endswith("%}"):  # rounded as 100 × in sentences
+            form, value = form.replace("%", "f"), 100 * value
         if isinstance(value, float):
             value = without_noise(value)
-        text = form.format(value).rstrip("%") if isinstance(form, str) else form(value)
-        return as_printed(text)
+        return as_printed(form.format(value) if isinstance(form, str) else form(value))
 
     def to_json(self) -> str:
         """Return the whole table as JSON, which `from_json` reads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import pandas as pd
 
 from analysis.exhibits.phrases import (
@@ -55,8 +56,9 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
     for series, section in sections.items():
         series_rows = neurons[neurons["series"] == series]
         architecture = f"{section['architecture']}, " if section.get("architecture") else ""
+        height, width = np.broadcast_to(section["crop"], 2)  # one side, or height and width
         series_texts.append(
-            f"{series} ({architecture}images of {section['crop']} × {section['crop']} pixels, "
+            f"{series} ({architecture}images of {height} × {width} pixels, "
             f"{int(series_rows['neurons'].max())} probed neurons; epochs "
             f"{', '.join(map(str, series_rows['epoch']))})"
         )
@@ -68,7 +70,8 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
     kind = "images (synthetic)" if is_synthetic(run) else "images"
     return (
         f"{pluralise(len(sections), 'network')}, one training run{' each' * (len(sections) > 1)}: "
-        f"{'; '.join(series_texts)}. {join(counts)} {kind} of {classes} classes; seed "
+        f"{'; '.join(series_texts)}. {join(counts)} {kind} of "
+        f"{pluralise(classes, 'class', 'classes')}; seed "
         f"{configuration['seed']}."
     )
 

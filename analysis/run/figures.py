@@ -22,7 +22,7 @@ from analysis.exhibits.figures import (
     subplots,
     wrap,
 )
-from analysis.exhibits.phrases import cis_over_classes
+from analysis.exhibits.phrases import cis_over_classes, number_text
 from analysis.run.album import Album
 from analysis.run.reversion import count_images, joint_means
 from analysis.run.tables import (
@@ -233,7 +233,7 @@ def neighbours(run: Run) -> Figure | None:
         for candidates in (own, *last_rows):
             nearest, similarities = space.nearest(np.array([row]), candidates, 2)
             pairs = zip(nearest[0], similarities[0], strict=True)
-            rows[-1] += [_cell(space, album, n, f" ({s:.2f})") for n, s in pairs]
+            rows[-1] += [_cell(space, album, n, f" ({number_text(s, '.2f')})") for n, s in pairs]
     if not rows:
         return None
     return Figure(

@@ -169,8 +169,10 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
         f"None of the {by_series.sum():,} neurons ({series_counts}) is dead at any checkpoint, so "
         "none is excluded."
         if not dead
-        else f"Of {by_series.sum():,} neurons ({series_counts}), {dead:,} cases of a neuron at a "
-        f"checkpoint ({percent(dead / frame['neurons'].sum())}) are dead and excluded."
+        else f"Of {by_series.sum():,} neurons ({series_counts}), "
+        f"{pluralise(dead, 'case')} of a neuron at a checkpoint "
+        f"({percent(dead / frame['neurons'].sum())}) {'is' if dead == 1 else 'are'} dead and "
+        "excluded."
     ]
     if saturated := run_tables.count_saturated(run):
         share = percent(saturated / frame["neurons"].sum())
@@ -310,7 +312,8 @@ def compare_q1_with_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
     means = [with_sign(100 * main_rows[arm].mean(), ".0f") for arm in ("q1", "all")]
     text = (
         f"Reverting q1 reduced accuracy more than reverting all neurons in {worse_pairs} of "
-        f"{len(main_rows)} pairs (mean changes {' and '.join(means)} percentage points)"
+        f"{pluralise(len(main_rows), 'pair')} (mean changes over all pairs: "
+        f"{' and '.join(means)} percentage points)"
     )
     last_bin = classes.find_bins(list(main_rows.columns))[-1]
     if (table := tables.get("reversion_objective")) is not None:

@@ -150,6 +150,8 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
     images_text = count_images(means, "" if uses_importance_images else "held-out ")
     images_text += " that were also used to compute importance" * uses_importance_images
     arms = arm_names(table.columns)
+    limit = classes.smallest_wilcoxon(table["classes"].max(), len(table))
+    limit_text = f" The adjusted p-value of q1 against other sets cannot be below {p_cell(limit)}."
     return Table(
         name,
         f"Change in {title_name} when evolutions are reverted in all layers"
@@ -157,9 +159,8 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
         f"Change in {measure} on {images_text}: mean over classes, with unadjusted "
         f"{cis_over_classes(table['classes'].max(), table['classes'].min())}. Before: the value "
         "at the later checkpoint without reversion. Sets and tests are defined under Method; "
-        "p-values are adjusted by "
-        "Holm's method over the rows of the table. The adjusted p-value of q1 against other sets "
-        f"cannot be below {p_cell(classes.smallest_wilcoxon(table['classes'].max(), len(table)))}.",
+        "p-values are adjusted by Holm's method over the rows of the table."
+        + (limit_text if limit >= 0.001 else ""),
         table,
         {"before": form.replace("+", "")}
         | {f"{arm}{end}": form for arm in arms for end in ("", " low", " high")}

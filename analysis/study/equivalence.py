@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import as_words, ci_text, number_text, p_text, percent
+from analysis.exhibits.phrases import as_words, ci_text, number_text, p_text
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.study.results import Results
 from analysis.study.tables import CORRECTED
@@ -54,7 +54,7 @@ def _describe_test(row: Any) -> str:
     measure = "accuracy" if row.measured == "correct" else row.measured
     form = "+.1f" if factor > 1 else "+.2f"
     difference = (
-        f"difference {number_text(factor * row.value, form)} {unit}, {percent(row.level)} "
+        f"difference {number_text(factor * row.value, form)} {unit}, {100 * row.level:g} % "
         f"CI {ci_text(row, form, factor)}; adjusted {p_text(row.p)}"
     )
     finding = (

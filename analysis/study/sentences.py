@@ -207,8 +207,8 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
             larger, smaller = smaller, larger
             row = row._replace(value=-row.value, low=-row.high, high=-row.low)
         yield (
-            f"In {row.task}, accuracy was {100 * row.value:.1f} percentage points higher for "
-            f"{as_words(larger)} than for {as_words(smaller)} "
+            f"In {row.task}, accuracy was {number_text(100 * row.value, '.1f')} percentage points "
+            f"higher for {as_words(larger)} than for {as_words(smaller)} "
             f"({'control test; ' * row.question.endswith(CONTROL)}"
             f"{effect_text(results, row, '+.1f', 100)})."
         )
@@ -278,7 +278,7 @@ def compare_ratings(results: Results, tables: Mapping[str, Table]) -> Iterator[s
     table = table[table["question"] != ""]
     for row in rows_of(table[table["claimed"]]):
         yield (
-            f"In {row.task}, the mean {row.asked} was {abs(row.value):.2f} points "
+            f"In {row.task}, the mean {row.asked} was {number_text(abs(row.value), '.2f')} points "
             f"{'higher' if row.value > 0 else 'lower'} for {as_words(row.first)} than for "
             f"{as_words(row.second)} ({'control test; ' * row.question.endswith(CONTROL)}"
             f"{effect_text(results, row, '+.2f')})."
@@ -300,8 +300,8 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             f"In {row.task}, {'control ' * row.question.endswith(CONTROL)}condition "
             f"{as_words(row.condition)}, labels of the same pictures were {significance} more "
             f"similar than labels of different trials (mean similarity of two participants' labels "
-            f"{row.value:.2f}, {interval}; {row.null:.2f} after permuting responses between "
-            f"trials; {p_texts(row)})."
+            f"{number_text(row.value, '.2f')}, {interval}; {number_text(row.null, '.2f')} after "
+            f"permuting responses between trials; {p_texts(row)})."
         )
 
 
@@ -324,7 +324,7 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             continue
         statistics = (
             "type-2 AUC, the probability that a correct response was given with more confidence "
-            f"than an incorrect one: {row.value:.2f}; chance .50; "
+            f"than an incorrect one: {number_text(row.value, '.2f')}; chance .50; "
             f"{effect_text(results, row, '.2f')}"
         )
         finding = "did not significantly discriminate correct from incorrect responses"

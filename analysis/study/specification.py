@@ -11,6 +11,7 @@ from analysis.exhibits.figures import COLOURS, Figure, subplots
 from analysis.exhibits.phrases import as_words
 from analysis.study.results import Results
 from analysis.study.thresholds import FROZEN, NO_RULE
+from harness.text import pluralise
 
 #: Maximum number of tests of the primary hypothesis that are drawn.
 SHOWN = 6
@@ -51,6 +52,8 @@ def specification_curve(results: Results) -> Figure | None:
         axis.set_title(as_words(test), loc="left")
     _draw_matrix(axes[-1, 0], [positions[number] for number in rule_sets.index], names)
     n_hidden = len(tests) - len(tests_shown)
+    equal = pluralise(n_equal, "other set gives", "other sets give")
+    hidden = pluralise(n_hidden, "further test is", "further tests are")
     return Figure(
         "study_specification_curve",
         "Primary hypothesis under other exclusion rules",
@@ -60,8 +63,8 @@ def specification_curve(results: Results) -> Figure | None:
         "Filled: significant at the α allocated to the primary hypothesis alone, without the α "
         "that Holm's procedure passes on from other significant tests. Orange: frozen rules. "
         "Dashed: the null value."
-        + (f" {n_equal} other sets give the same estimates as the frozen rules." if n_equal else "")
-        + (f" {n_hidden} further tests are in the table of thresholds." if n_hidden else ""),
+        + (f" {equal} the same estimates as the frozen rules." if n_equal else "")
+        + (f" {hidden} in the table of thresholds." if n_hidden else ""),
         canvas,
     )
 

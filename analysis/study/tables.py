@@ -166,7 +166,9 @@ RULE = ("rule", "threshold", "participants", "claimed")
 
 
 @shelf.table("study", "people")
-def thresholds(results: Results) -> Table:
+def thresholds(results: Results) -> Table | None:
+    if not results.specifications["specification"].any():
+        return None  # no rule was frozen, and none could be tried
     frame = other_rules.threshold_grid(results, results.specifications).rename(columns=as_words)
     return Table(
         "thresholds",

@@ -99,12 +99,12 @@ def _test_with_count(results: AnalysedStudy) -> pd.DataFrame:
 
 
 def _rule_sets(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return the rules to try: as frozen, none, and each rule looser, stricter and off; also one
-    of each `identical` pair excluded if there are any, though no frozen rule does."""
-    rule_sets: list[tuple[str, str, dict[str, Any]]] = [
-        ("all rules", "as frozen", frozen),
-        (NO_RULE, "none", {}),
-    ]
+    """Return the rules to try, no set twice (but for thresholds marked FROZEN): as frozen, none,
+    and each rule looser, stricter and off; also one of each `identical` pair excluded if there are
+    any, though no frozen rule does."""
+    rule_sets: list[tuple[str, str, dict[str, Any]]] = [("all rules", "as frozen", frozen)]
+    if frozen:
+        rule_sets.append((NO_RULE, "none", {}))
     other_thresholds: dict[str, list[Any]] = {
         "attention_below": [0.5, 0.67, 0.8, 1.0],
         "total_seconds_outside": [(60, 10_800), (135, 7200), (135, 2500), (300, 2500)],
@@ -115,8 +115,8 @@ def _rule_sets(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, 
     }
     for rule, thresholds in other_thresholds.items():
         if rule in frozen:
-            without = {k: v for k, v in frozen.items() if k != rule}
-            rule_sets.append((as_words(rule), "off", without))
+            if without := {k: v for k, v in frozen.items() if k != rule}:
+                rule_sets.append((as_words(rule), "off", without))
         elif not (identical and rule == "identical_above"):
             continue
         for value in thresholds:
