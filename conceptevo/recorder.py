@@ -36,8 +36,10 @@ from harness.networks.recorded_source import (
     EVIDENCE,
     EVIDENCE_KINDS,
     RECORDED,
+    SETTINGS,
     WEIGHTS,
     RecordedSource,
+    recorded_settings,
 )
 from harness.networks.training import save_weights
 from harness.networks.wrappers import copy_network, refuse_pieces
@@ -232,11 +234,8 @@ class Recorder:
     def _probe(self, session: Session, epoch: int, settings: dict[str, Any]) -> None:
         """Replace the evidence of an epoch. If this is stopped, the epoch has none."""
         (source,) = session.config.series
-        settings_file, earlier = session.run.root / "settings.json", None
-        if settings_file.exists():
-            # what earlier versions did not write
-            earlier_settings = {"interpolation": source.model_fields["interpolation"].default}
-            recorded = earlier_settings | json.loads(settings_file.read_text(encoding="utf-8"))
+        earlier = None
+        if recorded := recorded_settings(session.run):
             if differing := [name for name, value in settings.items() if recorded[name] != value]:
                 raise ValueError(
                     f"Recorder: {self.folder} holds evidence that was recorded with other settings "
@@ -251,7 +250,7 @@ class Recorder:
             for artifact in session.run.stored(kind, *replaced):
                 session.run.remove(artifact)
         session.do(probe_steps(session.plan), progress=False)
-        write_text(settings_file, json.dumps(settings) + "\n")
+        write_text(session.run.root / SETTINGS, json.dumps(settings) + "\n")
 
     def lightning_callback(self) -> Any:
         """Return a callback for the trainer of (PyTorch) Lightning, which records by epochs."""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from rich.console import Console
 from torch import nn
 
@@ -54,8 +56,6 @@ def make(num_classes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return forty-eight drawings in folders by class."""
-    from PIL import Image
-
     root = tmp_path_factory.mktemp("images")
     drawn = draw_arrays(1, 0, 48)
     for index, (pixels, label) in enumerate(zip(drawn["pixels"], drawn["labels"], strict=True)):
@@ -225,6 +225,21 @@ def test_evidence_of_other_images_or_parameters_is_refused(recorded, folder, tmp
         config_of(folder, series_of(tmp_path / "nothing")).series[0].epochs()
     with pytest.raises(ValueError, match="set `architecture`"):
         config_of(folder, series_of(recorded / "both"))
+
+
+def test_images_that_were_replaced_after_the_evidence_was_recorded_are_refused(folder, tmp_path):
+    images = shutil.copytree(folder, tmp_path / "images")
+    evidence = ce.Evidence(images, view(), K)
+    assert ce.Recorder(tmp_path / "evidence", evidence=evidence).record(Net(), 0)
+    config = config_of(images, series_of(tmp_path / "evidence"))
+    run_until("probe", config, tmp_path / "run", QUIET)
+    for path in folder_images(images).paths:
+        ImageOps.invert(Image.open(path)).save(path)
+    with pytest.raises(ValueError, match="recorded on other images than the run's probe images"):
+        run_until("probe", config, tmp_path / "run", QUIET)
+    (tmp_path / "evidence/evidence/settings.json").unlink()
+    with pytest.raises(ValueError, match="unknown with what it was recorded: delete .*evidence"):
+        run_until("probe", config, tmp_path / "run", QUIET)
 
 
 def test_images_in_memory_will_do(tmp_path):

@@ -232,6 +232,30 @@ def test_a_layer_that_runs_on_some_of_the_images_is_refused():
         run_logits(model, IMAGES)
 
 
+class Adapts(Network):
+    """A network that skips its last layer for dark images, and repeats it for bright ones."""
+
+    def forward(self, x):
+        runs = int(x.mean() > 0.2) + int(x.mean() > 2)
+        x = self.act(self.stem(x))
+        for _ in range(runs):
+            x = self.last(self.block(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("brightness", "runs"), [(0, 0), (99, 2)])
+def test_a_layer_that_does_not_run_once_on_all_images_is_refused(brightness, runs):
+    model = Adapts(Block()).eval()
+    layers = find_layers(model, VIEW)
+    with (
+        pytest.raises(ValueError, match=f"'last' runs {runs} times on some images, and once on"),
+        borrow(model),
+        ActivationRecorder(model, layers, lambda maps, _: maps.amax(2)),
+    ):
+        run_logits(model, IMAGES)
+        run_logits(model, brightness * torch.ones_like(IMAGES))
+
+
 class Discards(Network):
     """A network whose activation overwrites its input, and whose code ignores what it returns."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import model_validator
 from torch import nn
@@ -15,13 +17,26 @@ from harness.networks.checkpoint_files import CheckpointError, load_weights, mat
 from harness.networks.sources import SOURCES, Source
 from harness.registry import plugin_identity
 
-#: In the folder of a `Recorder`: the weights of an epoch, and the folder of a run with evidence.
+#: In the folder of a `Recorder`: the weights of an epoch, and the folder of a run with evidence,
+#: in which a file says with what images and settings it was recorded.
 WEIGHTS = "model-{epoch}.pth"
 EVIDENCE = "evidence"
+SETTINGS = "settings.json"
 #: The name of the series in that run.
 RECORDED = "recorded"
 #: Kinds of the artifacts that hold the evidence of an epoch, which is whole if it has the first.
 EVIDENCE_KINDS = ("responsive", "stimuli", "activations")
+
+
+def recorded_settings(evidence: Run) -> dict[str, Any]:
+    """Return with what evidence was recorded: a hash of its images as "images", and the settings by
+    name; nothing if the first record was stopped."""
+    file = evidence.root / SETTINGS
+    if not file.exists():
+        return {}
+    # what earlier versions did not write
+    earlier = {"interpolation": RecordedSource.model_fields["interpolation"].default}
+    return earlier | json.loads(file.read_text(encoding="utf-8"))
 
 
 @SOURCES.add("recorded")

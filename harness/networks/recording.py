@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -51,14 +52,23 @@ def attach_hooks(
 
     Raises:
         ValueError: the model does not have a layer, or runs its module on some of the images only
-            (mixture of experts) or on parts of the batch.
+            (mixture of experts), on parts of the batch, or not once in a pass.
     """
     modules = dict(model.named_modules())
-    images = 0
+    images, runs = 0, Counter[Layer]()
 
-    def count_images(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def start(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal images
         images = len(inputs[0])
+        runs.clear()
+
+    def refuse_other_runs(module: nn.Module, inputs: Any, output: Any) -> None:
+        for layer in hooks:  # a value would be that of earlier images, or of the last run alone
+            if runs[layer] != 1:
+                raise UserCodeError(
+                    f"layer {layer.name!r} runs {runs[layer]} times on some images, and once on "
+                    f"others, so it cannot be probed: name other layers, layers = [...]"
+                )
 
     def apply(
         layer: Layer, action: Callable[[Tensor], Tensor | None], value: Tensor
@@ -68,10 +78,12 @@ def attach_hooks(
                 f"layer {layer.name!r} runs on {count} images where the network is given {images}, "
                 f"so it cannot be probed: name other layers, layers = [...]"
             )
+        runs[layer] += 1
         return action(value)
 
     with ExitStack() as lifetime:
-        lifetime.enter_context(model.register_forward_pre_hook(count_images))
+        lifetime.enter_context(model.register_forward_pre_hook(start))
+        lifetime.enter_context(model.register_forward_hook(refuse_other_runs))
         for layer, action in hooks.items():
             if layer.module not in modules:
                 name = network_name(model) or "the model"

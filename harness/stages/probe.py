@@ -18,7 +18,7 @@ from harness.images.sets import open_images, sample_digest
 from harness.images.view import VIEW_SETTINGS
 from harness.networks.default_layers import RULES_VERSION
 from harness.networks.layers import find_layers, measure_patches
-from harness.networks.recorded_source import RECORDED, RecordedSource
+from harness.networks.recorded_source import RECORDED, RecordedSource, recorded_settings
 from harness.networks.sources import Source
 from harness.records import Checkpoint
 from harness.stages.checkpoints import (
@@ -211,18 +211,20 @@ def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
     """Raise ValueError if evidence was recorded with other settings; the message lists them."""
     if len(source.loadable_epochs()) == len(source.series().epochs):
         return
-    recorded, current = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
-    settings = {
-        f"probe.{name}": (recorded["probe"][name], value)
-        for name, value in parameters.model_dump(mode="json", exclude=ProbeWork.unused).items()
+    if not (recorded := recorded_settings(source.evidence)):
+        raise ValueError(
+            f"series {source.name!r}: the first record of its evidence was stopped, and it is "
+            f"unknown with what it was recorded: delete {source.evidence.root}"
+        )
+    current = {
+        "probe.": parameters.model_dump(mode="json", exclude=ProbeWork.unused),
+        "": source.model_dump(mode="json", include=set(VIEW_SETTINGS)),
     }
-    for name in VIEW_SETTINGS:
-        default = RecordedSource.model_fields[name].default  # earlier versions lacked some
-        settings[name] = recorded["series"][0].get(name, default), current[name]
     if differences := [
-        f"{name} = {recorded_value}, and the configuration has {current_value}"
-        for name, (recorded_value, current_value) in settings.items()
-        if recorded_value != current_value
+        f"{section}{name} = {recorded[name]}, and the configuration has {value}"
+        for section, settings in current.items()
+        for name, value in settings.items()
+        if recorded[name] != value
     ]:
         raise ValueError(
             f"series {source.name!r}: its evidence was recorded with {'; '.join(differences)}; set "
@@ -234,8 +236,9 @@ def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameter
     """Raise ValueError if evidence was recorded with other images, layers or parameters."""
     evidence = source.evidence
     check_settings(source, parameters)
-    sets = (open_images(run, "probe"), open_images(evidence, "probe"))
-    if len({sample_digest(images, source.view) for images in sets}) > 1:
+    # not of the files from which it was recorded, which may have been replaced since
+    recorded_images = recorded_settings(evidence)["images"]
+    if sample_digest(open_images(run, "probe"), source.view) != recorded_images:
         raise ValueError(
             f"series {source.name!r}: its evidence was recorded on other images than the run's "
             f"probe images, or in another order"
