@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import page_trend_test, rankdata
 
-from analysis.run import abstract, report, reversion
+from analysis.exhibits.tables import Table
+from analysis.run import abstract, figures, report, reversion
 from analysis.statistics.alignment import (
     NORMALISED,
     alignment_differences,
@@ -210,6 +211,9 @@ def test_concept_sharing_equals_the_plain_count(seed):
         "t", neurons[["series", "epoch", "layer", "channel", "coverage"]], rng.normal(size=(19, 3))
     )
     concepts = space.neurons.assign(concept=rng.choice(["x", "y"], 19)).drop(columns="coverage")
+    untrained_base = concept_sharing(space, concepts, Checkpoint("a", 0), k=3)
+    counts = {"base": 4, "other epochs": 10, "other series": 5}  # nor is it among other untrained
+    assert untrained_base["group"].value_counts().to_dict() == counts
     found = concept_sharing(space, concepts, Checkpoint("a", 9), k=3)
     base = np.arange(4, 11)
     names = concepts["concept"].tolist()
@@ -359,7 +363,8 @@ def test_changes_of_an_objective_have_no_largest_value():
 
 
 def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_path):
-    rows = [("net", 1, 4, "none"), ("net", 4, 9, "none"), ("net", 4, 9, "q1")]
+    rows = [("net", 1, 4, "none"), ("net", 4, 9, "none"), ("net", 4, 9, "all"),
+            ("net", 4, 9, "q1")]  # fmt: skip
     every = pd.DataFrame(rows, columns=[*PAIR, "arm"]).assign(split="heldout")
     about = {"pairs": [dict(zip(PAIR, row[:3], strict=True)) for row in rows]}
     calls = []
@@ -367,10 +372,15 @@ def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_
     monkeypatch.setattr(reversion, "read_results", lambda *_: results)
     monkeypatch.setattr(reversion, "has_results", lambda *_: True)
     run = Run(tmp_path)
-    assert reversion.joint_means(run)["epoch_from"].tolist() == [4, 4]
+    assert reversion.joint_means(run)["epoch_from"].tolist() == [4, 4, 4]
     (sentence,) = reversion.unchanged_pairs(run, {})
     assert len(calls) == 1, "means were computed again"
     assert sentence == "Left out, because no neuron changed: net 1 → 4."
+    results.methods, every = ["tcav"], every[:3]
+    with pytest.raises(
+        ArtifactError, match="because the scores tcav are undefined for all classes"
+    ):
+        reversion.reversion_means(Run(tmp_path), "accuracy")
     every = every[:2]
     with pytest.raises(ArtifactError, match="in no pair of epochs did a neuron change"):
         reversion.reversion_means(Run(tmp_path), "accuracy")
@@ -444,3 +454,21 @@ def test_the_design_gives_height_and_width_of_images(monkeypatch, crop, classes,
     said = abstract._design(run, neurons)
     assert f"net (images of {text}, 5 probed neurons; epochs 1, 4)" in said
     assert said.endswith("images of 2 classes; seed 3." if crop == 64 else "of 1 class; seed 3.")
+
+
+def test_a_report_says_that_its_main_score_is_undefined(monkeypatch):
+    rows = [(k, arm, 0.5 - 0.1 * k) for k in (1, 2) for arm in ("none", "random", "all")]
+    means = pd.DataFrame(rows, columns=["class_id", "arm", "after"])
+    means = means.assign(**dict(zip(PAIR, ("net", 1, 4), strict=True)), layer="all layers",
+                         split="heldout", before=0.5, method="tcav")  # fmt: skip
+    monkeypatch.setattr(abstract, "joint_means", lambda run: means)
+    monkeypatch.setattr(abstract, "main_method", lambda run: "tcav")
+    said = abstract._importance(None, pd.DataFrame())
+    assert said == "The score tcav is undefined for all classes and pairs of epochs."
+    drawn = figures._mean_changes(means, ["q1", "random"])["mean"]
+    assert drawn.tolist() == pytest.approx([np.nan, -15], nan_ok=True)
+    run = SimpleNamespace(manifest=lambda: {"importance_methods": ["tcav"]})
+    matching = Table(
+        "matching", "", "", pd.DataFrame({"method": ["b"], "ratio": 1.0, "equal to q2": 0.0})
+    )
+    assert report.matched_sets(run, {"matching": matching}) == []

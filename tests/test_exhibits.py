@@ -266,11 +266,16 @@ def test_comparisons_that_could_not_be_made_are_not_called_insignificant(monkeyp
     ).assign(**undefined)
     tables = {"alignment": Table("", "", "", pd.DataFrame({"method": ["a"]})),
               "alignment_pairs": Table("", "", "", pairs)}  # fmt: skip
-    (sentence,) = run_report._differences(tables)
+    run = SimpleNamespace(manifest=lambda: {"base": {"series": "net", "epoch": epoch}})
+    epoch = 4
+    (sentence,) = run_report._differences(run, tables)
     assert sentence.endswith("pairs of spaces in a group). 2 comparisons could not be tested.")
     pairs["adjusted p"] = [np.nan, 0.5]
-    (sentence,) = run_report._differences(tables | {"alignment_pairs": Table("", "", "", pairs)})
+    tables["alignment_pairs"] = Table("", "", "", pairs)
+    (sentence,) = run_report._differences(run, tables)
     assert sentence.endswith("No difference is significant. 1 comparison could not be tested.")
+    epoch = 0  # the base is not trained
+    assert list(run_report._differences(run, tables)) == []
 
     changes = pd.DataFrame(
         [(c, m, a, k * v) for c in (0, 1) for k, m in enumerate("xyz", 1)
@@ -283,7 +288,16 @@ def test_comparisons_that_could_not_be_made_are_not_called_insignificant(monkeyp
     (sentence,) = run_report.compare_scores(None, {})
     assert sentence.endswith("1 comparison could not be tested.")
     assert "Of 2 tested differences between scores, these were not significant: z and y" in sentence
-    changes = changes[changes["class_id"] == 0]
+    every, changes = changes, changes[changes["method"] != "x"]
+    (sentence,) = run_report.compare_scores(None, {})
+    assert sentence.endswith(" The difference was significant (paired over classes, Holm).")
+    only = every[every["method"] == "y"]
+    undefined = only.assign(method="w", change=np.nan)
+    changes = pd.concat([only, only.assign(method="z"), undefined])
+    (sentence,) = run_report.compare_scores(None, {})
+    assert "was +40 for y and +40 for z (" in sentence
+    assert "classes). It is undefined for w. The difference was not significant: " in sentence
+    changes = every[every["class_id"] == 0]
     (sentence,) = run_report.compare_scores(None, {})
     assert "significant" not in sentence and "95 % CIs over 1 class (not estimable)" in sentence
     assert sentence.endswith(" 3 comparisons could not be tested.")

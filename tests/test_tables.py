@@ -83,6 +83,12 @@ def test_latex_prints_what_data_contain():
     assert text.startswith("% needs booktabs; LuaLaTeX or XeLaTeX with a font")
     assert Table("t", "Kinds", "C", frame.iloc[:1]).latex().startswith("% needs booktabs\n")
     assert Table("t", "Kinds", "C", frame).markdown().endswith("| a~b | x y |\n")
+    names = pd.DataFrame(
+        {"class": ["<b>", "a|b", "a\\|b", "</i>"], "p": ["<.001", "2 < 3", "", ""]}
+    )
+    rows = Table("t", "Kinds", "C", names).markdown().splitlines()[-4:]
+    assert rows[0] == r"| \<b> | <.001 |" and rows[1] == r"| a\|b | 2 < 3 |"
+    assert rows[2] == r"| a\\\|b |  |" and rows[3] == r"| \</i> |  |"
 
 
 def test_brackets_of_data_are_printed(capsys):

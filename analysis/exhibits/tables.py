@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +139,10 @@ class Table:
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table in Markdown without title and caption."""
     lines = [head, ["---"] * len(head), *rows]
+    # A pipe ends a cell, a backslash escapes one, and what looks like an HTML tag is not shown.
+    escape = partial(re.sub, r"([\\|]|<(?=[A-Za-z/!?]))", r"\\\1")
     return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        "| " + " | ".join(escape(str(cell)).replace("\n", " ") for cell in line) + " |"
         for line in lines
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,12 @@ from harness.records import NAMED_OVERLAP
 from harness.text import pluralise
 
 UNTRAINED = "untrained"
+
+
+def trained_groups(run: Run, groups: Iterable[str]) -> list[str]:
+    """Return those groups of neurons that are of trained networks; the base can be of epoch 0."""
+    untrained = {UNTRAINED} | ({"base"} if base_checkpoint(run).epoch == 0 else set())
+    return [group for group in dict.fromkeys(groups) if group not in untrained]
 
 
 def abstract_of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
@@ -134,7 +140,8 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     means = joint_means(run)
     changes = class_changes(means[means["method"] == method])
     means = changes.groupby(["class_id", "arm"], observed=True)["change"].mean().unstack("arm")
-    bins = find_bins(list(means.columns))
+    if not (bins := find_bins(list(means.columns))):
+        return f"The score {method} is undefined for all classes and pairs of epochs."
     last_bin, (part, _) = bins[-1], name_parts(len(bins))
     arms = {
         "q1": f"the most important {part} (by the score {method})",

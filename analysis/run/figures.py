@@ -345,7 +345,7 @@ def reversion_plot(run: Run) -> Figure | None:
 def _mean_changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     """Return the mean change of accuracy by arm with its CI over classes, in percentage points."""
     changes = classes.pivot_arms(classes.class_changes(rows))
-    return 100 * classes.class_intervals(changes[arms])
+    return 100 * classes.class_intervals(changes.reindex(columns=arms))
 
 
 def _draw_means(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:

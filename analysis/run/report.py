@@ -194,19 +194,16 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 @shelf.sentences("run", "limits")
 def name_linear_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
-    has_study = has_results(run, REVERSION)
-    methods = reversion.reversion_study(run).about["methods"] if has_study else {}
+    methods = reversion.reversion_study(run).about["methods"] if has_results(run, REVERSION) else {}
     names = [name for name, description in methods.items() if description["linearises"] == "revert"]
-    if not names:
-        return []
-    return [
+    return bool(names) * [
         f"{join(names)} {'approximates' if len(names) == 1 else 'approximate'} the reversion "
         "by which scores are evaluated here. A good result is therefore weaker evidence of "
         "validity than for a score that uses only the gradient at the earlier checkpoint."
     ]
 
 
-def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
+def _differences(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield a sentence on the differences of other spaces, except random vectors, from the first
     one, in trained networks."""
     if (table := tables.get("alignment_pairs")) is None:
@@ -214,7 +211,8 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
     method, pairs = tables["alignment"].frame["method"].iloc[0], table.frame
     sides = pairs[["first", "second"]]
     involves_method = (sides == method).any(axis=1) & ~sides.isin({BASELINE} - {method}).any(axis=1)
-    pairs = pairs[(pairs["group"] != abstract.UNTRAINED) & involves_method]
+    is_trained = pairs["group"].isin(abstract.trained_groups(run, pairs["group"]))
+    pairs = pairs[is_trained & involves_method]
     significant = pairs[pairs["adjusted p"] < ALPHA]
     parts = []
     for row in significant.to_dict("records"):
@@ -253,20 +251,22 @@ def _baseline_sentences(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
     """Yield sentences on the baseline: the share in untrained networks, the concepts of their
     neurons, and the normalised share."""
     rows = alignment[(alignment["group"] == abstract.UNTRAINED) & (alignment["method"] != BASELINE)]
-    concepts = run_tables.named_concepts(run)
+    concepts, base = run_tables.named_concepts(run), run_tables.base_checkpoint(run)
     if rows.empty or concepts is None:
         return
     parts = [f"{percent(row.share)} in {row.method}" for row in rows.itertuples()]
-    counts = concepts.loc[concepts["epoch"] == 0, "concept"].value_counts()
+    is_untrained = (concepts["epoch"] == 0) & ~base.mask(concepts)
+    counts = concepts.loc[is_untrained, "concept"].value_counts()
     most = counts.head(3)
     yield (
         f"In untrained networks the share was {join(parts)} (chance "
         f"{percent(rows['chance'].mean())}, ceiling {percent(rows['ceiling'].mean())}). "
         f"{percent(most.sum() / counts.sum())} of the neurons with a true concept in these "
-        f"networks have one of {len(most)} concepts: {join(list(most.index))}. Neighbours "
-        "can thus share concepts without training."
+        f"networks have one of {pluralise(len(most), 'concept')}: {join(list(most.index))}."
+        + " Neighbours can thus share concepts without training."
+        * bool((rows["share"] > rows["chance"]).any())
     )
-    trained = [group for group in alignment["group"].unique() if group != abstract.UNTRAINED]
+    trained = abstract.trained_groups(run, alignment["group"])
     if not trained:
         return
     normalised = alignment.set_index(["group", "method"])["normalised"]
@@ -297,7 +297,7 @@ def compare_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
         ]
     if (table := tables.get("alignment")) is None:
         return []
-    return [*_differences(tables), *_baseline_sentences(run, table.frame)]
+    return [*_differences(run, tables), *_baseline_sentences(run, table.frame)]
 
 
 @shelf.sentences("run", "reversion")
@@ -340,8 +340,9 @@ def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     keys = ["class_id", "method", "arm"]
     arms = changes.groupby(keys, observed=True)["change"].mean().unstack("arm")
     last_bin = classes.find_bins(list(arms.columns))[-1]
-    gaps = (arms[last_bin] - arms["q1"]).unstack("method")
+    gaps = (arms[last_bin] - arms["q1"]).unstack("method").dropna(axis=1, how="all")
     names = list(gaps.columns)
+    undefined = list(arms.index.unique("method").difference(names))
     clustered = clustered_by_class(gaps)
     means = clustered.table(names).sort_values("value", ascending=False)
     parts = [f"{points_text(*row[1:4])} for {row[0]}" for row in means.itertuples()]
@@ -349,6 +350,8 @@ def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     text = (
         f"The gap, accuracy after reverting {last_bin} minus accuracy after reverting q1, was "
         f"{join(parts)} (percentage points, mean over pairs; {cis_over_classes(*counts)})."
+        + f" It is undefined for {join(undefined)}."
+        * bool(undefined)
     )
     pairs = differences(clustered, names)
     tested = pairs[pairs["p"].notna()]
@@ -356,12 +359,11 @@ def compare_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     others = tested[tested["p"] >= ALPHA]
     if len(others):
         listing = join([f"{row.first} and {row.second}" for row in others.itertuples()])
-        text += (
-            f" Of {pluralise(len(tested), noun)} between scores, these were not "
-            f"significant: {listing}."
-        )
+        several = f"Of {len(tested)} {noun}s between scores, these were"
+        text += f" {several if len(tested) > 1 else f'The {noun} was'} not significant: {listing}."
     elif len(tested):
-        text += f" All {noun}s between scores were significant (paired over classes, Holm)."
+        subject = f"All {noun}s between scores were" if len(tested) > 1 else f"The {noun} was"
+        text += f" {subject} significant (paired over classes, Holm)."
     return [text + _untested(pairs["p"])]
 
 
@@ -372,10 +374,11 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if (table := tables.get("matching")) is None:
         return []
     means = table.frame.groupby("method", sort=False)[["ratio", "equal to q2"]].mean()
-    method_name = reversion.main_method(run)
     findings = [
-        f"If importance is scored by “{method_name}”, the neurons of the matched sets changed on "
-        f"average {percent(means.ratio[method_name])} as much as those of q1 ([table:matching])."
+        f"If importance is scored by “{score}”, the neurons of the matched sets changed on "
+        f"average {percent(ratio)} as much as those of q1 ([table:matching])."
+        for score, ratio in means["ratio"].items()
+        if score == reversion.main_method(run)
     ]
     for score, share in means["equal to q2"].items():
         if share > 0.5:
@@ -390,9 +393,8 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
 @shelf.sentences("run", "supplement")
 def without_top5(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence if top-5 accuracy is left out, because it is high by guessing."""
-    if (
-        not has_results(run, REVERSION)
-        or (chance := reversion.top5_chance(run)) <= reversion.MOST_CHANCE
-    ):
+    if not has_results(run, REVERSION):
         return []
-    return [f"Top-5 accuracy is not shown: by guessing it would be {percent(chance)}."]
+    chance = reversion.top5_chance(run)
+    text = f"Top-5 accuracy is not shown: by guessing it would be {percent(chance)}."
+    return [text] * (chance > reversion.MOST_CHANCE)

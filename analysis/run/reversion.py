@@ -33,7 +33,7 @@ def reversion_means(run: Run, outcome: str, layer: str | None = JOINT) -> pd.Dat
         outcome: a key of `classes.OUTCOMES`. layer: None for all layers.
 
     Raises:
-        ArtifactError: there is no such pair.
+        ArtifactError: there is no such pair, or no score is defined.
     """
     criteria = {} if layer is None else {"layer": layer}
     means = reversion_study(run).class_means(
@@ -41,12 +41,18 @@ def reversion_means(run: Run, outcome: str, layer: str | None = JOINT) -> pd.Dat
     )
     if means.empty:
         return means
-    changed = means["arm"].eq("q1").groupby([means[name] for name in PAIR]).transform("any")
+    changed = means["arm"].eq("all").groupby([means[name] for name in PAIR]).transform("any")
     if not changed.any():
         raise ArtifactError(
             f"{run.root}: in no pair of epochs did a neuron change, so that nothing could be "
             f"reverted; leave out checkpoints with the same weights (`skip`), which `conceptevo "
             f"audit` names"
+        )
+    if not means["arm"].eq("q1").any():
+        raise ArtifactError(
+            f"{run.root}: no neuron could be ranked, because the scores "
+            f"{', '.join(reversion_study(run).methods)} are undefined for all classes and pairs of "
+            f"epochs; name others (evolve.methods)"
         )
     return means[changed]
 

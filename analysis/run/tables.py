@@ -151,7 +151,7 @@ def alignment(run: Run) -> Table | None:
         "chance and 1 at the ceiling. Only neurons with a true concept (overlap of at least "
         f"{NAMED_OVERLAP}) and a position in all spaces are counted. Coverage: mean share of a "
         "neuron's stimuli that the space uses (sgns and ppmi: those that are also stimuli of a "
-        "base neuron). Untrained: checkpoints at epoch 0.",
+        "base neuron). Untrained: other checkpoints at epoch 0.",
         alignment_table(shared),
         dict.fromkeys(numbers, "{:.3f}"),
     )

@@ -21,12 +21,12 @@ def checkpoint_groups(
     checkpoints: list[Checkpoint], base: Checkpoint
 ) -> Iterator[tuple[str, list[Checkpoint]]]:
     """Yield the name and the checkpoints of each group: the base checkpoint, trained checkpoints of
-    its series, trained checkpoints of other series, and untrained checkpoints."""
+    its series, trained checkpoints of other series, and other untrained checkpoints."""
     trained = [c for c in checkpoints if c.epoch > 0 and c != base]
     yield "base", [base]
     yield "other epochs", [c for c in trained if c.series == base.series]
     yield "other series", [c for c in trained if c.series != base.series]
-    yield "untrained", [c for c in checkpoints if c.epoch == 0]
+    yield "untrained", [c for c in checkpoints if c.epoch == 0 and c != base]
 
 
 def concept_sharing(
