@@ -54,6 +54,11 @@ class BadAction(ValueError):
     """The action does not fit the page; the text may be shown to the participant."""
 
 
+def _next_step(row: dict[str, Any]) -> tokens.Step:
+    """Return the step that the page which a participant sees can take."""
+    return tokens.Step(row["participant"], row["version"], str(row["shown_at"]))
+
+
 @dataclass(frozen=True)
 class Turn:
     """One action on the page for which it is meant, within its transaction.
@@ -177,7 +182,7 @@ class Service:
                 raise tokens.BadToken("unknown participant")
             state = derive_state(self.study, self.keys, row)
             # A withdrawal holds from any page, such as one in a tab that has been open for long.
-            is_current = token_claims.version == row["version"] or "withdraw" in values
+            is_current = token_claims == _next_step(row) or "withdraw" in values
             done = is_current and state.stage not in flow.ENDS
             if done:
                 progress, columns = self._carry_out(Turn(connection, row, state, action))
@@ -351,7 +356,7 @@ class Service:
     ) -> dict[str, Any]:
         state = derive_state(self.study, self.keys, row)
         state = replace(state, identity=identity, elapsed=max(0.0, elapsed))
-        token = tokens.sign(row["participant"], row["version"], self.secret)
+        token = tokens.sign(_next_step(row), self.secret)
         return {"version": row["version"], "token": token, **self.view.page(state)}
 
     def _is_attentive(self, connection: Connection, participant: str) -> bool:

@@ -7,7 +7,7 @@ known of the visitor.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from itsdangerous import BadData, URLSafeSerializer
 
@@ -22,10 +22,15 @@ class BadToken(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """The right to one action of one participant on one version of the participant's state."""
+    """The right to one action of one participant on one version of the participant's state.
+
+    `shown`: when the page was first served. Versions come again if a backup is restored, or if a
+    participant is deleted and begins anew, perhaps with other trials.
+    """
 
     participant: str
     version: int
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,9 @@ class Invitation:
     nonce: str
 
 
-def sign(participant: str, version: int, secret: str) -> str:
+def sign(step: Step, secret: str) -> str:
     """Return a token for one action of one participant."""
-    return _signer(secret).dumps(["step", participant, version])
+    return _signer(secret).dumps(["step", *astuple(step)])
 
 
 def sign_invitation(visitor: Visitor, nonce: str, secret: str) -> str:
@@ -60,8 +65,8 @@ def read(token: object, secret: str) -> Step | Invitation:
     except BadData as error:
         raise BadToken("the token's signature is wrong") from error
     match content:
-        case ["step", participant, version]:
-            return Step(participant, version)
+        case ["step", participant, version, shown]:
+            return Step(participant, version, shown)
         case ["invitation", platform, platform_id, details, nonce]:
             return Invitation(Visitor(platform, platform_id, details=details), nonce)
     raise BadToken("a token of another version; reload the page")

@@ -219,6 +219,19 @@ def test_who_is_forgotten_midway_leaves_nothing_and_may_begin_anew(service):
     assert service.store.forget("") == service.store.forget("%") == 0
 
 
+def test_a_page_of_before_one_began_anew_answers_no_other_trial(service):
+    """After a restored backup or `forget`, an open tab has the version of another page."""
+    person = arrive(service, "begins twice")
+    page = go(service, person, Stage.TRIAL)
+    service.store.forget("begins twice")
+    go(service, arrive(service, "takes the place"), Stage.TRIAL)
+    anew = go(service, person, Stage.TRIAL)
+    assert anew["version"] == page["version"]
+    shown, done = service.act(page["token"], fill(page))
+    assert (shown["html"], done) == (anew["html"], False)
+    assert service.act(anew["token"], fill(anew))[1] is True
+
+
 def test_closing_and_fewer_places_take_nothing_from_who_is_inside(service, few, frozen):
     people = [arrive(service, f"inside{n}") for n in range(4)]
     for person in people:
@@ -283,10 +296,10 @@ def test_an_answer_after_the_time_limit_is_kept_marked_and_counted(store, frozen
     moment, answered = now(), 0
     service.store.clock = lambda: moment
     while page["stage"] not in ENDS:
+        with store.write() as connection:
+            store.update(connection, service.study.hash, person, shown_at=moment)
         page = look(service, person)
         if page["stage"] == "trial" and answered < len(taken):
-            with store.write() as connection:
-                store.update(connection, service.study.hash, person, shown_at=moment)
             moment += timedelta(seconds=taken[answered])
             answered += 1
         page, done = service.act(page["token"], fill(page))

@@ -98,7 +98,8 @@ def test_a_token_is_for_one_person_and_one_page(sqlite_service):
     page = go(sqlite_service, mine, Stage.TRIAL)
     before = look(sqlite_service, theirs)
     body, mac = page["token"].split(".")
-    forged = tokens.sign(theirs, before["version"], "another secret").split(".")[0]
+    step = tokens.Step(theirs, before["version"], "")
+    forged = tokens.sign(step, "another secret").split(".")[0]
     for token in (f"{forged}.{mac}", body, f"{body}.", f"{body}.{mac[:-1]}0", "", None, 7, "é.é"):
         if token == page["token"]:
             continue
