@@ -10,7 +10,13 @@ from statsmodels.stats.anova import anova_lm
 
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics.clusters import code_responses
-from analysis.statistics.components import COMPONENTS, LOGISTIC, VarianceComponents, minque
+from analysis.statistics.components import (
+    COMPONENTS,
+    INSEPARABLE,
+    LOGISTIC,
+    VarianceComponents,
+    minque,
+)
 from analysis.statistics.crossed_effects import fit_conditions
 from tests import oracles_statistics as plain
 
@@ -35,13 +41,24 @@ def test_a_complete_design_is_the_analysis_of_variance():
     table = anova_lm(smf.ols("rating ~ C(participant) + C(trial)", frame).fit())
     mean = table["sum_sq"] / table["df"]
     expected = [
-        (mean["C(participant)"] - mean["Residual"]) / 9, 0.0,
+        (mean["C(participant)"] - mean["Residual"]) / 9, np.nan,
         (mean["C(trial)"] - mean["Residual"]) / 12, mean["Residual"],
     ]  # fmt: skip
-    assert minque(code_responses(frame, value="rating")) == pytest.approx(expected)
+    assert minque(code_responses(frame, value="rating")) == pytest.approx(expected, nan_ok=True)
     found = VarianceComponents("rating")(frame)
-    assert [found[name,].effect for name in COMPONENTS] == pytest.approx(expected)
-    assert sum(e.value for e in found.values()) == pytest.approx(1)
+    assert [found[name,].effect for name in COMPONENTS] == pytest.approx(expected, nan_ok=True)
+    assert np.nansum([e.value for e in found.values()]) == pytest.approx(1)
+    assert {e.reason for e in found.values()} == {INSEPARABLE}  # there is one condition
+
+
+@pytest.mark.parametrize("value", ["rating", "correct"])
+def test_what_participants_do_in_a_condition_is_undefined_where_each_is_in_one(value):
+    frame = ratings(0, people=40, items=12, conditions=2)
+    frame = frame[frame["participant"] % 2 == frame["condition"]]
+    found = VarianceComponents(value)(frame.assign(correct=frame["rating"] > 2.7))
+    assert np.isnan(found["participants in conditions",].value)
+    assert found["participants",].value > 0.1 and found["trials",].reason.endswith(INSEPARABLE)
+    assert np.nansum([e.value for e in found.values()]) == pytest.approx(1)
 
 
 def test_an_incomplete_design_is_its_plain_twin_and_unbiased():

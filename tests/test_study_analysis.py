@@ -24,7 +24,7 @@ from analysis.exhibits.numbers import macro_name, numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.statistics.statistic import STATISTICS
 from analysis.study.abstract import abstract_of_study
-from analysis.study.agreement import annotators
+from analysis.study.agreement import annotators, variance_components
 from analysis.study.anonymise import anonymise
 from analysis.study.figures import accuracy as draw_accuracy
 from analysis.study.figures import contrasts as draw_contrasts
@@ -215,6 +215,20 @@ def test_without_a_majority_nothing_can_differ_from_it(made):
     tied = with_responses(results, answers=rows.assign(value=ratings))
     (row,) = annotators(tied).frame.to_dict("records")
     assert row["ties"] == row["trials"] > 0 and np.isnan(row["differs from majority"])
+
+
+def test_components_are_of_the_measure_that_they_name(made):
+    """A task can have a key and a rating; a single condition has no component of its own."""
+    results = read_results(made[-1])
+    answers = results.responses.answers.query("task == 'odd_one_out'")
+    values = [{"rating": 1 + k * k % 4} for k in range(len(answers))]
+    both = with_responses(results, answers=answers.assign(value=values))
+    accuracy, rating = variance_components(both).frame.to_dict("records")
+    assert (accuracy["what"], rating["what"]) == ("accuracy", "rating")
+    assert accuracy["variance, residual"] == pytest.approx(np.pi**2 / 3)
+    rows = variance_components(results).cells().query("task == 'concept agreement'")
+    assert rows["ICC participants in conditions"].tolist() == ["–"]
+    assert rows["note"].item().endswith("cannot be separated from participants or the residual")
 
 
 def test_dots_do_not_depend_on_participants_pseudonyms(made):

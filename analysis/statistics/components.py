@@ -15,12 +15,15 @@ import pandas as pd
 
 from analysis.statistics.clusters import CrossedData, code_responses, why_too_few
 from analysis.statistics.crossed_effects import fit_conditions
+from analysis.statistics.mixed_model import is_separable
 from analysis.statistics.statistic import STATISTICS, Estimate, Estimates
 
 #: Residual variance on the logit scale: that of the standard logistic distribution.
 LOGISTIC = np.pi**2 / 3
 #: What responses of one condition can have in common, and the residual.
 COMPONENTS = ("participants", "participants in conditions", "trials", "residual")
+#: Note where "participants in conditions" is undefined.
+INSEPARABLE = "participants in conditions cannot be separated from participants or the residual"
 
 
 @STATISTICS.add("variance_components")
@@ -50,7 +53,8 @@ class VarianceComponents:
             model = fit_conditions(frame)
             if model is None:
                 return {}
-            variances, note = np.append(model.fit.sd**2, LOGISTIC), model.fit.note
+            effects = np.where(model.fit.estimated, model.fit.sd**2, np.nan)
+            variances, note = np.append(effects, LOGISTIC), model.fit.note
             n = int(model.counts.sum())  # without conditions that are all right or all wrong
         else:
             raw = minque(data)
@@ -59,9 +63,12 @@ class VarianceComponents:
             variances = np.maximum(raw, 0.0)
         if shortage:
             variances, note = np.full(len(COMPONENTS), np.nan), shortage
-        total = variances.sum()
+        total = np.nansum(variances)
         shares = variances / total if total > 0 else np.full(len(variances), np.nan)
-        note = note if total > 0 or note else "the answers of a condition do not vary"
+        if not (total > 0 or note):
+            note = "the answers of a condition do not vary"
+        elif np.isnan(variances).any() and not shortage:
+            note = "; ".join(filter(None, [note, INSEPARABLE]))
         return {
             (name,): Estimate(
                 float(share), n=n, left_out=len(frame) - n, effect=float(variance),
@@ -76,8 +83,7 @@ def minque(data: CrossedData) -> np.ndarray:
 
     The quadratic forms |Zₖ′My|² and y′My (M centres within conditions) are set equal to their
     expectations, which are linear in the variances: E|Zₖ′My|² = Σₗ σₗ² ‖Zₖ′MZₗ‖² + σ² tr(Zₖ′MZₖ).
-    "Participants in conditions" is 0 if it cannot be separated from the other components, because
-    there is one condition or no participant responds twice in a condition.
+    "Participants in conditions" is NaN if it cannot be separated from the others (`is_separable`).
     """
     groups = len(data.groups)
     participant_cells = np.unique(data.participant * groups + data.group, return_inverse=True)[1]
@@ -91,8 +97,8 @@ def minque(data: CrossedData) -> np.ndarray:
     vector = np.array(
         [*(float(np.square(z.T @ y).sum()) for z in centred), float(np.square(y).sum())]
     )
-    free = np.array([True, groups > 1 and participant_cells.max() + 1 < n, True, True])
-    variances = np.zeros(len(COMPONENTS))
+    free = np.array([True, is_separable(data.participant, data.group), True, True])
+    variances = np.full(len(COMPONENTS), np.nan)
     variances[free] = np.linalg.lstsq(matrix[np.ix_(free, free)], vector[free], rcond=None)[0]
     return variances
 

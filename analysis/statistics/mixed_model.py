@@ -216,7 +216,7 @@ def fit(
         y: responses, 0 or 1: [n]. x: design matrix of the fixed effects, full column rank: [n, k].
         participant, item: codes from 0, without gaps: int [n].
         condition: codes of the conditions whose effects differ between participants: int [n]. σ_v
-            is left out if it is None, or if σ_v cannot be estimated (`_is_separable`).
+            is left out if it is None, or if σ_v cannot be estimated (`is_separable`).
         reml: integrate the fixed effects too; otherwise they are maximised jointly with the random
             effects, and only these are integrated (as by lme4's glmer with nAGQ = 0).
 
@@ -234,7 +234,7 @@ def fit(
             )
     conditions = np.zeros_like(participant) if condition is None else condition
     problem = _Problem(y.astype(float), x.astype(float), participant, item, conditions)
-    estimated = np.array([True, _is_separable(participant, conditions), True])
+    estimated = np.array([True, is_separable(participant, conditions), True])
 
     def sds(variances: np.ndarray) -> np.ndarray:
         sd = np.zeros(3)
@@ -270,7 +270,7 @@ def fit(
     )
 
 
-def _is_separable(participant: np.ndarray, condition: np.ndarray) -> bool:
+def is_separable(participant: np.ndarray, condition: np.ndarray) -> bool:
     """Return whether σ_v can be separated from σ_u and from the residual: some participant responds
     in several conditions, and some participant more than once in a condition."""
     cell_counts = pd.DataFrame({"p": participant, "c": condition}).value_counts()

@@ -97,8 +97,8 @@ def variance_components(results: Results) -> Table | None:
     rows = []
     for task in results.tasks:
         answers = results.answers_of(task, controls=False)
-        outcome = ("correct",) if task in results.choice_tasks else ()
-        for value in (*outcome, *SCALES):
+        names = {"correct": "accuracy"} if task in results.choice_tasks else {}
+        for value, name in (names | {scale: scale for scale in SCALES}).items():
             if answers[value].isna().all():
                 continue
             table = results.by_task(
@@ -108,7 +108,7 @@ def variance_components(results: Results) -> Table | None:
                 continue
             rated = answers[answers[value].notna()]
             rows.append(
-                {"task": results.name(task), "what": "accuracy" if outcome else value,
+                {"task": results.name(task), "what": name,
                  "participants": rated["participant"].nunique(), "trials": rated["trial"].nunique(),
                  "answers": table["n"].iloc[0], **table["value"].add_prefix("ICC "),
                  **table["effect"].add_prefix("variance, "), "note": table["reason"].iloc[0]}
@@ -125,7 +125,8 @@ def variance_components(results: Results) -> Table | None:
         "participants, to the interaction of participant and condition, and to trials; the "
         "remainder is residual. Accuracy: logit scale, mixed logistic model. Ratings: original "
         "scale, minimum norm quadratic unbiased estimation (MINQUE(0); Rao, 1971). Control "
-        "conditions excluded. No intervals are given.",
+        "conditions excluded. No intervals are given; –: cannot be separated, or too few responses "
+        "(see note).",
         frame,
         dict.fromkeys(shares, "{:.2f}") | dict.fromkeys(variances, "{:.3f}"),
         hidden=variances,
