@@ -293,6 +293,24 @@ def test_torch_saves_old_format_and_another_suffix_load(tmp_path):
         load_weights(network(9), tmp_path / "broken.pth")
 
 
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_weight_that_was_changed_in_the_file_is_noticed_by_its_checksum(checksums, tmp_path):
+    try:
+        torch.serialization.set_crc32_options(checksums)
+        torch.save(STATE, path := tmp_path / "model-1.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert same(load_weights(network(9), path))
+    content = bytearray(path.read_bytes())
+    content[content.index(STATE["0.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    if not checksums:  # the file does not say what was saved
+        assert not same(load_weights(network(9), path))
+        return
+    with pytest.raises(CheckpointError, match=r"damaged: its part model-1/data/0 differs from the"):
+        load_weights(network(9), path)
+
+
 PRECISIONS = ["float16", "bfloat16", "float64", "float8_e4m3fn"]
 
 

@@ -214,15 +214,29 @@ def _read_file(path: Path) -> object:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storages
             if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
-                # unused parts, such as the optimizer's state, are not read
+                if part := _damaged_part(path):
+                    raise CheckpointError(
+                        f"checkpoint {path} is damaged: its part {part} differs from the checksum "
+                        f"that was saved with it; copy or download the file again"
+                    )
+                # unused parts, such as the optimizer's state, take no memory
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             with path.open("rb") as file:  # given a path, torch.load would consider its suffix
                 return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {path} {_explain_refusal(path, str(error))}") from error
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"checkpoint {path} is damaged or truncated ({reason})") from error
+
+
+def _damaged_part(path: Path) -> str | None:
+    """Return a part of an archive that differs from its checksum, which torch does not compare."""
+    with zipfile.ZipFile(path) as archive:
+        # all are 0 if `torch.serialization.set_crc32_options(False)` was called
+        return archive.testzip() if any(part.CRC for part in archive.infolist()) else None
 
 
 def _describe_kind(path: Path, head: bytes) -> str:
