@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
+from html import escape
 from math import ceil
 from typing import cast
 
@@ -61,7 +63,7 @@ def _sign_in() -> bool:
 
 def _show_study() -> None:
     store, study, _ = open_survey()
-    st.title(study.title)
+    st.html(f"<h1>{escape(study.title)}</h1>")  # st.title would read Markdown, :red[x] and $x$
     st.text(f"Study {study.hash}")
     choices = sources(store, study.hash)
     if not choices:
@@ -94,7 +96,10 @@ def _show_study() -> None:
     downloads = {"responses": answers, "participants": people}
     for column, (name, frame) in zip(st.columns(2), downloads.items(), strict=True):
         file = f"{source}-{name}.csv"
-        column.download_button(f"Download {name}", as_csv(frame), file, "text/csv")
+        # Written when it is asked for: of thousands of participants, that takes seconds.
+        column.download_button(
+            f"Download {name}", partial(as_csv, frame), file, "text/csv", on_click="ignore"
+        )
 
 
 st.set_page_config(page_title="Researcher's page", page_icon="📋")

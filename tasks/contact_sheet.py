@@ -56,16 +56,20 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
     """Write check.html into the study's folder and return its path."""
     answers = observe(study, keys, folder)
 
+    # As the survey shows them: Markdown in its texts and prompts, and nowhere else.
+    def plain(text: str, words: Words) -> str:
+        return study.words.translate_into(words, text)
+
     def line(text: str, words: Words) -> Markup:
-        return Markup(render_markdown(study.words.translate_into(words, text), inline=True))
+        return Markup(render_markdown(plain(text, words), inline=True))
 
     def page(text: str, words: Words, files: Mapping[str, str] | None = None) -> Markup:
-        return Markup(render_markdown(study.words.translate_into(words, text), "images", files))
+        return Markup(render_markdown(plain(text, words), "images", files))
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"line": line, "page": page}
+    environment.filters |= {"plain": plain, "line": line, "page": page}
     html = environment.get_template("check.html").render(
         study=study,
         keys=keys,

@@ -1,6 +1,7 @@
 """The researcher's page: behind its password, apart from the participants, and right."""
 
 import socket
+from html import escape
 
 import pandas as pd
 import pytest
@@ -8,8 +9,10 @@ from command_line import say
 from conftest import SET, Survey
 from oidc_provider import Provider
 from people import arrive, fill, go, open_service
+from streamlit.testing.v1 import AppTest
 from visitors import needs_browser
 
+import survey_app
 from survey_app.export import tables
 from survey_app.figures import (
     agreement,
@@ -26,7 +29,7 @@ from survey_app.passwords import OIDC, VARIABLE, hash_password
 from survey_app.places import Places
 from survey_app.service import Service
 from tasks.recruitment import load_recruitment
-from tasks.responses import find_inattentive
+from tasks.responses import find_inattentive, read_table
 
 pytestmark = needs_browser
 
@@ -123,6 +126,18 @@ def test_a_dashboard_opened_before_the_survey_sets_no_places(frozen, study_folde
         assert human.places.counts()["places"] == 3
 
 
+def test_a_title_is_shown_as_it_is_frozen(filled, frozen, monkeypatch):
+    """Streamlit's own title reads Markdown, in which this one is "Cats"."""
+    title = "*Cats* & $x$ or :red[x] <b>"
+    titled = frozen[0].model_copy(update={"title": title})
+    monkeypatch.setattr("survey_app.server.open_survey", lambda: (filled.store, titled, {}))
+    page = AppTest.from_file(survey_app.__path__[0] + "/dashboard.py", default_timeout=30)
+    page.session_state["allowed"] = True
+    page.run()
+    assert not page.exception
+    assert f"<h1>{escape(title)}</h1>" in [html.proto.body for html in page.get("html")]
+
+
 def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch):
     monkeypatch.setenv(VARIABLE, hash_password("secret"))
     url = filled.store.engine.url.render_as_string(hide_password=False)
@@ -139,7 +154,9 @@ def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch)
         page.get_by_text("Responses per condition").wait_for()
         page.get_by_text(EVIL).first.wait_for()  # shown, not run
         assert page.locator("img[src=x]").count() == 0
-        page.get_by_role("button", name="Download responses").wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download responses").click()
+        assert len(read_table(download.value.path())) == len(tables(filled.store, "human")[0])
     finally:
         served.close()
 

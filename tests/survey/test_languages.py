@@ -22,7 +22,7 @@ from tasks.catalogue import marked_texts
 from tasks.contact_sheet import contact_sheet
 from tasks.kinds import all_tasks
 from tasks.language import LOCALES, SOURCE, Words, _translations, languages, read_catalogue
-from tasks.settings import Attention, StudySettings
+from tasks.settings import Attention, Payment, StudySettings
 from tasks.study import load
 
 TRANSLATED = [language for language in languages() if language != SOURCE]
@@ -247,9 +247,11 @@ def test_a_study_is_frozen_in_its_language(run, tmp_path):
 @pytest.mark.parametrize("frozen_in", ["en", "de"])
 def test_the_contact_sheet_shows_a_study_in_each_language(run, tmp_path, frozen_in):
     trials = {"concept_agreement": {"neighbours": 1}}
+    paid = Payment(text="You are paid *£3* & a_b_c.")
     settings = StudySettings(
-        forms=1, participants=1, language=frozen_in, trials=trials, attention=Attention(trials=0)
-    )
+        forms=1, participants=1, language=frozen_in, trials=trials, attention=Attention(trials=0),
+        payment=paid,
+    )  # fmt: skip
     build(run, settings, tmp_path / "study", say=lambda text: None)
     sheet = contact_sheet(*load(tmp_path / "study"), tmp_path / "study").read_text("utf-8")
     shown = dict(re.findall(r'<details[^>]* lang="(\w+)" dir="\w+">(.*?)</details>', sheet, re.S))
@@ -257,6 +259,7 @@ def test_the_contact_sheet_shows_a_study_in_each_language(run, tmp_path, frozen_
     assert "**" not in sheet and "<strong>" in shown["de"]
     for language, text in shown.items():
         words = Words(language)
+        assert "You are paid *£3* &amp; a_b_c." in text  # which participants read as it stands
         for source in ("What do these pictures have in common?", "How old are you?", "Clearly yes"):
             assert escape(words(source)) in text, (language, source)
     assert 'lang="ar" dir="rtl"' in sheet
