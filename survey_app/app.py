@@ -20,7 +20,8 @@ _HERE = Path(__file__).parent / "component"
 _SHELL = f"""<style>
 #{WAITING} {{ display: none; }}
 [data-testid="stHeader"], [data-testid="stToolbar"], [data-testid="stStatusWidget"],
-[data-testid="stDecoration"], [data-testid="stConnectionStatus"] {{ display: none; }}
+[data-testid="stDecoration"], [data-testid="stConnectionStatus"],
+[data-testid="stSkipToContent"] {{ display: none; }}
 [data-testid="stMainBlockContainer"] {{ padding: 0 1rem; max-width: 80rem; }}
 </style>"""
 

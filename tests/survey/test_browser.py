@@ -65,6 +65,8 @@ def test_a_whole_session(browser, spoken, kind, by):
     root = visitor.page.locator(".survey")
     assert (root.get_attribute("lang"), root.get_attribute("dir")) == (language, direction)
     assert visitor.page.evaluate("document.documentElement.lang") == language
+    foreign = "[...document.querySelectorAll('a, button')].filter((e) => e.checkVisibility())"
+    assert visitor.page.evaluate(f"{foreign}.map((e) => e.textContent)") == []  # of Streamlit
     seen: set[tuple[str, str]] = set()
     while True:
         page = (visitor.stage, visitor.page.locator(".survey h1").inner_text())
