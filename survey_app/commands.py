@@ -70,6 +70,8 @@ def _open_store(url: str, durable: bool = True) -> Store:
     def explain(context) -> None:
         reason = " ".join(str(context.original_exception).split("\n")[0].split())
         visible_url = make_url(url).render_as_string(hide_password=True)
+        if reason.startswith(("attempt to write a readonly", "unable to open")):
+            reason += "; SQLite needs a folder that exists and can be written, and so the file"
         raise ValueError(
             f"database {visible_url} cannot be used: {reason}"
         ) from context.original_exception

@@ -316,7 +316,8 @@ def _to_moments(values: pd.Series) -> pd.Series:
     moments = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
     is_outside = (moments < EARLIEST) | (moments > LATEST)
     is_text = values.map(lambda value: isinstance(value, str)).astype(bool)
-    has_zone = values.astype("string").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
+    texts = values.where(is_text).astype("string")
+    has_zone = texts.str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
     lacks_zone = is_text & ~has_zone.fillna(False).astype(bool)
     return moments.mask(is_outside | lacks_zone).astype("datetime64[ns, UTC]")
 

@@ -197,7 +197,9 @@ def test_a_database_that_is_read_only_or_locked_is_one_sentence(
     simulate = ("study", "simulate", str(study_folder), "--participants", "1", "--database")
     say(*simulate, f"sqlite:///{path}")
     told = say(*simulate, f"sqlite:///file:{path}?mode=ro&uri=true", error=ValueError)
-    assert "cannot be used: attempt to write a readonly database" in told
+    assert "cannot be used: attempt to write a readonly database; SQLite needs a folder" in told
+    told = say(*simulate, f"sqlite:///{tmp_path / 'nowhere' / 'a.sqlite'}", error=ValueError)
+    assert "unable to open database file; SQLite needs a folder that exists" in told
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         told = say(*simulate, f"sqlite:///{path}", error=ValueError)
