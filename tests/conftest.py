@@ -1,6 +1,8 @@
 """Fixtures that tests of several files share."""
 
 import gc
+import os
+import shutil
 
 import pytest
 import quick_figures  # noqa: F401 - from here on
@@ -15,6 +17,12 @@ from harness.networks.architectures import ARCHITECTURES
 from harness.networks.layers import find_layers
 from harness.registry import Registry
 
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+FLAGS = ["--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
+         "--enable-unsafe-swiftshader"]  # fmt: skip
+
 
 def pytest_collection_modifyitems(items):
     """Alternate the files of the survey, which often wait for a browser, with those that compute,
@@ -25,6 +33,17 @@ def pytest_collection_modifyitems(items):
         own = [path for path in files if path.parent == folder]
         place |= {path: number / len(own) for number, path in enumerate(own)}
     items.sort(key=lambda item: place[item.path])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("NO BROWSER TESTED: install chromium, or name one in $CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture

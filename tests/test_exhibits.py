@@ -36,7 +36,7 @@ from analysis.exhibits.phrases import (
     share_ci_text,
     with_sign,
 )
-from analysis.exhibits.report import Section, write_html
+from analysis.exhibits.report import FOLDED_FROM, Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run import figures as run_figures
 from analysis.run import method, reversion
@@ -220,6 +220,27 @@ def test_reports_number_figures_and_tables_and_texts_refer_to_them(tmp_path):
     assert "x_y" in table.csv() and "responses" in table.markdown() and "responses" in table.latex()
     with pytest.raises(ValueError, match="refers to figure:none, which the report does not show"):
         write_html(tmp_path / "r.html", "T", "", [Section("S", ["[figure:none]"])], "")
+
+
+def test_on_paper_no_table_is_cut_off_or_folded(browser, tmp_path):
+    names = [f"quarter {number}" for number in range(8)]
+    columns = [f"{name}{end}" for name in names for end in ("", " low", " high")]
+    frame = pd.DataFrame({"series": ["resnet"] * FOLDED_FROM}).assign(
+        **dict.fromkeys(columns, -5.32)
+    )
+    wide = Table("wide", "Wide", "Caption.", frame, dict.fromkeys(frame, "{:+.2f}"))
+    long = replace(wide, name="long", frame=pd.concat([frame, frame]))
+    write_html(tmp_path / "r.html", "T", "", [Section("S", tables=[wide, long])], "")
+    page = browser.new_page(viewport={"width": 680, "height": 900})  # A4 at 96 pixels per inch
+    page.goto((tmp_path / "r.html").as_uri())
+    cut_off = """[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth > e.clientWidth
+        && getComputedStyle(e).overflowX != 'visible')"""
+    visible = "[...document.querySelectorAll('table')].map(table => table.checkVisibility())"
+    assert page.evaluate(cut_off)[0] and page.evaluate(visible) == [True, False]
+    page.emulate_media(media="print")
+    assert page.evaluate(cut_off) == [False, False] and page.evaluate(visible) == [True, True]
+    assert page.evaluate("document.querySelector('table').offsetWidth") <= 680
+    page.close()
 
 
 def test_sets_of_rules_that_repeat_the_frozen_ones_are_not_counted():

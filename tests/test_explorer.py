@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tomllib
@@ -36,11 +35,6 @@ from tasks.build import build
 from tasks.evidence import read_groups
 from tasks.settings import StudySettings
 
-CHROMIUM = (
-    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-)
-FLAGS = ["--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
-         "--enable-unsafe-swiftshader"]  # fmt: skip
 CONFIG = parse_config(
     small(
         seed=3,
@@ -99,17 +93,6 @@ def page(run, results, tmp_path_factory) -> Path:
     folder, size = write_explorer(run, out, results)
     assert folder is None and size < 20e6
     return out
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER TESTED: install chromium, or name one in $CHROMIUM")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -102,9 +102,11 @@ def _refer(text: str, numbers: Mapping[str, str]) -> str:
 
 
 def tie(text: str) -> str:
-    """Insert no-break spaces in numbers with signs or units, as in 17 %, p = .03 and Table 1."""
-    return re.sub(
+    """Insert no-break spaces in numbers with signs or units, as in 17 %, p = .03 and Table 1, and
+    in intervals."""
+    text = re.sub(
         r"(?<=\d) (?=%)|(?<=Figure) (?=\d)|(?<=Table) (?=\d)|(?<=\bp) (?=[<=])|(?<=[<=]) (?=[\d.])",
         "\u00a0",
         text,
     )
+    return re.sub(r"(?<=\[)([^][ ]+,) ([^][ ]+)(?=\])", "\\1\u00a0\\2", text)
