@@ -208,9 +208,9 @@ class Run:
             )
         return _read_file(path, read)
 
-    def table(self, artifact: Artifact) -> pd.DataFrame:
-        """Read a table. Raises ArtifactError if it is absent or damaged."""
-        return self._read(artifact, pd.read_parquet)
+    def table(self, artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
+        """Read a table, or some of its columns. Raises ArtifactError if it is absent or damaged."""
+        return self._read(artifact, partial(pd.read_parquet, columns=columns))
 
     def array(self, artifact: Artifact) -> np.ndarray:
         """Read one array as a read-only memory map. Raises ArtifactError as `table` does."""

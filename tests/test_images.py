@@ -409,7 +409,7 @@ def test_images_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
 
 def test_an_image_that_is_gone_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    images = FileImages((Path("data/a.png"),), np.zeros(1, dtype=int), ("a",))
+    images = FileImages(("data/a.png",), np.zeros(1, dtype=int), ("a",))
     with pytest.raises(ValueError, match=rf"data/a.png .*\(it no longer exists in {tmp_path}\);"):
         images.pixels(0, View(8, 8))
 

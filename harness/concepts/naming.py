@@ -283,7 +283,7 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
         )
     row_of_path = {text: number for number, text in enumerate(paths)}
     image_of_row: dict[int, Path] = {}
-    for image in images.paths:
+    for image in map(Path, images.paths):
         ends = ("/".join(image.parts[start:]) for start in range(len(image.parts)))
         row = next((row_of_path[end] for end in ends if end in row_of_path), None)
         if row is None:

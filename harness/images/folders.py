@@ -72,7 +72,7 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     }
     if problems := [*_compare(root, names, present), *_unusable(root, files_of_class)]:
         raise ValueError("; ".join(problems))
-    paths = tuple(path for files in files_of_class.values() for path in files)
+    paths = tuple(str(path) for files in files_of_class.values() for path in files)
     counts = [len(files_of_class[name]) for name in names]
     return FileImages(paths, np.repeat(np.arange(len(names)), counts), names)
 
@@ -194,7 +194,7 @@ def image_remarks(images: FileImages) -> pd.DataFrame:
     """
     with ThreadPoolExecutor(max_workers=8) as readers:
         table = pd.DataFrame(
-            readers.map(_inspect, images.paths), columns=["remarks", "fault", "sha256"]
+            readers.map(_inspect, map(Path, images.paths)), columns=["remarks", "fault", "sha256"]
         )
     first_labels = pd.Series(images.labels).groupby(table["sha256"]).transform("first")
     is_copy = table["sha256"].duplicated() & (table["sha256"] != "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -59,9 +60,9 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files, which are read when needed."""
+    """Images in files, which are read when needed; a million paths take less memory as text."""
 
-    paths: tuple[Path, ...]
+    paths: Sequence[str]
     labels: np.ndarray
     classes: tuple[str, ...]
 
@@ -70,7 +71,7 @@ class FileImages:
 
     def pixels(self, index: int, view: View) -> np.ndarray:
         """Decode an image. Raises ValueError with the file's name if that fails."""
-        path = self.paths[index]
+        path = Path(self.paths[index])
         try:
             with Image.open(BytesIO(image_bytes(path))) as image:
                 return view.apply(image)
@@ -134,23 +135,22 @@ def sample_digest(images: ImageSet, view: View) -> str:
 
 def image_index(images: ImageSet) -> pd.DataFrame:
     """Return one row per image: image_id, class_id, class_name, path ("" for images in memory)."""
-    paths = images.paths if isinstance(images, FileImages) else [""] * len(images)
     return pd.DataFrame(
         {
             "image_id": np.arange(len(images)),
             "class_id": images.labels,
             "class_name": [images.classes[label] for label in images.labels],
-            "path": [str(path) for path in paths],
+            "path": images.paths if isinstance(images, FileImages) else [""] * len(images),
         }
     )
 
 
 def open_images(run: Run, split: str) -> ImageSet:
     """Return the image set that a run used as `split` (train, probe or test)."""
-    index = run.table(Artifact("image_index", (split,)))
+    index = run.table(Artifact("image_index", (split,)), ["class_id", "class_name", "path"])
     names = index.drop_duplicates("class_id").sort_values("class_id")
     classes = tuple(names["class_name"])
     labels = index["class_id"].to_numpy()
     if index["path"].eq("").all():
         return ArrayImages(run.arrays(Artifact("images", (split,)))["pixels"], labels, classes)
-    return FileImages(tuple(map(Path, index["path"])), labels, classes)
+    return FileImages(index["path"].array, labels, classes)

@@ -89,7 +89,7 @@ def shard_files(path: Path) -> list[Path]:
 
 def read_shards(
     root: Path, files: Sequence[Path], classes: Sequence[str] | None
-) -> tuple[tuple[Path, ...], np.ndarray, tuple[str, ...]]:
+) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
     """List the images of several files, one file after the other.
 
     Args:
@@ -130,7 +130,7 @@ def read_shards(
             f"these classes out of the data set"
         )
     label_of = {name: label for label, name in enumerate(names)}
-    paths = tuple(f / m for f, shard in zip(files, shards, strict=True) for m in shard.members)
+    paths = tuple(str(f / m) for f, shard in zip(files, shards, strict=True) for m in shard.members)
     return paths, np.array([label_of[label] for label in labels], dtype=np.int64), names
 
 

@@ -88,7 +88,7 @@ class ListImages(SplitWork):
         """The version of reading, the files with sizes and modification times, the numbers of
         unused files, and the classes, by which the labels of every split are numbered (those of
         the probe images)."""
-        paths = dict.fromkeys(map(containing_file, self._files.paths))
+        paths = dict.fromkeys(map(containing_file, map(Path, self._files.paths)))
         stats = ((path, path.stat()) for path in paths)
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
         return VIEW_VERSION, files, self._left_out, self._files.classes
