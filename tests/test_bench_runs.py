@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from statsmodels.stats.multitest import multipletests
 
 from analysis.benchmark.runs import differing_settings, reference_of, summarise_runs
 from analysis.statistics.clusters import code_responses, two_way_jackknife
@@ -75,6 +76,10 @@ def test_means_spread_and_differences_are_the_plain_ones():
     assert found.loc["better", "difference"] == pytest.approx(0.1, abs=0.03)
     assert found.loc["better", "p"] < 0.05 and found.loc["worse", "p"] < 0.05
     assert found.loc["same", "p"] > 0.05
+    others = found.drop("sign_t")
+    alone, adjusted = others["p alone"].astype(float), others["p"].astype(float)
+    assert np.isnan(found.loc["sign_t", "p"])  # nor does it count as one of the three tests
+    assert adjusted.to_numpy() == pytest.approx(multipletests(alone, method="holm")[1])
     width = found["high"] - found["low"]
     own = found["difference high"] - found["difference low"]
     assert (own.dropna() < width[own.dropna().index]).all()  # paired: networks and classes cancel

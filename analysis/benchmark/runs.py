@@ -87,7 +87,11 @@ def summarise_runs(values: pd.DataFrame) -> pd.DataFrame:
             "reason": "; ".join(filter(None, notes)),
         })  # fmt: skip
     table = pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable")
-    table.insert(len(table.columns) - 1, "p", holm(table["p alone"].to_numpy(float)))
+    is_other = table["method"] != reference  # the reference is not tested against itself
+    adjusted = pd.Series(
+        holm(table.loc[is_other, "p alone"].to_numpy(float)), table.index[is_other]
+    )
+    table.insert(len(table.columns) - 1, "p", adjusted.reindex(table.index))
     return table.reset_index(drop=True)
 
 
@@ -148,7 +152,7 @@ def compare_runs(folders: Sequence[Path]) -> Table:
         "networks and classes, with its 95 % interval for other networks and other classes "
         "(two-way cluster variance, t); standard deviation, lowest and highest of the runs' own "
         f"means; difference from {reference_of(values)} with its unadjusted interval, p adjusted "
-        "by Holm over methods. "
+        "by Holm over the other methods. "
         f"Kendall's τ between rankings of two runs: {tau_text}."
         + f" Left out, as a run lacks them or their values: {', '.join(absent)}." * bool(absent)
         + differing_settings(benches, common),
