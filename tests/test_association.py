@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from analysis.exhibits.tables import Table
 from analysis.study import association
 from analysis.study.association import EVIDENCE, Associations, partial_ranks
 from analysis.study.frozen_study import read_study, to_frozen_study
+from analysis.study.networks import compare_with_observer, observer
 from analysis.study.pipeline import analyse_study
 from analysis.study.release import rebuild, release
 from analysis.study.responses import prepare
@@ -257,3 +259,29 @@ def test_means_that_are_equal_up_to_rounding_have_equal_ranks():
     value = Associations(99, 99)(pd.DataFrame(rows))["odd_one_out", "drop"].value
     exact = [k / 10 for k in range(6)] + [0.2, 0.2]
     assert value == pytest.approx(stats.spearmanr(list(rates.values()), exact).statistic)
+
+
+def test_sentences_on_the_observer_are_those_of_its_table():
+    """Trial t0 has four responses, the others two: means over trials would be other numbers."""
+    trials = pd.DataFrame(
+        {"trial": ["t0", "t1", "t2", "t3"], "task": "odd_one_out",
+         "condition": ["base"] * 3 + ["random"], "observer_correct": [1.0, 1.0, 1.0, 0.0]}
+    )  # fmt: skip
+    correct = {"t0": [1, 1, 1, 0], "t1": [0, 0], "t2": [1, None], "t3": [0, 1]}
+    answers = pd.DataFrame([(t, c) for t, own in correct.items() for c in own])
+    answers = answers.set_axis(["trial", "correct"], axis=1).astype({"correct": "boolean"})
+    study = SimpleNamespace(chance=lambda task: {"base": 1 / 6, "random": 1 / 6})
+    fake = SimpleNamespace(
+        observed_trials=trials, choice_tasks=["odd_one_out"], name=lambda task: "odd one out",
+        controls=lambda task: ("random",), responses=SimpleNamespace(answers=answers, study=study),
+    )  # fmt: skip
+    base, random = observer(fake).frame.to_dict("records")
+    numbers = {"trials": 3, "participants": 4 / 7, "observer": 1.0, "solved": 4 / 7}
+    assert {name: base[name] for name in numbers} == pytest.approx(numbers)
+    assert np.isnan(base["not solved"]) and random["not solved"] == 0.5
+    first, last = compare_with_observer(fake, {})
+    assert first.endswith("[table:observer]) in base (100 % of 3 trials; participants 57 %).")
+    assert last.startswith("Colours and edges suffice to solve more of these trials than guessing")
+    fake.observed_trials = trials.assign(observer_correct=0.0)
+    (only,) = compare_with_observer(fake, {})
+    assert "not significantly above chance in base (0 % of 3 trials; participants 57 %)" in only

@@ -54,32 +54,29 @@ def associations(results: Results) -> Table | None:
     )
 
 
+#: Columns by which the trials that the observer answered are grouped, and that of its score.
+KEYS, OBSERVED = ["task", "condition"], "observer_correct"
+
+
 @shelf.table("study", "association")
 def observer(results: Results) -> Table | None:
     if (trials := results.observed_trials).empty:
         return None
-    answers = results.responses.answers
-    accuracies = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
-    trials = trials.assign(
-        task=trials["task"].map(results.name), accuracy=trials["trial"].map(accuracies)
-    )
-    keys = ["task", "condition"]
-    table = trials.groupby(keys).agg(
-        trials=("trial", "size"),
-        participants=("accuracy", "mean"),
-        observer=("observer_correct", "mean"),
-    )
-    is_solved = trials["observer_correct"] == 1
-    for name, mask in (("solved", is_solved), ("not solved", ~is_solved)):
-        table[name] = trials[mask].groupby(keys)["accuracy"].mean()
+    trials = trials.assign(task=trials["task"].map(results.name))[["trial", *KEYS, OBSERVED]]
+    answers = results.responses.answers[["trial", "correct"]].dropna().astype({"correct": float})
+    answers = answers.merge(trials, on="trial")
+    sizes = trials.groupby(KEYS).agg(trials=("trial", "size"), observer=(OBSERVED, "mean"))
+    sizes.insert(1, "participants", answers.groupby(KEYS)["correct"].mean())
+    by_outcome = answers.groupby([*KEYS, OBSERVED])["correct"].mean().unstack(OBSERVED)
+    names = {1.0: "solved", 0.0: "not solved"}
+    table = sizes.join(by_outcome.reindex(columns=list(names)).rename(columns=names))
     return Table(
         "observer",
         "Accuracy of participants and of a machine observer",
         "The machine observer compares histograms of the colours and edges of the pictures and "
-        "uses no neural network (docs/analysis.md). Accuracy here is the mean over trials, "
-        "elsewhere over responses. The last two columns give participants' accuracy on trials that "
-        "the observer answers correctly and on those that it does not; the difference is not "
-        "tested.",
+        "uses no neural network (docs/analysis.md). The last two columns give participants' "
+        "accuracy on trials that the observer answers correctly and on those that it does not; the "
+        "difference is not tested.",
         table.reset_index(),
         {**{c: SHARE for c in table.columns[1:]}, **NAMES},
         headings={
@@ -277,8 +274,8 @@ def compare_with_observer(results: Results, tables: Mapping[str, Table]) -> Iter
             )
     if any_above:
         yield (
-            "Colours and edges suffice to solve many of these trials, so accuracy above chance "
-            "does not by itself show that participants recognised concepts."
+            "Colours and edges suffice to solve more of these trials than guessing would, so "
+            "accuracy above chance does not by itself show that participants recognised concepts."
         )
 
 
