@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from analysis.exhibits.latex import SIZES, escape
 from analysis.exhibits.phrases import p_cell
 from analysis.exhibits.tables import Table
 from analysis.run.report import neurons_in_use, plain_on_screen
-from analysis.run.tables import neurons
+from analysis.run.tables import describe_training, neurons
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 
@@ -138,6 +140,17 @@ def test_a_checkpoint_whose_neurons_are_all_dead_is_counted(tmp_path):
     assert table["epoch"].tolist() == [1, 2, 3] and table["alive"].tolist() == [2, 0, 1]
     assert table["dead"].tolist() == [3, 5, 4]
     assert table["coverage"].tolist() == pytest.approx([0.75, np.nan, 0.25], nan_ok=True)
+
+
+def test_captions_say_on_which_images_training_accuracy_is():
+    sections = [{"name": "a", "source": "train", "training": {"augment": True}},
+                {"name": "b", "source": "folder"}]  # fmt: skip
+    run = SimpleNamespace(manifest=lambda: {"configuration": {"series": sections}})
+    assert describe_training(run) == "augmented, averaged over the epoch"
+    sections.append({"name": "c", "source": "train", "training": {"augment": False}})
+    assert describe_training(run) == "augmented except in c, averaged over the epoch"
+    del sections[0]
+    assert describe_training(run) == "averaged over the epoch"
 
 
 def test_a_report_counts_neurons_whose_stimuli_are_decided_by_the_order_of_images(tmp_path):

@@ -30,6 +30,7 @@ from analysis.run.tables import (
     base_checkpoint,
     checkpoints_of,
     count_test_images,
+    describe_training,
     named_concepts,
     series_of,
     sort_by_series,
@@ -67,7 +68,7 @@ def training(run: Run) -> Figure | None:
     return Figure(
         "training",
         "Training curves",
-        "Accuracy over epochs on training images (dotted; augmented, averaged over the epoch) and "
+        f"Accuracy over epochs on training images (dotted; {describe_training(run)}) and "
         f"all {count_test_images(run):,} test images (solid). Markers: the checkpoints studied. In "
         "networks with batch normalisation, test accuracy can fall for some epochs because the "
         "running statistics lag behind the weights.",

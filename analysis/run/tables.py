@@ -7,6 +7,7 @@ from functools import lru_cache
 import pandas as pd
 
 from analysis.exhibits import shelf
+from analysis.exhibits.phrases import join
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.statistics.alignment import (
     NORMALISED,
@@ -69,6 +70,14 @@ def training_log(run: Run) -> pd.DataFrame | None:
     return _rows(log[log["series"].isin(trained)])
 
 
+def describe_training(run: Run) -> str:
+    """Say how training accuracy was computed, for captions."""
+    sections = [s for s in run.manifest()["configuration"]["series"] if s["source"] == "train"]
+    plain = [section["name"] for section in sections if not section["training"]["augment"]]
+    augmented = "augmented" + f" except in {join(plain)}" * bool(plain) + ", "
+    return augmented * (len(plain) < len(sections)) + "averaged over the epoch"
+
+
 def _rows(table: pd.DataFrame) -> pd.DataFrame | None:
     """Return a table; None if it has no rows, as those of earlier configurations are left out."""
     return None if table.empty else table
@@ -120,7 +129,7 @@ def neurons(run: Run) -> Table:
         rows = log[["series", "epoch", *accuracy]]
         table = table.merge(rows, on=["series", "epoch"], how="left")
         caption += (
-            " Accuracy: on training images (augmented, averaged over the epoch) and on all "
+            f" Accuracy: on training images ({describe_training(run)}) and on all "
             f"{count_test_images(run):,} test images, which are not used for training."
         )
     formats = dict.fromkeys(["coverage", *accuracy], "{:.3f}")

@@ -13,6 +13,7 @@ from analysis.exhibits.figures import Cell, Figure, draw_sheet
 from analysis.exhibits.phrases import as_words, percent
 from analysis.statistics.labels import normalise
 from analysis.study.results import Results
+from harness.text import pluralise
 from tasks.base import Panel, Trial
 
 #: Number of trials of a task from each end, and of the responses that a trial needs.
@@ -75,11 +76,10 @@ def evolutions(results: Results) -> Figure | None:
     return Figure(
         "study_evolutions",
         "Labels given to real evolutions",
-        f"The {len(rows)} real evolutions that were most often judged changed (at least {ENOUGH} "
-        "responses). Below each stage: the most frequent label (of several, the first in the "
-        "alphabet), the number of participants who gave it, and the number who gave any label. "
-        "These are the clearest examples, not a random "
-        "sample."
+        f"The {pluralise(len(rows), 'real evolution')} most often judged changed (at least "
+        f"{ENOUGH} responses). Below each stage: the most frequent label (of several, the first in "
+        "the alphabet), the number of participants who gave it, and the number who gave any label. "
+        "These are the clearest examples, not a random sample."
         + " Simulated labels are unrelated to the pictures."
         * results.responses.simulated,
         draw_sheet(rows, inch=1.7),
