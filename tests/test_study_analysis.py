@@ -32,7 +32,7 @@ from analysis.study.figures import flow as draw_flow
 from analysis.study.figures import learning, trials
 from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
-from analysis.study.report import conditions
+from analysis.study.report import _method, conditions
 from analysis.study.results import Results, Settings
 from analysis.study.sentences import naming
 from conceptevo import cli
@@ -290,6 +290,15 @@ def test_the_design_is_told_as_frozen_whoever_answered(made):
     pd.testing.assert_frame_equal(conditions(few).frame, conditions(every).frame)
     assert conditions(few).frame["trials"].sum() == len(every.responses.study.data)
     assert [pluralise(n, "trial") for n in (1, 0, 1200)] == ["1 trial", "0 trials", "1,200 trials"]
+
+
+def test_the_method_names_the_other_trials_that_the_study_has(made):
+    results = read_results(made[-1])  # without practice trials
+    assert "the same 50 trials, in addition to attention trials (median" in _method(results)[0]
+    frozen = results.responses.study
+    frozen = replace(frozen, trials=frozen.trials[frozen.trials["role"] == "trial"])
+    without = replace(results, responses=replace(results.responses, study=frozen))
+    assert "the same 50 trials (median" in _method(without)[0]
 
 
 def test_only_measures_of_the_study_are_explained(tmp_path, made):

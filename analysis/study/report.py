@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import capitalise, number_text, rows_of
+from analysis.exhibits.phrases import capitalise, join, number_text, rows_of
 from analysis.exhibits.report import paragraphs, write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
@@ -159,6 +159,9 @@ def _method(results: Results) -> list[str]:
         frozen=frozen,
         evidence=frozen.study.evidence,
         division=capitalise(sentences.division(frozen)),
+        others=join(
+            [role for role in ("practice", "attention") if role in set(frozen.trials["role"])]
+        ),
         median=responses.answers.groupby("participant").size().median(),
         designs=[_design(results, task) for task in results.planned_tasks],
         claim_rule=sentences.claim_rule(results.level),
