@@ -278,7 +278,7 @@ function start(root, words) {
   function enlarge(button) {
     const all = [...view.querySelectorAll("img[data-stimulus]")];
     const near = button?.parentElement.querySelector("img") ??
-      view.querySelector(".tile:has(input:checked) img");
+      view.querySelector(".tile input:checked ~ img");
     let at = Math.max(0, all.indexOf(near));
     if (!all.length) return;
     const dialog = element("dialog");

@@ -5,6 +5,7 @@ Skipped, loudly, where there is no Chromium.
 
 from __future__ import annotations
 
+import re
 import time
 from itertools import product
 from pathlib import Path
@@ -217,6 +218,20 @@ def test_the_network_never_carries_a_key(browser, survey, frozen):
                  "false_evolution"):  # fmt: skip
         assert word not in sent
     assert not [t.id for t in study.trials if f'"{t.id}"' in sent]
+
+
+def test_a_choice_shows_in_browsers_without_has(browser):
+    style = (Path(survey_app.__file__).parent / "component" / "page.css").read_text()
+    without = re.sub(r"[^{}]*:has\((?!\*)[^{}]*{[^{}]*}", "", style)
+    assert without.count(":has(") == 1
+    without = without.replace("@supports not selector(:has(*))", "@media all")
+    tile = '<label class="tile"><input type="radio" name="x"><img></label>'
+    page = browser.new_page()
+    page.set_content(f"<style>{without}</style><div class=survey>{2 * tile}</div>")
+    page.locator("input").nth(1).check(force=True)
+    outlines = page.locator("img").evaluate_all("all => all.map(e => getComputedStyle(e).outline)")
+    assert "solid" in outlines[1] and "none" in outlines[0]
+    page.close()
 
 
 def test_panels_of_several_pictures_and_of_a_timed_trial_fit(browser):
