@@ -131,7 +131,8 @@ function start(root, words) {
   }
 
   function submit(form, button) {
-    if (!state.armed || state.sending) return;
+    // One can withdraw while pictures do not load.
+    if (state.sending || !(state.armed || button?.name === "withdraw")) return;
     const extra = form.hasAttribute("data-device") ? { device: device() } : {};
     deliver(state.page, { values: values(form, button), ...extra });
   }

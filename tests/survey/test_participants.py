@@ -200,10 +200,14 @@ def test_enter_held_through_a_page_skips_nothing(browser, own, known):
     visitor.moved(before + 1)
 
 
-def test_withdrawing_with_the_keyboard_answers_nothing(browser, own, known):
-    visitor = Visitor(browser, on_the_way(own, known, "goes"), LAPTOP)
+@pytest.mark.parametrize("loading", [False, True])
+def test_withdrawing_with_the_keyboard_answers_nothing(browser, own, known, loading):
+    visitor = Visitor(browser, on_the_way(own, known, f"goes{loading}"), LAPTOP)
     before = visitor.version
     visitor.fill()
+    if loading:  # the pictures do not arrive
+        visitor.page.route("**/img/*", lambda route: None)
+        visitor.page.reload()
     visitor.page.locator(".withdraw summary").focus()
     for key in ("Enter", "Tab", "Enter"):
         visitor.page.keyboard.press(key)
