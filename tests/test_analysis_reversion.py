@@ -435,7 +435,13 @@ def test_the_limit_of_an_adjusted_p_is_said_where_it_is_not_tiny(monkeypatch, co
                          split="heldout", before=0.5, method="m", images=9, draw=0)  # fmt: skip
     monkeypatch.setattr(reversion, "has_results", lambda *_: True)
     monkeypatch.setattr(reversion, "joint_means", lambda *_: means)
+    tiny = means.assign(before=2e-3, after=2e-3 - 1.1e-5 * means["after"])
     caption = reversion.scores_table(None, "reversion", "heldout", "accuracy").caption
+    monkeypatch.setattr(reversion, "joint_means", lambda *_: tiny)
+    table = reversion.scores_table(None, "reversion_objective", "heldout", "objective")
+    assert table.cells()["before"].tolist() == ["0.0020000"]
+    digits = {6: "−0.0000014", 12: "−0.0000017"}[count]  # of the mean change for q1
+    assert table.cells()["q1"].tolist() == [digits]
     assert caption.endswith(text or "over the rows of the table.")
     assert ("cannot" in caption) == bool(text)
 

@@ -271,6 +271,10 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
         "decreased it. Reverting all neurons reverts both, so q1 is compared with sets of its own "
         "size."
     ]
+    tiny = frame.assign(q1=-3e-4, q4=1.2e-4, all=0.6e-4)
+    tiny = tables | {"reversion_objective": Table("", "", "", tiny)}
+    text = "was −0.00030 when q1 was reverted, +0.00012 for q4 and +0.00006 for all neurons:"
+    assert text in run_report.compare_q1_with_all(run, tiny)[0]
     # Without such changes of the objective, no reason is given.
     unknown = tables | {"reversion_objective": Table("", "", "", frame.assign(q1=0.1, all=0.2))}
     assert "objective" not in run_report.compare_q1_with_all(run, unknown)[0]

@@ -159,8 +159,9 @@ def _undefined_values(bench: Bench) -> list[str]:
 
 def _lead(bench: Bench) -> str:
     about = bench.results.about
+    methods_text = pluralise(len(bench.methods), "method that scores", "methods that score")
     return (
-        f"{len(bench.methods)} methods that score how important a neuron's change between two "
+        f"{methods_text} how important a neuron's change between two "
         f"epochs is to a class, compared on {pluralise(len(about['pairs']), 'pair')} of epochs of "
         f"{pluralise(len(about['layers']), 'training run')} and "
         f"{pluralise(len(about['classes']), 'class', 'classes')}: the neurons that a method ranks "

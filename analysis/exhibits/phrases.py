@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import nan
+from math import floor, log10, nan
 from typing import Any
 
 import pandas as pd
@@ -64,6 +64,12 @@ def number_text(value: float, form: str) -> str:
 def with_sign(value: float, form: str) -> str:
     """Format a number as `number_text` does, with its sign if it is above 0, too."""
     return number_text(value, f"+{form}")
+
+
+def count_places(values: pd.Series, least: int = 1) -> int:
+    """Return the number of decimal places that shows two digits of the largest value, or more."""
+    largest = values.abs().max()
+    return max(least, 1 - floor(log10(largest))) if largest > 0 else least
 
 
 def percent(share: float) -> str:

@@ -15,6 +15,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
 from analysis.exhibits.phrases import (
     cis_over_classes,
+    count_places,
     join,
     number_text,
     percent,
@@ -318,15 +319,14 @@ def compare_q1_with_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
     last_bin = classes.find_bins(list(main_rows.columns))[-1]
     if (table := tables.get("reversion_objective")) is not None:
         objective = table.frame[table.frame["method"] == reversion.main_method(run)]
-        with_q1, with_last, with_all = (objective[arm].mean() for arm in ("q1", last_bin, "all"))
-        if with_q1 < min(with_all, 0) and with_last > max(with_all, 0):
+        values = objective[["q1", last_bin, "all"]].mean()
+        q1, last, every = (with_sign(v, f".{count_places(values)}f") for v in values)
+        if values["q1"] < min(values["all"], 0) and values[last_bin] > max(values["all"], 0):
             text += (
-                ". The mean change of the objective (see Method) was "
-                f"{with_sign(with_q1, '.1f')} when q1 was reverted, {with_sign(with_last, '.1f')} "
-                f"for {last_bin} and {with_sign(with_all, '.1f')} for all neurons: on average, the "
-                f"changes in q1 increased the objective in training, and those in {last_bin} "
-                "decreased it. Reverting all neurons reverts both, so q1 is compared with sets of "
-                "its own size"
+                f". The mean change of the objective (see Method) was {q1} when q1 was reverted, "
+                f"{last} for {last_bin} and {every} for all neurons: on average, the changes in q1 "
+                f"increased the objective in training, and those in {last_bin} decreased it. "
+                "Reverting all neurons reverts both, so q1 is compared with sets of its own size"
             )
     return [f"{text}."]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
+from math import inf
 
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import cis_over_classes, join, p_cell
+from analysis.exhibits.phrases import cis_over_classes, count_places, join, p_cell
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.tables import sort_by_series
 from analysis.statistics import classes
@@ -148,14 +149,16 @@ def scores_table(run: Run, name: str, split: str, outcome: str) -> Table | None:
         return None  # runs of older versions have no objectives
     if outcome == "top-5" and top5_chance(run) > MOST_CHANCE:
         return None
-    largest = float("inf") if outcome == "objective" else 1.0
-    table = merge_epochs(classes.summary(means, largest).drop(columns=["split"]))
+    is_share = outcome != "objective"
+    table = merge_epochs(classes.summary(means, 1.0 if is_share else inf).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
     title_name, measure, form = _MEASURES[outcome]
     uses_importance_images = split == "importance"
     images_text = count_images(means, "" if uses_importance_images else "held-out ")
     images_text += " that were also used to compute importance" * uses_importance_images
     arms = arm_names(table.columns)
+    if not is_share:  # its values can be tiny
+        form = f"{{:+.{count_places(table.filter(arms).stack(), 2)}f}}"
     limit = classes.smallest_wilcoxon(table["classes"].max(), len(table))
     limit_text = f" The adjusted p-value of q1 against other sets cannot be below {p_cell(limit)}."
     return Table(
