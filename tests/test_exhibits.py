@@ -28,6 +28,7 @@ from analysis.exhibits.figures import (
 from analysis.exhibits.phrases import (
     ci_text,
     cis_over_classes,
+    count_places,
     join,
     number_text,
     p_text,
@@ -356,6 +357,8 @@ def test_numbers_are_printed_as_they_are():
     assert shown == [f"p = .{p}" for p in ("050", "0496", "049996", "0504", "051", "048")]
     assert p_text(0.0009) == "p < .001" and p_text(np.nan) == "not tested"
     assert p_text(1) == p_text(0.9995) == "p = 1"
+    values = [[3.6, 0.1], [0.14], [0.0035, np.nan], [-123.0], [np.inf, 0.02], [0.0], [np.nan]]
+    assert [count_places(pd.Series(v)) for v in values] == [1, 2, 4, 1, 3, 1, 1]
     assert cis_over_classes(12) == cis_over_classes(12, 12) == "95 % CIs over 12 classes"
     assert cis_over_classes(12, 9) == "95 % CIs over 9 to 12 classes"
 

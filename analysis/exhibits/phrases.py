@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import floor, log10, nan
+from math import floor, inf, log10, nan
 from typing import Any
 
 import pandas as pd
@@ -67,8 +67,9 @@ def with_sign(value: float, form: str) -> str:
 
 
 def count_places(values: pd.Series, least: int = 1) -> int:
-    """Return the number of decimal places that shows two digits of the largest value, or more."""
-    largest = values.abs().max()
+    """Return the number of decimal places that shows two digits of the largest finite value, or
+    more."""
+    largest = values.abs().replace(inf, nan).max()
     return max(least, 1 - floor(log10(largest))) if largest > 0 else least
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, panels
-from analysis.exhibits.phrases import join
+from analysis.exhibits.phrases import count_places, join
 from analysis.exhibits.tables import Table
 from analysis.run.tables import series_of, table_of_split
 from harness.artifacts import Artifact, Run
@@ -44,7 +44,7 @@ def audit(run: Run) -> Table | None:
         "activations, see Method). An exactly reversed series is recognised only by the batch "
         "counters of normalisation layers. Values by layer: audit/SERIES/layers.parquet.",
         rows,
-        dict.fromkeys(numbers, "{:.2f}"),
+        {name: f"{{:.{count_places(rows[name], 2)}f}}" for name in numbers},
     )
 
 
