@@ -409,6 +409,19 @@ def test_the_agreement_of_the_main_ranking_with_itself_is_not_counted():
     ]
 
 
+def test_methods_without_a_value_and_classes_that_are_never_recognised_are_named(monkeypatch):
+    monkeypatch.setattr(report.shelf, "get", lambda *_: lambda bench: None)
+    classes = pd.Index([0, 0, 1, 1], name="class_id")
+    before = pd.DataFrame({("controls", "before", 0): [0.0, 0.0, 0.0, 1.0]}, classes)
+    bench = SimpleNamespace(
+        methods=["a", "b"], main="revert", classes={0: "cat", 1: "dog"},
+        ranking=lambda: {"a": 0.1, "b": np.nan}, outcomes=lambda ablation: before,
+    )  # fmt: skip
+    undefined, never = report._undefined_values(bench)
+    assert undefined == "No class has a value for b, which could not be ranked."
+    assert never.startswith("No image of cat is classified correctly before ablation: for this")
+
+
 def test_why_there_is_no_interval_is_said(monkeypatch):
     monkeypatch.setattr(report, "_undefined_values", lambda bench: [])
     row = {"method": ["a"], "gap": [0.0], "low": [np.nan], "high": [np.nan]}

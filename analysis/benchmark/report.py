@@ -100,7 +100,7 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
             + f"; {untested} could not be compared with it" * bool(untested)
             + "."
         )
-    if missing := int(frame["left out"].max()):
+    if missing := int(ranked["left out"].max()):
         noun = pluralise(missing, "class without a value is", "classes without a value are")
         findings.append(f"Up to {noun} left out of a mean.")
     return findings + _undefined_values(bench)
@@ -138,7 +138,9 @@ def _gap_text(row: pd.Series) -> str:
 
 def _undefined_values(bench: Bench) -> list[str]:
     """Return sentences on what could not be evaluated."""
-    remarks = []
+    remarks, gaps = [], bench.ranking()
+    if unranked := [name for name in bench.methods if np.isnan(gaps[name])]:
+        remarks.append(f"No class has a value for {join(unranked)}, which could not be ranked.")
     before = bench.outcomes(bench.main)[CONTROLS, "before", 0].groupby("class_id").mean()
     names = [bench.classes[c] for c in before.index[before == 0]]
     if names:
