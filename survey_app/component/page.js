@@ -46,7 +46,7 @@ function start(root, words) {
     restoreDraft(page);
     updateDependents();
     checkWidth();
-    if (!(await stimuliLoad(page))) return;
+    if (!(await picturesLoad(page))) return;
     await painted();
     if (state.page !== page) return;
     state.shownAt = performance.now();
@@ -61,10 +61,11 @@ function start(root, words) {
     startClock(page);
   }
 
-  // Wait for every stimulus, so that nobody answers before seeing it; do not wait for other pictures.
-  async function stimuliLoad(page) {
-    const stimuli = [...view.querySelectorAll("img[data-stimulus]")];
-    const loaded = await Promise.all(stimuli.map((image) => imageLoads(image, page)));
+  // Wait for every picture that a question is about, so that nobody answers before seeing it (or is
+  // called colour-blind for a plate that did not load); do not wait for other pictures.
+  async function picturesLoad(page) {
+    const pictures = [...view.querySelectorAll("img[data-stimulus], .question img")];
+    const loaded = await Promise.all(pictures.map((image) => imageLoads(image, page)));
     if (state.page !== page) return false;
     if (loaded.every(Boolean)) {
       if (!state.sending) setStatus("");
@@ -98,7 +99,11 @@ function start(root, words) {
     const bar = element("div", { className: "actions" });
     bar.append(
       quietButton(words.again, () => { setStatus(""); show(page); }),
-      quietButton(words.skip, () => deliver(page, {}, "picture")));
+      quietButton(words.skip, () => {
+        if (view.querySelector("form.trial")) return deliver(page, {}, "picture");
+        setStatus("");
+        arm(page);
+      }));
     status.append(bar);
     root.dataset.armed = "stuck";
   }

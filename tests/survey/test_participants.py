@@ -30,6 +30,11 @@ from tasks.study import load
 
 pytestmark = needs_browser
 
+#: Sixteen seconds of retries in less than one.
+HASTE = (
+    "const later = setTimeout; "
+    "window.setTimeout = (act, ms, ...rest) => later(act, ms / 20, ...rest)"
+)
 LAPTOP, SMALL = {"width": 1280, "height": 660}, {"width": 320, "height": 600}
 QUESTIONS = """
 [[question]]
@@ -59,6 +64,7 @@ high = "hard"
 [[question]]
 name = "hours"
 kind = "number"
+picture = "our lab.png"
 label = "How many hours?"
 limits = [0, 99]
 [[question]]
@@ -133,10 +139,7 @@ def test_a_picture_that_does_not_arrive_is_said_and_there_is_a_way_on(browser, o
         return route.fulfill(status=404) if block["on"] else route.continue_()
 
     visitor.page.route("**/img/*", answer)
-    visitor.page.add_init_script(  # sixteen seconds of retries in less than one
-        "const later = setTimeout; "
-        "window.setTimeout = (act, ms, ...rest) => later(act, ms / 20, ...rest)"
-    )
+    visitor.page.add_init_script(HASTE)
     visitor.page.reload()
     visitor.page.wait_for_selector(".survey[data-armed=stuck]", timeout=60_000)
     assert "A picture could not be loaded" in visitor.page.locator(".survey .status").inner_text()
@@ -152,6 +155,27 @@ def test_a_picture_that_does_not_arrive_is_said_and_there_is_a_way_on(browser, o
     visitor.moved(version)
     (row,) = [r for r in person(own, "404", responses) if r.role == "trial"]
     assert (row.missing, row.answer, row.correct) == ("picture", None, None)
+
+
+def test_nobody_answers_a_question_before_its_picture_is_there_or_is_said_to_be_missing(
+    browser, own, known
+):
+    """A plate of the colour check that did not load was one that the participant did not read."""
+    visitor = Visitor(browser, on_the_way(own, known, "no-plate", "questions"), LAPTOP)
+    visitor.page.route("**/img/*", lambda route: route.fulfill(status=404))
+    visitor.page.add_init_script(HASTE)
+    visitor.page.reload()
+    visitor.page.wait_for_selector(".survey[data-armed=stuck]", timeout=60_000)
+    visitor.page.click("text=sometimes")
+    visitor.page.locator(".survey input[name=when]").fill("at night")
+    visitor.page.locator(SUBMIT).click()
+    assert "A picture could not be loaded" in visitor.page.locator(".survey .status").inner_text()
+    visitor.page.click("text=Go on without this picture")
+    visitor.armed()
+    visitor.page.locator(SUBMIT).click()
+    visitor.page.wait_for_selector(".survey[data-stage=finished]")
+    (row,) = person(own, "no-plate")
+    assert row.questionnaire == {"glasses": "sometimes", "when": "at night"}
 
 
 def test_a_number_key_chooses_what_shows_it_until_the_page_is_sent(browser, own, known):
