@@ -277,6 +277,8 @@ def test_what_was_entered_survives_a_refresh_of_the_tab_alone(browser, own, know
     while not visitor.page.locator(".survey .panel input[type=text]").count():
         visitor.answer()
     fields = visitor.page.locator(".survey .panel input[type=text]")
+    stages = visitor.page.get_by_role("group", name=re.compile("Early|Middle|Late"))
+    assert stages.get_by_role("textbox").count() == 3, "three fields of the same name"
     fields.nth(0).evaluate("e => e.dispatchEvent(new Event('paste', {bubbles: true}))")
     fields.nth(0).fill("red wheels")
     visitor.page.wait_for_timeout(2000)
