@@ -115,6 +115,7 @@ class View:
             "again": self.words("Try again"),
             "skip": self.words("Go on without this picture"),
             "outdated": self.words("This page is out of date. Please reload it."),
+            "sending": self.words("Your answer is being stored …"),
             "storing": self.words("Your answer is not stored yet. Trying again …"),
             "left": self.words("Seconds left: {seconds}"),
             "close": self.words("Close"),

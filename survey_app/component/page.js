@@ -5,6 +5,7 @@
 const ARM_AFTER = { feedback: 700, other: 300 };
 const RETRY = [300, 700, 1500, 3000, 5000];
 const PATIENCE = 12000; // ms to wait for one picture before an attempt counts as failed
+const NOTICE_AFTER = 2000; // ms until a person who waits for an answer to be stored reads that
 const DRAFT = "conceptevo-draft"; // key of the stored input of the current page
 const FIELDS = "form :is(input:not([type=hidden]), textarea)"; // what a draft holds
 
@@ -169,6 +170,7 @@ function start(root, words) {
 
   // Return the next page; null if the input must be corrected; undefined if the page is outdated.
   async function send(body) {
+    const notice = setTimeout(() => { setStatus(words.sending); }, NOTICE_AFTER);
     for (let attempt = 0; ; attempt++) {
       try {
         const reply = await fetch("act", {
@@ -192,6 +194,8 @@ function start(root, words) {
         }
       } catch {
         // No connection: say so and try again below.
+      } finally {
+        clearTimeout(notice);
       }
       setStatus(words.storing);
       await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);

@@ -135,6 +135,17 @@ def test_an_answer_outlives_a_lost_connection(browser, survey, frozen, name):
     assert len(stored(survey.url, name)) == 1 and visitor.version == before + 1
 
 
+def test_who_waits_for_a_slow_server_reads_why(browser, survey, frozen):
+    visitor, held = Visitor(browser, on_the_way(survey, frozen, "waits")), []
+    before = visitor.version
+    visitor.page.route("**/act", lambda route: held.append(route), times=1)
+    visitor.answer(move_on=False)
+    visitor.page.get_by_text("Your answer is being stored …").wait_for()
+    held[0].continue_()
+    visitor.moved(before)
+    assert visitor.page.locator(".survey .status").inner_text() == ""
+
+
 @pytest.mark.parametrize("body", ["<html>Please sign in</html>", '{"signed_in": false}'])
 def test_a_reply_of_something_on_the_way_is_no_page(browser, survey, frozen, body):
     visitor = Visitor(browser, on_the_way(survey, frozen, f"portal{len(body)}"))
