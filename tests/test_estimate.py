@@ -10,6 +10,7 @@ from small_runs import small, write_toml
 from harness.config import parse_config
 from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Cost
 from harness.networks.objectives import OBJECTIVES, Objective
+from harness.records import PAIR
 from harness.results import REVERSION, read_results
 from harness.stages.estimate import SPACE_SIZE, _space_cost
 from harness.stages.run import run_until, show_estimate
@@ -38,6 +39,7 @@ def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("harness.stages.sample.arm_seconds", lambda *a: one)
     for stage in ("sample", "train"):
         monkeypatch.setattr(f"harness.stages.{stage}.measure_cost", lambda *a: Cost(1e6, 1.0))
+    monkeypatch.setattr("harness.stages.sample.Sample._summary_seconds", lambda *a: 5.0)
     said = show_estimate(CONFIG, tmp_path / "run", QUIET).groupby("stage").sum(numeric_only=True)
     monkeypatch.setattr(
         "harness.stages.space.project", lambda *a: pd.DataFrame({"x": [0.0], "y": [0.0]})
@@ -47,7 +49,9 @@ def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     untouched = records["arm"] == "none"
     assert said.loc["revert", "hours"] * 3600 == pytest.approx((~untouched).sum(), rel=0.02)
     images = records.loc[records["split"] == "importance", "image_id"].nunique()
-    assert said.loc["evolve", "hours"] * 3600 == pytest.approx(2 * images)  # by two methods
+    scored = run.tables("importance")[["method", "class_id", *PAIR]].drop_duplicates()
+    seconds = 2 * images + 5.0 * len(scored)  # by two methods; a summary of each class
+    assert said.loc["evolve", "hours"] * 3600 == pytest.approx(seconds)
     assert said.loc["probe", "hours"] * 3600 == pytest.approx(2 * 96, rel=0.05)  # and decoding
     assert said.loc["train", "hours"] * 3600 == 2 * 64  # in whole batches
     folders = {"revert": "ablation", "evolve": "importance", "probe": "probe"}

@@ -278,24 +278,26 @@ def split_half(
     values = (sensitivity > 0).astype(float) if share else sensitivity
     if np.isnan(sensitivity).all():  # undefined; `NaN > 0` would be a share of 0
         values = sensitivity
-    rows = []
-    for size in sizes:
-        orders = np.stack([rng.permutation(len(sensitivity)) for _ in range(draws)])
-        # the scores of both halves of every draw, each [draws, channels]
-        first, second = (
-            values[ids].mean(axis=1) for ids in (orders[:, :size], orders[:, size : 2 * size])
-        )
-        rho = _spearman(first, second)
-        valid = np.isfinite(rho)
-        mean = float(rho[valid].mean()) if valid.any() else float("nan")
-        rows.append({"images": size, "rho": mean, "left_out": int((~valid).sum())})
-    table = pd.DataFrame(rows, columns=["images", "rho", "left_out"])
-    return table.astype({"images": int, "rho": float, "left_out": int})
+    # the scores of both halves of every draw
+    scores = np.empty((2, len(sizes), draws, values.shape[1]))
+    for row, size in enumerate(sizes):
+        orders = np.stack([rng.permutation(len(values)) for _ in range(draws)])
+        scores[0, row] = values[orders[:, :size]].mean(axis=1)
+        scores[1, row] = values[orders[:, size : 2 * size]].mean(axis=1)
+    rho = _spearman(*scores)
+    means = [float(r[np.isfinite(r)].mean()) if np.isfinite(r).any() else np.nan for r in rho]
+    return pd.DataFrame(
+        {
+            "images": np.array(sizes, dtype=int),
+            "rho": np.array(means, dtype=float),
+            "left_out": (~np.isfinite(rho)).sum(axis=1),
+        }
+    )
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compute Spearman's correlation of each row of two arrays [rows, n]; NaN where undefined."""
-    ranks = [scipy.stats.rankdata(values, axis=1) for values in (first, second)]  # NaN with any NaN
-    a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
+    """Compute Spearman's correlation along the last axis of two arrays; NaN where undefined."""
+    ranks = [scipy.stats.rankdata(values, axis=-1) for values in (first, second)]  # NaN by any NaN
+    a, b = (r - r.mean(axis=-1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+        return (a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -93,21 +93,42 @@ class ScoreEvolutions(StudyWork):
         for class_id in self.classes:
             by_layer = run_halving(partial(score, class_id), batch_size, str(self.makes[0]))
             halves = self.generator("halves of the images", class_id, self.method)
-            frames = []
-            for layer, values in by_layer.items():
-                means, stderr = summarise(values, method.share)
-                columns = {"channel": np.arange(len(means)), "score": means, "stderr": stderr}
-                frames.append(pd.DataFrame(columns).assign(layer=layer, images=len(values)))
-                split = split_half(values, method.share, halves)
-                reliability.append(split.assign(layer=layer, class_id=class_id))
-            table = pd.concat(frames, ignore_index=True)
             ties = self.generator("ties of importance", class_id, self.method)
-            rank = ranks(table, ties)
-            scores.append(table.assign(rank=rank, class_id=class_id))
+            class_scores, class_reliability = summaries(by_layer, method.share, halves, ties)
+            scores.append(class_scores.assign(class_id=class_id))
+            reliability.append(class_reliability.assign(class_id=class_id))
             advance(1)
         for tables, names in ((scores, _SCORES), (reliability, _RELIABILITY)):
             table = pd.concat(tables, ignore_index=True)
             yield table.assign(**vars(self.pair), method=self.method)[names]
+
+
+def summaries(
+    sensitivities: Mapping[str, np.ndarray],
+    share: bool,
+    halves: np.random.Generator,
+    ties: np.random.Generator,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores and ranks of all neurons for one class, and the scores' reliability.
+
+    Args:
+        sensitivities: layer -> [images, channels].
+        share: as in ImportanceMethod.
+        halves, ties: draw the halves of the images, and break ties of ranks.
+    """
+    parts = [summarise(values, share) for values in sensitivities.values()]
+    scores = pd.DataFrame(
+        {
+            "layer": np.repeat(list(sensitivities), [len(means) for means, _ in parts]),
+            "channel": np.concatenate([np.arange(len(means)) for means, _ in parts]),
+            "score": np.concatenate([means for means, _ in parts]),
+            "stderr": np.concatenate([errors for _, errors in parts]),
+            "images": max(map(len, sensitivities.values())),
+        }
+    )
+    splits = {name: split_half(values, share, halves) for name, values in sensitivities.items()}
+    reliability = pd.concat(splits, names=["layer", None]).reset_index("layer")
+    return scores.assign(rank=ranks(scores, ties)), reliability
 
 
 def scoring_work(

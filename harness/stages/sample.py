@@ -34,7 +34,7 @@ from harness.networks.recording import borrow
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import RunArms, ablation_work, arm_images, arm_works, set_works
-from harness.stages.evolve import ScoreEvolutions, score_works, scoring_work
+from harness.stages.evolve import ScoreEvolutions, score_works, scoring_work, summaries
 from harness.stages.naming import naming_bytes, naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
@@ -187,7 +187,8 @@ class Sample:
             yield self._ablation(sets, runs)
 
     def _importance(self, rest: list[ScoreEvolutions]) -> Estimate:
-        """Estimate importance from a few images scored by each method."""
+        """Estimate importance from a few images scored by each method, and the time to summarise
+        the sensitivities of one class."""
         batch = self.batch(min(self.sample_size, FEWEST))
         target = sample_target(self.source, self.models.newer, self.plan.test_images, batch)
         costs, memory = dict[str, Cost](), 0.0
@@ -195,14 +196,24 @@ class Sample:
             scoring = scoring_work(self.source, self.models, batch, target, name, self.config)
             costs[name], batch_size = self._measure(scoring)
             memory = max(memory, costs[name].bytes * batch_size)
-        seconds = sum(
-            costs[work.method].seconds * len(self.images.parts(class_id)["importance"])
+        images = [
+            (work.method, len(self.images.parts(class_id)["importance"]))
             for work in rest
             for class_id in work.classes
-        )
-        rows = self.units * sum(len(work.classes) for work in rest)
+        ]
+        seconds = sum(costs[method].seconds * count for method, count in images)
+        seconds += self._summary_seconds(max(count for _, count in images)) * len(images)
+        rows = self.units * len(images)
         disk = ROW_BYTES["importance"] * rows
         return self._estimate("evolve", rest, seconds, memory, disk)
+
+    def _summary_seconds(self, images: int) -> float:
+        rng = np.random.default_rng(0)
+        sensitivities = {
+            layer.name: rng.standard_normal((images, layer.channels))
+            for layer in self.models.layers
+        }
+        return time_second_call(partial(summaries, sensitivities, True, rng, rng))
 
     def _ablation(self, sets: Sequence[Work], rest: list[RunArms]) -> Estimate:
         """Estimate ablation from a batch of arms over all layers and in single layers."""
