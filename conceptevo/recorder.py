@@ -263,7 +263,10 @@ class Recorder:
 
             def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
                 self.batches = 0
-                if trainer.is_global_zero:
+                loop = trainer.fit_loop
+                # Lightning 2.4 begins the epoch again if it resumes in the middle of it
+                resumes_within = loop.restarting and loop.epoch_loop.batch_progress.current.ready
+                if trainer.is_global_zero and not resumes_within:
                     recorder.record(pl_module, trainer.current_epoch)
 
             def on_train_batch_end(self, *arguments: Any) -> None:

@@ -519,6 +519,22 @@ def test_lightning_counts_epochs(tmp_path):
     assert not torch.equal(first["head.weight"], last["head.weight"])
 
 
+@pytest.mark.parametrize(
+    ("restarting", "batches", "recorded"), [(False, 0, True), (False, 2, True), (True, 1, False)]
+)
+def test_a_training_that_lightning_resumes_within_an_epoch_keeps_the_record_of_its_start(
+    restarting, batches, recorded, tmp_path
+):
+    lightning_library()
+    progress = SimpleNamespace(current=SimpleNamespace(ready=batches))
+    loop = SimpleNamespace(
+        restarting=restarting, epoch_loop=SimpleNamespace(batch_progress=progress)
+    )
+    trainer = SimpleNamespace(is_global_zero=True, current_epoch=1, fit_loop=loop)
+    ce.Recorder(tmp_path).lightning_callback().on_train_epoch_start(trainer, Net())
+    assert (tmp_path / "model-1.pth").exists() == recorded
+
+
 @pytest.mark.parametrize(("steps", "text"), [(3, "after 1 of 2 batches"), (4, "")])
 def test_an_epoch_that_lightning_does_not_finish_is_named(steps, text, tmp_path, caplog):
     lightning = lightning_library()
