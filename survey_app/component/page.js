@@ -326,6 +326,10 @@ function start(root, words) {
   for (const kind of ["input", "change"]) {
     view.addEventListener(kind, () => { updateDependents(); saveDraft(); });
   }
+  // What is changed after it was sent would look like the answer. Arrow keys click, too.
+  for (const kind of ["click", "beforeinput"]) {
+    view.addEventListener(kind, (event) => { if (state.sending) event.preventDefault(); });
+  }
   view.addEventListener("paste", () => state.pastes++);
   window.addEventListener("resize", checkWidth);
   document.addEventListener("keydown", keys);

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from visitors import FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored, wide
+from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored, wide
 
 import survey_app
 from survey_app.views import markdown
@@ -135,12 +135,18 @@ def test_an_answer_outlives_a_lost_connection(browser, survey, frozen, name):
     assert len(stored(survey.url, name)) == 1 and visitor.version == before + 1
 
 
-def test_who_waits_for_a_slow_server_reads_why(browser, survey, frozen):
+def test_who_waits_for_a_slow_server_reads_why_and_changes_no_answer(browser, survey, frozen):
+    """What was changed after it was sent looked like the answer, but was not stored."""
     visitor, held = Visitor(browser, on_the_way(survey, frozen, "waits")), []
     before = visitor.version
     visitor.page.route("**/act", lambda route: held.append(route), times=1)
     visitor.answer(move_on=False)
     visitor.page.get_by_text("Your answer is being stored …").wait_for()
+    sent, other = visitor.page.locator(CHOICES).last.locator("label input").all()[:2]
+    visitor.page.locator(CHOICES).last.locator("label").nth(1).click()
+    sent.focus()
+    visitor.page.keyboard.press("ArrowDown")
+    assert sent.is_checked() and not other.is_checked()
     held[0].continue_()
     visitor.moved(before)
     assert visitor.page.locator(".survey .status").inner_text() == ""
