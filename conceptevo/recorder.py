@@ -180,15 +180,16 @@ class Recorder:
             devices = {p.device.index or 0 for p in network.parameters() if p.is_cuda}
             with torch.random.fork_rng(devices=devices):
                 self._record_evidence(copy_network(network), epoch, self.evidence)
-        self._recorded.add(epoch)
+        # later epochs are of an earlier training, if the same Recorder begins again
+        self._recorded = {e for e in self._recorded if e < epoch} | {epoch}
         if last:
             source = RecordedSource(name=RECORDED, folder=Path(self.folder), architecture="")
             first = min(self._recorded)
             kept = [e for e in source.series().epochs if e > first and e not in self._recorded]
             if kept:
                 logger.warning(
-                    "%s also holds records of epochs %s, which this Recorder did not make "
-                    "from epoch %s to %s: they are of another training; delete them",
+                    "%s also holds records of epochs %s, which were not made in the training "
+                    "from epoch %s to %s: they are of another one; delete them",
                     self.folder,
                     join_names(kept),
                     first,

@@ -438,12 +438,16 @@ def test_what_cannot_be_copied_is_named(tmp_path):
     assert part.record(net, 0)
 
 
-def test_records_of_an_earlier_longer_training_are_named(tmp_path, caplog):
-    for last in (3, 1):
-        recorder = ce.Recorder(tmp_path)
+@pytest.mark.parametrize("recorders", [1, 2])
+def test_records_of_an_earlier_longer_training_are_named(recorders, tmp_path, caplog):
+    first, second = [ce.Recorder(tmp_path) for _ in range(recorders)] * (3 - recorders)
+    for last, recorder in ((3, first), (1, second)):
+        assert not caplog.text
         for epoch in range(last + 1):
             recorder.record(Net(), epoch, last=epoch == last)
-    text = "records of epochs 2, 3, which this Recorder did not make from epoch 0 to 1: they are of"
+    text = (
+        "of epochs 2, 3, which were not made in the training from epoch 0 to 1: they are of another"
+    )
     assert text in caplog.text
     (tmp_path / "model-best.pth").touch()
     source = RecordedSource(name="mine", folder=tmp_path, architecture="test_recorder:make")
@@ -566,6 +570,7 @@ def trained_by_hugging_face(recorder, folder, **settings):
 
     images, labels = batch()
     data = [{"pixel_values": x, "labels": y} for x, y in zip(images, labels, strict=True)]
+    torch.manual_seed(0)
     model, states = Classifier(), {}
 
     class Watch(transformers.TrainerCallback):
