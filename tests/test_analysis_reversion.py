@@ -421,6 +421,8 @@ def test_equal_means_are_equal_whatever_their_rounding():
     means = class_intervals(changes)["mean"]
     assert changes["q1"].mean() != changes["random"].mean()
     assert means["q1"] == means["random"] == -0.2
+    nothing = class_intervals(pd.DataFrame({"q1": [-0.1 - 0.2, 0.3]}))["mean"]  # −3e-17
+    assert str(nothing["q1"]) == "0.0"
 
 
 @pytest.mark.parametrize(("count", "text"), [(6, "be below .031."), (12, "")])

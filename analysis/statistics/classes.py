@@ -150,7 +150,7 @@ def class_intervals(
     """
     n = changes.count()
     half = stats.t.ppf(0.5 + level / 2, n - 1) * changes.sem().where(lambda e: e > 1e-12)
-    mean = changes.mean().round(12)  # means that are equal up to rounding are compared
+    mean = changes.mean().round(12) + 0.0  # as equal means are compared; and 0 for −0
     low, high = ((mean + reach).clip(-largest, largest) for reach in (-half, half))
     return pd.DataFrame({"mean": mean, "low": low, "high": high})
 
