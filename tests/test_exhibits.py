@@ -350,8 +350,15 @@ def test_numbers_are_printed_as_they_are():
     shares = [k / n for n in range(1, 201) for k in range(n + 1)]  # 0.025 was 0.03, but 2 %
     assert all(percent(s) == f"{int(f'{s:.2f}'.replace('.', ''))} %" for s in shares)
     assert percent(0.1 + 0.625) == percent(0.725) == "72 %"  # .7250000000000001, and in tables .72
-    points = Table("", "", "", pd.DataFrame({"change": shares}), {"change": "{:+.0%}"})
-    assert [text for (text,) in points.rows()] == [points_text(s, np.nan, np.nan) for s in shares]
+    forms = {"points": "{:+.0%}", "share": "{:.2f}", "tenths": "{:.1%}", "thousandths": "{:.3f}"}
+    points = Table("", "", "", pd.DataFrame(dict.fromkeys(forms, shares)), forms)
+    for share, (text, rounded, tenths, thousandths) in zip(shares, points.rows(), strict=True):
+        assert text == points_text(share, np.nan, np.nan)
+        assert (
+            int(text) == int(rounded.replace(".", "")) and number_text(share, ".1f", 100) == tenths
+        )
+        assert int(tenths.replace(".", "")) == int(thousandths.replace(".", ""))
+    assert number_text(-0.1385, "+.1f", 100) == "−13.9"  # and −0.139
     assert ci_text(SimpleNamespace(low=-0.001, high=np.nan), ".1f") == "not estimable"
     shown = [p_text(p) for p in (0.05, 0.0496, 0.049996, 0.0504, 0.0506, 0.0484)]
     assert shown == [f"p = .{p}" for p in ("050", "0496", "049996", "0504", "051", "048")]

@@ -130,7 +130,7 @@ def _others(ranked: pd.DataFrame, leaders: int) -> str:
 
 
 def _gap_text(row: pd.Series) -> str:
-    gap, low, high = (number_text(100 * row[name], ".0f") for name in ("gap", "low", "high"))
+    gap, low, high = (number_text(row[name], ".0f", 100) for name in ("gap", "low", "high"))
     if not np.isfinite(row["low"]):
         return f"{gap} percentage points"
     return f"{gap} percentage points (95 % CI over {row['classes']:.0f} classes: [{low}, {high}])"

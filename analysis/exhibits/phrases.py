@@ -56,14 +56,24 @@ def without_noise(number: float) -> float:
     return round(number, 11)
 
 
-def number_text(value: float, form: str) -> str:
-    """Format a number by a specification such as ".2f", see `as_printed`; "undefined" for NaN."""
-    return "undefined" if pd.isna(value) else as_printed(format(without_noise(value), form))
+def number_text(value: float, form: str, times: int = 1) -> str:
+    """Format a number by a specification such as ".2f", see `as_printed`; "undefined" for NaN.
+
+    Args:
+        times: 100 for a share in percentage points. It is rounded as the share itself, so that 57.5
+            and .575 do not become 58 and .57.
+    """
+    if pd.isna(value):
+        return "undefined"
+    if times != 1:
+        places = int(form[form.index(".") + 1 : -1]) + round(log10(times))
+        value = times * float(format(without_noise(value), f".{places}f"))
+    return as_printed(format(without_noise(value), form))
 
 
-def with_sign(value: float, form: str) -> str:
+def with_sign(value: float, form: str, times: int = 1) -> str:
     """Format a number as `number_text` does, with its sign if it is above 0, too."""
-    return number_text(value, f"+{form}")
+    return number_text(value, f"+{form}", times)
 
 
 def count_places(values: pd.Series, least: int = 1) -> int:
@@ -74,10 +84,8 @@ def count_places(values: pd.Series, least: int = 1) -> int:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, rounded as in tables, which have two decimal places."""
-    if pd.isna(share):
-        return "undefined"
-    return number_text(100 * float(format(without_noise(share), ".2f")), ".0f") + " %"
+    """Return a share in percent; "undefined" for NaN."""
+    return "undefined" if pd.isna(share) else number_text(share, ".0f", 100) + " %"
 
 
 def p_text(p: float) -> str:
@@ -95,12 +103,12 @@ def p_text(p: float) -> str:
     return f"p = {p:.{places}f}".replace("0.", ".", 1)
 
 
-def ci_text(row: Any, form: str, times: float = 1.0) -> str:
+def ci_text(row: Any, form: str, times: int = 1) -> str:
     """Format the interval `low`, `high` of a row, multiplied by `times`, in brackets; "not
     estimable" if it is NaN."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
-    return f"[{number_text(times * row.low, form)}, {number_text(times * row.high, form)}]"
+    return f"[{number_text(row.low, form, times)}, {number_text(row.high, form, times)}]"
 
 
 def share_ci_text(row: Any, level: str) -> str:
@@ -122,7 +130,7 @@ def cis_over_classes(most: int, least: int | None = None) -> str:
 def points_text(value: float, low: float, high: float, p: float = nan) -> str:
     """Format a change of a share in percentage points with its interval, −52 [−58, −46], and the
     adjusted p if there is one."""
-    text, *ends = (with_sign(100 * share, ".0f") for share in (value, low, high))
+    text, *ends = (with_sign(share, ".0f", 100) for share in (value, low, high))
     if not (pd.isna(low) or pd.isna(high)):
         text += f" [{', '.join(ends)}]"
     return text if pd.isna(p) else f"{text} (adjusted {p_text(p)})"

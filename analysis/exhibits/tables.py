@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits.latex import latex_table
-from analysis.exhibits.phrases import as_printed, as_words, p_cell, without_noise
+from analysis.exhibits.phrases import as_printed, as_words, number_text, p_cell, without_noise
 from harness.files import write_text
 
 #: The format of p-values, see `phrases.p_cell`.
@@ -94,8 +94,8 @@ class Table:
             return str(value) if isinstance(form, str) else form(str(value))
         if form == P_VALUE:
             form = p_cell
-        if isinstance(form, str) and form.endswith("%}"):  # rounded as 100 × in sentences
-            form, value = form.replace("%", "f"), 100 * value
+        if isinstance(form, str) and form.startswith("{:") and form.endswith("%}"):
+            return number_text(value, form[2:-2] + "f", 100)
         if isinstance(value, float):
             value = without_noise(value)
         return as_printed(form.format(value) if isinstance(form, str) else form(value))

@@ -310,7 +310,7 @@ def compare_q1_with_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
     harms_more = (main_rows["q1"] < 0) & (main_rows["q1"] < main_rows["all"])
     if not (worse_pairs := int(harms_more.sum())):
         return []
-    means = [with_sign(100 * main_rows[arm].mean(), ".0f") for arm in ("q1", "all")]
+    means = [with_sign(main_rows[arm].mean(), ".0f", 100) for arm in ("q1", "all")]
     text = (
         f"Reverting q1 reduced accuracy more than reverting all neurons in {worse_pairs} of "
         f"{pluralise(len(main_rows), 'pair')} (mean changes over all pairs: "

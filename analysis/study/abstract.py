@@ -100,7 +100,7 @@ def _primary_result(results: Results) -> str:
             interval = share_ci_text(row, f"unadjusted {results.level}")
         else:
             factor, form = (100, "+.1f") if kind in UNITS else (1, "+.2f")
-            value = f"{number_text(factor * row.value, form)}{UNITS.get(kind, '')},"
+            value = f"{number_text(row.value, form, factor)}{UNITS.get(kind, '')},"
             interval = f"unadjusted {results.level} CI {ci_text(row, form, factor)}"
         parts.append(f"{name} {value} {interval}, adjusted {p_text(row.p)}")
     measure = f"{capitalise(measure)} (conditions are defined under Method)"

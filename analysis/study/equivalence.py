@@ -54,7 +54,7 @@ def _describe_test(row: Any) -> str:
     measure = "accuracy" if row.measured == "correct" else row.measured
     form = "+.1f" if factor > 1 else "+.2f"
     difference = (
-        f"difference {number_text(factor * row.value, form)} {unit}, {100 * row.level:g} % "
+        f"difference {number_text(row.value, form, factor)} {unit}, {100 * row.level:g} % "
         f"CI {ci_text(row, form, factor)}; adjusted {p_text(row.p)}"
     )
     finding = (

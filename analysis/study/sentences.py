@@ -37,7 +37,7 @@ def p_texts(row: Any) -> str:
     return f"unadjusted {p_text(row.p_alone)}, adjusted {p_text(row.p)}"
 
 
-def effect_text(results: Results, row: Any, form: str, times: float = 1.0) -> str:
+def effect_text(results: Results, row: Any, form: str, times: int = 1) -> str:
     """Return the interval of an effect, not adjusted for multiplicity, and its p-values."""
     return f"unadjusted {results.level} CI {ci_text(row, form, times)}; {p_texts(row)}"
 
@@ -207,7 +207,7 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
             larger, smaller = smaller, larger
             row = row._replace(value=-row.value, low=-row.high, high=-row.low)
         yield (
-            f"In {row.task}, accuracy was {number_text(100 * row.value, '.1f')} percentage points "
+            f"In {row.task}, accuracy was {number_text(row.value, '.1f', 100)} percentage points "
             f"higher for {as_words(larger)} than for {as_words(smaller)} "
             f"({'control test; ' * row.question.endswith(CONTROL)}"
             f"{effect_text(results, row, '+.1f', 100)})."
@@ -312,7 +312,7 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         if pd.isna(row.p):
             continue
         change = (
-            f"{with_sign(100 * row.value, '.1f')} percentage points per ten trials, "
+            f"{with_sign(row.value, '.1f', 100)} percentage points per ten trials, "
             f"{effect_text(results, row, '+.1f', 100)}"
         )
         verb = (
