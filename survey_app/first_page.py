@@ -36,14 +36,15 @@ def first_page(words: Words, title: str) -> str:
     """Return Streamlit's page with the study's language and title and with both messages."""
     page = Path(get_static_dir(), "index.html").read_text(encoding="utf-8")
     scripts = words("This survey needs JavaScript. Please switch it on, or use another browser.")
-    unreachable = words(
-        "The survey cannot be reached. Your network may block it. Please reload the page, or try "
-        "another network or browser. The answers that you have sent are stored."
+    slow = words(
+        "The survey has not loaded yet. If your connection is slow, please wait a minute. "
+        "Otherwise, your network may block it: please reload the page, or try another network or "
+        "browser. The answers that you have sent are stored."
     )
     attributes = f'lang="{words.tag}" dir="{words.direction}"'
     messages = (
         f"{_STYLE}{_NO_DIALOGS}<noscript><p {attributes}>{escape(scripts)}</p></noscript>"
-        f'<p id="{WAITING}" role="alert" {attributes}>{escape(unreachable)}</p>'
+        f'<p id="{WAITING}" role="alert" {attributes}>{escape(slow)}</p>'
     )
     page = re.sub(r"<noscript>.*?</noscript>", "", page, flags=re.DOTALL)
     page = re.sub(r'<html lang="\w*"', f'<html lang="{words.tag}"', page, count=1)

@@ -452,7 +452,7 @@ def test_without_websocket_or_javascript_the_page_says_what_to_do(browser, own):
     hurry(page)
     visible = f"getComputedStyle(document.getElementById('{WAITING}')).visibility === 'visible'"
     page.wait_for_function(visible)
-    assert "Your network may block it" in told.inner_text()
+    assert "please wait a minute. Otherwise, your network may block it" in told.inner_text()
     plain = browser.new_context(viewport=LAPTOP, java_script_enabled=False).new_page()
     plain.goto(link(own, "blocked"))
     assert "This survey needs JavaScript" in plain.locator("noscript").inner_text()
