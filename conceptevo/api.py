@@ -134,6 +134,9 @@ def importance(
         seed: seed of the random draws.
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" (a CUDA GPU, else Apple's, else CPU).
         progress: show progress bars.
+
+    Raises:
+        ValueError: an argument is unsuitable, or both epochs have the same weights.
     """
     names = tuple(register_plugin(IMPORTANCE, method) for method in methods)
     session = _session(
@@ -151,6 +154,13 @@ def importance(
         bench=BenchParameters(methods=names),
     )
     session.do(session.opening(check.steps(session.plan, [check.check_class_images])), progress)
+    (source,) = session.config.series
+    if len(set(map(source.identity, pair))) == 1:
+        raise ValueError(
+            f"importance: epochs {pair[0]} and {pair[1]} of series {series.name!r} have the same "
+            f"weights, so no neuron changes between them: give copies, copy.deepcopy(model), made "
+            f"at different moments of training"
+        )
     session.do(score_steps(bench_study(session.plan, Coverage())), progress)
     return Scores(session.run, session, methods=names)
 

@@ -296,6 +296,10 @@ def test_bad_series_are_named(images, series):
         ce.probe(series, ce.Images(images.pixels, images.labels % 2, ["a", "b"]), progress=False)
     with pytest.raises(ValueError, match="no checkpoint of epoch 9; it has 1, 4"):
         ce.importance(series, images, (1, 9), progress=False)
+    last = series.models[4]
+    still = ce.Series("mine", {1: copy.deepcopy(last), 4: last}, series.view)
+    with pytest.raises(ValueError, match="epochs 1 and 4 of series 'mine' have the same weights"):
+        ce.importance(still, images, (1, 4), progress=False)
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,8 @@ def summarise_tests(tests: pd.DataFrame) -> str:
     """Return how many planned tests are significant, and the outcomes of the control tests."""
     planned = tests[~is_control(tests)]
     sentence = (
-        f"{int(planned['claimed'].sum())} of {len(planned)} planned tests were significant after "
-        "adjustment"
+        f"{int(planned['claimed'].sum())} of {pluralise(len(planned), 'planned test')} "
+        f"{'was' if len(planned) == 1 else 'were'} significant after adjustment"
     )
     if missing := int(planned["p"].isna().sum()):
         sentence += f"; {missing} could not be computed"
