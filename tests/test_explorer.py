@@ -7,6 +7,7 @@ import re
 import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 from rich.console import Console
 from small_runs import small
 
+from analysis.explorer import ablations
+from analysis.explorer.ablations import ablation_outcomes
 from analysis.explorer.columns import as_json, floats, ints, pack
-from analysis.explorer.data import Source, ablation_outcomes, explorer_columns
+from analysis.explorer.data import Source, explorer_columns
 from analysis.explorer.page import write_explorer
 from analysis.explorer.people import people_columns
 from analysis.study.anonymise import copy_study, write_data
@@ -175,6 +178,46 @@ def test_outcomes_are_the_records_mean_and_standard_error(run):
     assert row["images"] == len(own) == 3
     assert row["change"] == pytest.approx(change.mean())
     assert row["change_error"] == pytest.approx(change.std(ddof=1) / np.sqrt(3))
+
+
+def test_scores_that_would_make_the_page_too_large_are_left_out_and_named(run, monkeypatch, caplog):
+    source, table = Source(run), read_results(run.root, REVERSION).importance(method="sign_t")
+    whole = ablations.ablation_columns(source)
+    classes, methods = whole["scored"].tolist(), whole["methods"]
+    assert classes == sorted(table["class_id"].unique()) and not whole["leftOut"]
+    block = next(b for b in whole["importance"] if methods[b["method"]] == "sign_t")
+    series, start, end = source.pairs[block["pair"]]
+    own = table[(table[["series", "epoch_from", "epoch_to"]] == (series, start, end)).all(axis=1)]
+    scores = block["score"].reshape(len(classes), block["units"])
+    for row in own.sample(20, random_state=0).itertuples():
+        found = scores[classes.index(row.class_id), source.unit_of(own.loc[[row.Index]])[0]
+                       - block["first"]]  # fmt: skip
+        assert found == np.float32(row.score)
+    monkeypatch.setattr(ablations, "LARGEST_SCORES", ablations.SCORE_BYTES * len(source.units))
+    least = ablations.ablation_columns(source)
+    assert least["scored"].tolist() == classes[:1] and "for 1 of 2 classes" in least["leftOut"]
+    for kind, name in (("importance", "score"), ("bins", "bin")):
+        assert all(len(b[name]) == b["units"] for b in least[kind])
+    assert least["leftOut"] in caplog.text
+
+
+def test_the_last_methods_are_left_out_first(monkeypatch):
+    study, series = SimpleNamespace(methods=["a", "b", "c"]), {"s": range(10), "t": range(10, 40)}
+    pairs = [("s", 0, 1), ("s", 1, 2), ("t", 0, 1)]  # 50 units by each method
+    source = SimpleNamespace(studies=[study], units_of_series=series, pairs=pairs)
+    table = pd.DataFrame({"class_id": [7, 3, 7, 9]})
+    for numbers, methods, classes, text in (
+        (3 * 150, ["a", "b", "c"], [3, 7, 9], ""),
+        (3 * 150 - 1, ["a", "b"], [3, 7, 9], "the scores of the method c."),
+        (150, ["a"], [3, 7, 9], "the scores of the method b and of the method c."),
+        (149, ["a"], [3, 7], "b, of the method c and for 1 of 3 classes."),
+        (1, ["a"], [3], "for 2 of 3 classes."),
+    ):
+        monkeypatch.setattr(ablations, "LARGEST_SCORES", numbers * ablations.SCORE_BYTES)
+        *found, sentence = ablations._choose_scores(source, table)
+        assert (
+            found == [methods, classes] and sentence.endswith(text) and bool(sentence) == bool(text)
+        )
 
 
 def test_people_are_counted_as_they_answered(run, results):

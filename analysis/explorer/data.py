@@ -6,7 +6,6 @@ of neurons are those of the run's first space, which has no dead neurons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,25 +14,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.tables import Table
 from analysis.explorer.columns import floats, ints
 from analysis.run import tables as run_tables
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.images.view import View, with_views
-from harness.records import JOINT, NAMED_OVERLAP, NEURON, PAIR
-from harness.results import ARM_ON_CLASS, BENCH, REVERSION, Results, has_results, read_results
+from harness.records import NAMED_OVERLAP, NEURON
+from harness.results import BENCH, REVERSION, Results, has_results, read_results
 
 PATCHES = 9
 NEIGHBOURS = 5
 UNIT = ["series", "layer", "channel"]
-SET = [*PAIR, "method", "class_id", "arm", "draw"]
-#: The split whose outcomes are shown: images on which no score was computed.
-SPLIT = "heldout"
 
 
-def _find_rows(table: pd.DataFrame, keys: pd.DataFrame) -> np.ndarray:
+def find_rows(table: pd.DataFrame, keys: pd.DataFrame) -> np.ndarray:
     """Return, for each row of a table, the row of `keys` that equals it in the columns of `keys`.
 
     Raises:
@@ -82,9 +77,15 @@ class Source:
         units = self.layers.loc[rows, ["series", "layer"]].assign(layer_row=rows)
         return units.assign(channel=units.groupby(level=0).cumcount()).reset_index(drop=True)
 
+    @cached_property
+    def units_of_series(self) -> dict[str, range]:
+        """The rows of `units` of each series."""
+        rows = self.units.groupby("series", sort=False).indices
+        return {str(series): range(own[0], own[-1] + 1) for series, own in rows.items()}
+
     def unit_of(self, table: pd.DataFrame) -> np.ndarray:
         """Return the row of `units` for each row of a table with series, layer and channel."""
-        return _find_rows(table, self.units[UNIT])
+        return find_rows(table, self.units[UNIT])
 
     @cached_property
     def row_of(self) -> dict[tuple[Any, ...], int]:
@@ -123,7 +124,8 @@ class Source:
 
 
 def explorer_columns(source: Source) -> dict[str, Any]:
-    """Return the page's data of a run, without pictures and responses; arrays are not packed."""
+    """Return the page's data of a run, without ablations, pictures and responses; arrays are not
+    packed."""
     run, space = source.run, source.space
     layers = source.layers
     return {
@@ -156,7 +158,6 @@ def explorer_columns(source: Source) -> dict[str, Any]:
         **_neurons(source),
         "neighbours": _neighbours(source),
         "stimuli": _stimuli(source),
-        **_ablations(source),
         **_space_validity(run, space.method),
     }
 
@@ -243,101 +244,6 @@ def _stimuli(source: Source) -> dict[str, Any]:
         corner[positions] = np.clip(start, 0, length - sides)
     return {"each": PATCHES, "image": ints(image.ravel()), "top": ints(top.ravel()),
             "left": ints(left.ravel()), "activation": floats(activation.ravel())}  # fmt: skip
-
-
-def _ablations(source: Source) -> dict[str, Any]:
-    if not source.studies:
-        return {"pairs": [], "methods": [], "part": "part", "importance": [], "bins": [],
-                "outcomes": None}  # fmt: skip
-    table = pd.concat([study.importance() for study in source.studies], ignore_index=True)
-    table = table.drop_duplicates([*PAIR, "layer", "channel", "class_id", "method"])
-    methods = list(dict.fromkeys(m for study in source.studies for m in study.methods))
-    pairs = source.pairs
-    importance = [
-        {"pair": index, "method": methods.index(method), **_scores(source, rows)}
-        for index, pair in enumerate(pairs)
-        for method, rows in table[(table[PAIR] == pair).all(axis=1)].groupby(
-            "method", observed=True
-        )
-        if method in methods
-    ]
-    outcomes = ablation_outcomes(source.studies)
-    arms = sorted(set(outcomes["arm"]))
-    names = {"arm": arms, "method": sorted(set(outcomes["method"])),
-             "ablation": sorted(set(outcomes["ablation"]))}  # fmt: skip
-    return {
-        "pairs": [
-            {"series": source.series.index(s), "from": int(start), "to": int(end)}
-            for s, start, end in pairs
-        ],
-        "methods": methods,
-        "part": name_parts(source.studies[0].about["arms"]["bins"])[0],
-        "importance": importance,
-        "steps": max((study.about["arms"].get("steps", 8) for study in source.studies), default=8),
-        "outcomes": {"names": names, **_outcome_columns(source, outcomes, names)},
-        "bins": _bins_of_units(source, methods),
-    }
-
-
-def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return score, standard error and rank within the layer, classes x units; missing values are
-    NaN, and −1 for ranks."""
-    all_rows = pd.MultiIndex.from_product([range(len(source.classes)), range(len(source.units))])
-    keys = [rows["class_id"].to_numpy(), source.unit_of(rows)]
-    table = rows[["score", "stderr", "rank"]].set_index(keys).reindex(all_rows)
-    return {"score": floats(table["score"]), "error": floats(table["stderr"]),
-            "rank": ints(table["rank"].fillna(-1)),
-            "images": int(rows["images"].max())}  # fmt: skip
-
-
-def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
-    """Summarise the effect of each ablation on held-out images, per set, layer, class, ablation.
-
-    Returns:
-        the columns SET, ablation, layer, images (their number), before (accuracy), change (of
-        accuracy, after minus before), probability (change of the class's probability), change_error
-        and probability_error (standard errors over images).
-    """
-    parts = []
-    for study in studies:
-        accuracy, probability = (
-            study.class_means(outcome, split=SPLIT).set_index(ARM_ON_CLASS)
-            for outcome in ("correct", "probability")
-        )
-        names = {"change": "probability", "change_error": "probability_error"}
-        changes = probability[list(names)].rename(columns=names)
-        parts.append(accuracy.join(changes).reset_index())
-    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    table = table.drop(columns=["split", "after"])
-    return table.drop_duplicates(ARM_ON_CLASS[:-1]).reset_index(drop=True)
-
-
-def _outcome_columns(
-    source: Source, table: pd.DataFrame, names: Mapping[str, list[str]]
-) -> dict[str, Any]:
-    pairs = pd.DataFrame(source.pairs, columns=PAIR)
-    layer_rows = np.full(len(table), -1)  # all layers together
-    is_single = (table["layer"] != JOINT).to_numpy()
-    layer_rows[is_single] = _find_rows(table[is_single], source.layers[["series", "layer"]])
-    columns = {"pair": ints(_find_rows(table, pairs)), "class": ints(table["class_id"]),
-               "draw": ints(table["draw"]), "layer": ints(layer_rows),
-               "images": ints(table["images"])}  # fmt: skip
-    columns |= {key: ints(pd.Categorical(table[key], names[key]).codes) for key in names}
-    numbers = ("before", "change", "change_error", "probability", "probability_error")
-    return columns | {name: floats(table[name]) for name in numbers}
-
-
-def _bins_of_units(source: Source, methods: list[str]) -> list[dict[str, Any]]:
-    """Return the bin of every unit, classes x units, for each pair and method: 1 is q1, 0 none."""
-    table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
-    table = table[table["arm"].str.fullmatch(r"q\d+")]
-    bins_by_pair = []
-    for (*pair_key, method), rows in table.groupby([*PAIR, "method"], observed=True):
-        bins = np.zeros((len(source.classes), len(source.units)), dtype=np.uint8)
-        bins[rows["class_id"].to_numpy(), source.unit_of(rows)] = rows["arm"].str[1:].astype(int)
-        pair = source.pairs.index(tuple(pair_key))
-        bins_by_pair.append({"pair": pair, "method": methods.index(method), "bin": bins.ravel()})
-    return bins_by_pair
 
 
 def _space_validity(run: Run, method: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from analysis.explorer.ablations import ablation_columns
 from analysis.explorer.columns import as_json
 from analysis.explorer.data import Source, explorer_columns
 from analysis.explorer.people import people_columns
@@ -49,7 +50,7 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> tuple[Pa
     if results is not None:
         check_results(results)
     source = Source(run)
-    data = explorer_columns(source)
+    data = explorer_columns(source) | ablation_columns(source)
     data["people"] = None if results is None else people_columns(source, results)
     sheets, folder, size_of_files = list(draw_sheets(source, TILE_INSIDE)), None, 0
     if sum(len(file) for _, file in sheets) * 4 / 3 > LARGEST_FILE - len(page(data)):

@@ -51,20 +51,27 @@ const SPANS = [...new Set(D.pairs.map((p) => `${p.from}-${p.to}`))];
 const pairOf = (series, span) =>
   D.pairs.findIndex((p) => p.series === series && `${p.from}-${p.to}` === span);
 const SCORES = new Map(D.importance.map((block) => [`${block.pair}/${block.method}`, block]));
-const BINS = new Map(D.bins.map((block) => [`${block.pair}/${block.method}`, block.bin]));
+const BINS = new Map(D.bins.map((block) => [`${block.pair}/${block.method}`, block]));
+const SCORED = new Map([...D.scored].map((klass, row) => [klass, row]));
+
+// the block of a unit's series and the place of the unit's value for a class in it, or null
+function placeOf(blocks, unit, span, method, klass) {
+  const block = blocks.get(`${pairOf(seriesOf(unit), span)}/${method}`);
+  if (!block || !SCORED.has(klass)) return null;
+  return { block, place: SCORED.get(klass) * block.units + unit - block.first };
+}
 
 // {score, error, rank, images} of a unit's evolution for a class, or null
 function importanceOf(unit, span, method, klass) {
-  const block = SCORES.get(`${pairOf(seriesOf(unit), span)}/${method}`);
-  if (!block) return null;
-  const place = klass * UNITS + unit;
-  if (Number.isNaN(block.score[place])) return null;
+  const found = placeOf(SCORES, unit, span, method, klass);
+  if (!found || Number.isNaN(found.block.score[found.place])) return null;
+  const { block, place } = found;
   return { score: block.score[place], error: block.error[place], rank: block.rank[place],
     images: block.images };
 }
 function binOf(unit, span, method, klass) {
-  const bins = BINS.get(`${pairOf(seriesOf(unit), span)}/${method}`);
-  return bins ? bins[klass * UNITS + unit] : 0;
+  const found = placeOf(BINS, unit, span, method, klass);
+  return found ? found.block.bin[found.place] : 0;
 }
 
 // outcomes of ablations by pair, method, class and layer (-1: all layers at once)

@@ -236,7 +236,8 @@ function drawHonest(rows) {
   const near = D.alignment.filter((a) => a.group === "other series" || a.group === "base").map((a) =>
     `${number(a.share)} [${number(a.low)}, ${number(a.high)}] for ${a.group === "base" ? "the base network" : "other networks"} (chance ${number(a.chance)})`).join(", ");
   $("honest").textContent = `${rows.length} neurons shown. ${dead}. Space: ${D.space}; the map is its UMAP layout, in which distances between clusters have no meaning: read similarities from the lists. ` +
-    (near ? `Of a neuron's five nearest base neurons these shares have its true concept: ${near}.` : "No true concepts are known, so the space could not be checked.");
+    (near ? `Of a neuron's five nearest base neurons these shares have its true concept: ${near}.` : "No true concepts are known, so the space could not be checked.") +
+    (D.leftOut ? ` ${D.leftOut}` : "");
 }
 function drawList(rows) {
   if (!$("listed").open) return;

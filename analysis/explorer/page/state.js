@@ -1,8 +1,7 @@
 // What the page shows now. The address holds it, so that a neuron at an epoch can be cited.
 
 // the first class for which anything was scored
-const FIRST_CLASS = Math.max(0, D.classes.findIndex((_, klass) => D.importance.some((block) =>
-  block.score.subarray(klass * UNITS, (klass + 1) * UNITS).some((v) => !Number.isNaN(v)))));
+const FIRST_CLASS = D.scored[0] ?? 0;
 const STATE = {
   tab: "Neuron", epoch: EPOCHS[EPOCHS.length - 1], colour: D.hasConcepts ? "concept" : "series",
   layout: "overlaid", trails: 0, hidden: [], layer: "", concept: "", least: "", unit: -1,

@@ -1,0 +1,158 @@
+"""The scores of evolutions and the outcomes of their ablations, for the explorer's page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.exhibits.phrases import join, name_parts
+from analysis.explorer.columns import floats, ints
+from analysis.explorer.data import Source, find_rows
+from harness.records import CONTROLS, JOINT, PAIR
+from harness.results import ARM_ON_CLASS, Results
+
+logger = logging.getLogger(__name__)
+
+SET = [*PAIR, "method", "class_id", "arm", "draw"]
+#: Largest size of the scores in the page, in bytes: browsers do not open pages of a gigabyte.
+LARGEST_SCORES = 150e6
+#: Bytes of a unit's score for a class: score, standard error, rank and bin.
+SCORE_BYTES = 4 + 4 + 2 + 1
+#: The split whose outcomes are shown: images on which no score was computed.
+SPLIT = "heldout"
+
+
+def ablation_columns(source: Source) -> dict[str, Any]:
+    """Return the page's data on importance and ablations; arrays are not packed."""
+    if not source.studies:
+        return {"pairs": [], "methods": [], "part": "part", "scored": ints([]), "importance": [],
+                "bins": [], "leftOut": "", "outcomes": None}  # fmt: skip
+    table = pd.concat([study.importance() for study in source.studies], ignore_index=True)
+    table = table.drop_duplicates([*PAIR, "layer", "channel", "class_id", "method"])
+    methods, classes, left_out = _choose_scores(source, table)
+    if left_out:
+        logger.warning("%s", left_out)
+    pairs, table = source.pairs, table[table["class_id"].isin(classes)]
+    importance = [
+        {"pair": index, "method": methods.index(method), **_scores(source, rows, classes)}
+        for index, pair in enumerate(pairs)
+        for method, rows in table[(table[PAIR] == pair).all(axis=1)].groupby(
+            "method", observed=True
+        )
+        if method in methods
+    ]
+    outcomes = ablation_outcomes(source.studies)
+    outcomes = outcomes[outcomes["method"].isin([*methods, CONTROLS])]
+    arms = sorted(set(outcomes["arm"]))
+    names = {"arm": arms, "method": sorted(set(outcomes["method"])),
+             "ablation": sorted(set(outcomes["ablation"]))}  # fmt: skip
+    return {
+        "pairs": [
+            {"series": source.series.index(s), "from": int(start), "to": int(end)}
+            for s, start, end in pairs
+        ],
+        "methods": methods,
+        "part": name_parts(source.studies[0].about["arms"]["bins"])[0],
+        "scored": ints(classes),
+        "importance": importance,
+        "leftOut": left_out,
+        "steps": max((study.about["arms"].get("steps", 8) for study in source.studies), default=8),
+        "outcomes": {"names": names, **_outcome_columns(source, outcomes, names)},
+        "bins": _bins_of_units(source, methods, classes),
+    }
+
+
+def _choose_scores(source: Source, table: pd.DataFrame) -> tuple[list[str], list[int], str]:
+    """Return the methods and the class ids whose scores the page can hold, and a sentence on what
+    is left out ("" if nothing is): the last methods, or else the last classes."""
+    methods = list(dict.fromkeys(m for study in source.studies for m in study.methods))
+    classes = sorted(table["class_id"].unique().tolist())
+    units = sum(len(source.units_of_series[series]) for series, _, _ in source.pairs)
+    most_classes = int(LARGEST_SCORES / (SCORE_BYTES * units))  # by one method
+    kept = max(most_classes // len(classes), 1)
+    texts = [f"of the method {name}" for name in methods[kept:]]
+    if most_classes < len(classes):
+        missing = len(classes) - max(most_classes, 1)
+        texts.append(f"for {missing:,} of {len(classes):,} classes")
+    sentence = f"Left out, as browsers do not open larger pages: the scores {join(texts)}."
+    return methods[:kept], classes[: max(most_classes, 1)], sentence * bool(texts)
+
+
+def _scores(source: Source, rows: pd.DataFrame, classes: list[int]) -> dict[str, Any]:
+    """Return score, standard error and rank within the layer of the units of one series, classes x
+    units; missing values are NaN, and −1 for ranks."""
+    block, place = _block(source, rows, classes)
+    shape = len(classes), block["units"]
+    score, error, rank = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, -1)
+    score[place], error[place], rank[place] = rows["score"], rows["stderr"], rows["rank"]
+    return block | {"score": floats(score.ravel()), "error": floats(error.ravel()),
+                    "rank": ints(rank.ravel()), "images": int(rows["images"].max())}  # fmt: skip
+
+
+def _block(
+    source: Source, rows: pd.DataFrame, classes: list[int]
+) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]:
+    """Return the first unit and the number of units of the series of these rows, and the place of
+    each row in an array classes x units."""
+    units = source.units_of_series[str(rows["series"].iloc[0])]
+    class_rows = pd.Index(classes).get_indexer(rows["class_id"].to_numpy())
+    place = class_rows, source.unit_of(rows) - units.start
+    return {"first": units.start, "units": len(units)}, place
+
+
+def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
+    """Summarise the effect of each ablation on held-out images, per set, layer, class, ablation.
+
+    Returns:
+        the columns SET, ablation, layer, images (their number), before (accuracy), change (of
+        accuracy, after minus before), probability (change of the class's probability), change_error
+        and probability_error (standard errors over images).
+    """
+    parts = []
+    for study in studies:
+        accuracy, probability = (
+            study.class_means(outcome, split=SPLIT).set_index(ARM_ON_CLASS)
+            for outcome in ("correct", "probability")
+        )
+        names = {"change": "probability", "change_error": "probability_error"}
+        changes = probability[list(names)].rename(columns=names)
+        parts.append(accuracy.join(changes).reset_index())
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table = table.drop(columns=["split", "after"])
+    return table.drop_duplicates(ARM_ON_CLASS[:-1]).reset_index(drop=True)
+
+
+def _outcome_columns(
+    source: Source, table: pd.DataFrame, names: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    pairs = pd.DataFrame(source.pairs, columns=PAIR)
+    layer_rows = np.full(len(table), -1)  # all layers together
+    is_single = (table["layer"] != JOINT).to_numpy()
+    layer_rows[is_single] = find_rows(table[is_single], source.layers[["series", "layer"]])
+    columns = {"pair": ints(find_rows(table, pairs)), "class": ints(table["class_id"]),
+               "draw": ints(table["draw"]), "layer": ints(layer_rows),
+               "images": ints(table["images"])}  # fmt: skip
+    columns |= {key: ints(pd.Categorical(table[key], names[key]).codes) for key in names}
+    numbers = ("before", "change", "change_error", "probability", "probability_error")
+    return columns | {name: floats(table[name]) for name in numbers}
+
+
+def _bins_of_units(source: Source, methods: list[str], classes: list[int]) -> list[dict[str, Any]]:
+    """Return the bin of every unit of a series, classes x units, for each pair and method: 1 is q1,
+    0 none."""
+    table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
+    table = table[table["arm"].str.fullmatch(r"q\d+") & table["class_id"].isin(classes)]
+    bins_by_pair = []
+    for (*pair_key, method), rows in table.groupby([*PAIR, "method"], observed=True):
+        if method not in methods:
+            continue
+        block, place = _block(source, rows, classes)
+        bins = np.zeros((len(classes), block["units"]), dtype=np.uint8)
+        bins[place] = rows["arm"].str[1:].astype(int)
+        key = {"pair": source.pairs.index(tuple(pair_key)), "method": methods.index(method)}
+        bins_by_pair.append(key | block | {"bin": bins.ravel()})
+    return bins_by_pair
