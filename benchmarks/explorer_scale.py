@@ -1,6 +1,6 @@
 """Measure the explorer with many neurons: a synthetic run is opened, panned and moved in time.
 
-    python benchmarks/explorer_scale.py [--neurons 100000] [--checkpoints 8] [--keep FILE]
+    python benchmarks/explorer_scale.py [--neurons 100000] [--checkpoints 8] [--classes 10]
 
 Uses headless Chromium with software rendering. Prints the file's size, the seconds until the page
 is ready, the frames per second while panning, and the seconds for a step of the slider and for
@@ -27,19 +27,19 @@ from analysis.explorer.page import page
 CHANNELS = 500
 
 
-def synthetic(units: int, checkpoints: int) -> dict[str, Any]:
+def synthetic(units: int, checkpoints: int, class_count: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     layers, count = units // CHANNELS, units * checkpoints
     centres = rng.normal(size=(40, 2)) * 8
     concept = np.tile(rng.integers(0, 40, units), checkpoints)
     places = centres[concept] + rng.normal(size=(count, 2))
-    classes = [f"class {i}" for i in range(10)]
+    classes = [f"class {i}" for i in range(class_count)]
     scores = rng.random(len(classes) * units)
     return {
         "run": f"synthetic {units} x {checkpoints}", "space": "sgns", "overlap": 0.04,
         "base": {"series": "a", "epoch": checkpoints - 1},
         "series": ["a"], "epochs": {"a": list(range(checkpoints))}, "classes": classes,
-        "views": [64],
+        "views": [(64, 64)],
         "layers": [
             {"series": 0, "name": f"layer.{i}", "channels": CHANNELS,
              "depth": i / max(1, layers - 1), "side": 32, "view": 0}
@@ -88,12 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--neurons", type=int, default=100_000)
     parser.add_argument("--checkpoints", type=int, default=8)
-    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--keep", type=Path, help="keep the page in this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         path = options.keep or Path(folder) / "page.html"
-        path.write_text(page(synthetic(options.neurons, options.checkpoints)), encoding="utf-8")
-        print(f"{options.neurons:,} neurons x {options.checkpoints}: "
+        data = synthetic(options.neurons, options.checkpoints, options.classes)
+        path.write_text(page(data), encoding="utf-8")
+        print(f"{options.neurons:,} neurons x {options.checkpoints}, {options.classes} classes: "
               f"{path.stat().st_size / 1e6:.1f} MB")  # fmt: skip
         browser = driver.chromium.launch(
             executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"),

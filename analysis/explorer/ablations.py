@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 SET = [*PAIR, "method", "class_id", "arm", "draw"]
 #: Largest size of the scores in the page, in bytes: browsers do not open pages of a gigabyte.
-LARGEST_SCORES = 150e6
+LARGEST_SCORES = 200e6
 #: Bytes of a unit's score for a class: score, standard error, rank and bin.
 SCORE_BYTES = 4 + 4 + 2 + 1
 #: The split whose outcomes are shown: images on which no score was computed.
