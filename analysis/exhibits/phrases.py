@@ -123,7 +123,7 @@ def cis_over_classes(most: int, least: int | None = None) -> str:
     with one class, that there are none."""
     if most == 1:
         return "95 % CIs over 1 class (not estimable)"
-    count = str(most) if least in (None, most) else f"{least} to {most}"
+    count = f"{most:,}" if least in (None, most) else f"{least:,} to {most:,}"
     return f"95 % CIs over {count} classes"
 
 

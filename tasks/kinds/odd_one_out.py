@@ -226,9 +226,9 @@ class OddOneOut(PickOne):
         shares = evidence.class_shares(evidence.neurons[rows[target]])
         if shares.max() < COHERENT:
             raise NoTrial(
-                "too few neurons show images of one class, as attention and practice trials need; "
-                "choose later epochs or deeper layers ([evidence] in study.toml), or set "
-                "attention.trials = 0 and practice.trials = 0"
+                f"attention and practice trials need a neuron with at least {COHERENT:.0%} of its "
+                "stimuli from one class; choose later epochs or deeper layers ([evidence] in "
+                "study.toml), or set attention.trials = 0 and practice.trials = 0"
             )
         similarities = features @ features[target]
         for odd in np.argsort(similarities)[: int((similarities <= OBVIOUS_BELOW).sum())]:
