@@ -202,10 +202,10 @@ def test_scores_that_would_make_the_page_too_large_are_left_out_and_named(run, m
 
 
 def test_the_last_methods_are_left_out_first(monkeypatch):
-    study, series = SimpleNamespace(methods=["a", "b", "c"]), {"s": range(10), "t": range(10, 40)}
+    about, series = {"classes": [7, 3, 9]}, {"s": range(10), "t": range(10, 40)}
+    study = SimpleNamespace(methods=["a", "b", "c"], about=about)
     pairs = [("s", 0, 1), ("s", 1, 2), ("t", 0, 1)]  # 50 units by each method
     source = SimpleNamespace(studies=[study], units_of_series=series, pairs=pairs)
-    table = pd.DataFrame({"class_id": [7, 3, 7, 9]})
     for numbers, methods, classes, text in (
         (3 * 150, ["a", "b", "c"], [3, 7, 9], ""),
         (3 * 150 - 1, ["a", "b"], [3, 7, 9], "the scores of the method c."),
@@ -214,7 +214,7 @@ def test_the_last_methods_are_left_out_first(monkeypatch):
         (1, ["a"], [3], "for 2 of 3 classes."),
     ):
         monkeypatch.setattr(ablations, "LARGEST_SCORES", numbers * ablations.SCORE_BYTES)
-        *found, sentence = ablations._choose_scores(source, table)
+        *found, sentence = ablations._choose_scores(source)
         assert (
             found == [methods, classes] and sentence.endswith(text) and bool(sentence) == bool(text)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 
 from analysis.exhibits.phrases import join, name_parts
 from analysis.explorer.columns import floats, ints
-from analysis.explorer.data import Source, find_rows
+from analysis.explorer.data import UNIT, Source, find_rows
 from harness.records import CONTROLS, JOINT, PAIR
 from harness.results import ARM_ON_CLASS, Results
 
@@ -22,6 +23,7 @@ SET = [*PAIR, "method", "class_id", "arm", "draw"]
 LARGEST_SCORES = 200e6
 #: Bytes of a unit's score for a class: score, standard error, rank and bin.
 SCORE_BYTES = 4 + 4 + 2 + 1
+SCORE_COLUMNS = [*UNIT, "class_id", "score", "stderr", "rank", "images"]
 #: The split whose outcomes are shown: images on which no score was computed.
 SPLIT = "heldout"
 
@@ -31,20 +33,23 @@ def ablation_columns(source: Source) -> dict[str, Any]:
     if not source.studies:
         return {"pairs": [], "methods": [], "part": "part", "scored": ints([]), "importance": [],
                 "bins": [], "leftOut": "", "outcomes": None}  # fmt: skip
-    table = pd.concat([study.importance() for study in source.studies], ignore_index=True)
-    table = table.drop_duplicates([*PAIR, "layer", "channel", "class_id", "method"])
-    methods, classes, left_out = _choose_scores(source, table)
+    methods, classes, left_out = _choose_scores(source)
     if left_out:
         logger.warning("%s", left_out)
-    pairs, table = source.pairs, table[table["class_id"].isin(classes)]
-    importance = [
-        {"pair": index, "method": methods.index(method), **_scores(source, rows, classes)}
-        for index, pair in enumerate(pairs)
-        for method, rows in table[(table[PAIR] == pair).all(axis=1)].groupby(
-            "method", observed=True
-        )
-        if method in methods
-    ]
+    importance, bins = [], []
+    for (index, (series, start, end)), (number, method) in product(
+        enumerate(source.pairs), enumerate(methods)
+    ):
+        # read one by one: those of all networks and classes may not fit into the memory
+        key = {"pair": index, "method": number}
+        where: dict[str, Any] = {"series": series, "epoch_from": [start], "epoch_to": [end]}
+        where |= {"method": method, "class_id": classes}
+        tables = [study.importance(SCORE_COLUMNS, **where) for study in source.studies]
+        if len(rows := pd.concat(tables).drop_duplicates(["layer", "channel", "class_id"])):
+            importance.append(key | _scores(source, rows, classes))
+        rows = pd.concat([study.sets(**where) for study in source.studies])
+        if len(rows) and len(rows := rows[rows["arm"].str.fullmatch(r"q\d+")]):
+            bins.append(key | _bins(source, rows, classes))
     outcomes = ablation_outcomes(source.studies)
     outcomes = outcomes[outcomes["method"].isin([*methods, CONTROLS])]
     arms = sorted(set(outcomes["arm"]))
@@ -53,7 +58,7 @@ def ablation_columns(source: Source) -> dict[str, Any]:
     return {
         "pairs": [
             {"series": source.series.index(s), "from": int(start), "to": int(end)}
-            for s, start, end in pairs
+            for s, start, end in source.pairs
         ],
         "methods": methods,
         "part": name_parts(source.studies[0].about["arms"]["bins"])[0],
@@ -62,15 +67,15 @@ def ablation_columns(source: Source) -> dict[str, Any]:
         "leftOut": left_out,
         "steps": max((study.about["arms"].get("steps", 8) for study in source.studies), default=8),
         "outcomes": {"names": names, **_outcome_columns(source, outcomes, names)},
-        "bins": _bins_of_units(source, methods, classes),
+        "bins": bins,
     }
 
 
-def _choose_scores(source: Source, table: pd.DataFrame) -> tuple[list[str], list[int], str]:
+def _choose_scores(source: Source) -> tuple[list[str], list[int], str]:
     """Return the methods and the class ids whose scores the page can hold, and a sentence on what
     is left out ("" if nothing is): the last methods, or else the last classes."""
     methods = list(dict.fromkeys(m for study in source.studies for m in study.methods))
-    classes = sorted(table["class_id"].unique().tolist())
+    classes = sorted({c for study in source.studies for c in study.about["classes"]})
     units = sum(len(source.units_of_series[series]) for series, _, _ in source.pairs)
     most_classes = int(LARGEST_SCORES / (SCORE_BYTES * units))  # by one method
     kept = max(most_classes // len(classes), 1)
@@ -91,6 +96,14 @@ def _scores(source: Source, rows: pd.DataFrame, classes: list[int]) -> dict[str,
     score[place], error[place], rank[place] = rows["score"], rows["stderr"], rows["rank"]
     return block | {"score": floats(score.ravel()), "error": floats(error.ravel()),
                     "rank": ints(rank.ravel()), "images": int(rows["images"].max())}  # fmt: skip
+
+
+def _bins(source: Source, rows: pd.DataFrame, classes: list[int]) -> dict[str, Any]:
+    """Return the bin of every unit of one series, classes x units: 1 is q1, 0 none."""
+    block, place = _block(source, rows, classes)
+    bins = np.zeros((len(classes), block["units"]), dtype=np.uint8)
+    bins[place] = rows["arm"].str[1:].astype(int)
+    return block | {"bin": bins.ravel()}
 
 
 def _block(
@@ -139,20 +152,3 @@ def _outcome_columns(
     columns |= {key: ints(pd.Categorical(table[key], names[key]).codes) for key in names}
     numbers = ("before", "change", "change_error", "probability", "probability_error")
     return columns | {name: floats(table[name]) for name in numbers}
-
-
-def _bins_of_units(source: Source, methods: list[str], classes: list[int]) -> list[dict[str, Any]]:
-    """Return the bin of every unit of a series, classes x units, for each pair and method: 1 is q1,
-    0 none."""
-    table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
-    table = table[table["arm"].str.fullmatch(r"q\d+") & table["class_id"].isin(classes)]
-    bins_by_pair = []
-    for (*pair_key, method), rows in table.groupby([*PAIR, "method"], observed=True):
-        if method not in methods:
-            continue
-        block, place = _block(source, rows, classes)
-        bins = np.zeros((len(classes), block["units"]), dtype=np.uint8)
-        bins[place] = rows["arm"].str[1:].astype(int)
-        key = {"pair": source.pairs.index(tuple(pair_key)), "method": methods.index(method)}
-        bins_by_pair.append(key | block | {"bin": bins.ravel()})
-    return bins_by_pair
