@@ -62,13 +62,14 @@ class Evidence:
         self.space = SemanticSpace.load(run, settings.space)
         layers = with_views(run.tables("layers")).set_index(["series", "layer"])
         self._layers = layers.to_dict("index")
-        stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
-        self._stimuli = {Neuron(*key): rows for key, rows in stimuli.groupby(NEURON, sort=False)}
+        self._stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
+        rows = self._stimuli.groupby(NEURON, sort=False).indices
+        self._rows_of = {Neuron(*key): own for key, own in rows.items()}
         table = self.space.neurons
         neurons = [Neuron(*row) for row in table[NEURON].itertuples(index=False)]
         self.depth = np.array([self._layers[n.series, n.layer]["depth"] for n in neurons])
         usable = [
-            has_vector and depth >= min_depth and len(self._stimuli.get(n, ())) >= 2 * patches
+            has_vector and depth >= min_depth and len(self._rows_of.get(n, ())) >= 2 * patches
             for n, has_vector, depth in zip(neurons, self.space.has_vector, self.depth, strict=True)
         ]
         self.neurons = neurons
@@ -81,7 +82,7 @@ class Evidence:
         self.row = {neuron: row for row, neuron in enumerate(neurons)}
         for group in self._own_groups or ():
             for neuron in group.neurons:
-                if neuron not in self.row or len(self._stimuli.get(neuron, ())) < patches:
+                if neuron not in self.row or len(self._rows_of.get(neuron, ())) < patches:
                     raise ValueError(
                         f"groups file {settings.groups}: {neuron} of group {group.concept!r} is "
                         f"not in the run, or has fewer than {patches} stimuli"
@@ -145,7 +146,7 @@ class Evidence:
 
     def stimuli(self, neuron: Neuron) -> pd.DataFrame:
         """Return the neuron's stimuli, strongest first."""
-        return self._stimuli[neuron]
+        return self._stimuli.iloc[self._rows_of[neuron]]
 
     def crops(self, neuron: Neuron, ranks: Sequence[int], side: int = 0) -> list[np.ndarray]:
         """Return patches of some of the neuron's stimuli, by their rank.

@@ -18,7 +18,9 @@ class Album:
 
     def __init__(self, run: Run) -> None:
         self._images: ImageSet = open_images(run, "probe")
-        self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
+        self._stimuli = run.tables("stimuli")
+        # rows, not tables: those of 200,000 neurons would take a gigabyte
+        self._rows = self._stimuli.groupby(NEURON).indices
         self._layers = with_views(run.tables("layers")).set_index(["series", "layer"])
         concepts = named_concepts(run)
         self._concepts = (
@@ -38,11 +40,11 @@ class Album:
         """Return the side x side patches that activate the neuron most as one RGB image [height,
         width, 3]; it is grey for a dead neuron."""
         size = side * (tile + 2) - 2
-        if neuron not in self._stimuli:
+        if neuron not in self._rows:
             return np.full((size, size, 3), 235, dtype=np.uint8)
         row = self._layers.loc[(neuron[0], neuron[2])]
         crops = cut_patches(
-            self._stimuli[neuron],
+            self._stimuli.iloc[self._rows[neuron]],
             self._images,
             row["view"],
             float(row["patch"]),
@@ -52,6 +54,6 @@ class Album:
 
     def concept(self, neuron: tuple[str, int, str, int]) -> str:
         """Return the true concept with its overlap, "dead", or "" if there is none."""
-        if neuron not in self._stimuli:
+        if neuron not in self._rows:
             return "dead"
         return str(self._concepts.get(neuron, ""))
