@@ -151,7 +151,7 @@ class Bench:
         """All spaces of the run, in the configured order; empty if none was computed. Raises
         ArtifactError if one of them is missing or damaged."""
         run = self.results.run
-        return run_tables.spaces(run) if run.holds("space") else []
+        return list(run_tables.spaces(run)) if run.holds("space") else []
 
     @cached_property
     def space_values(self) -> dict[str, pd.DataFrame]:

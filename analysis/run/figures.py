@@ -177,7 +177,7 @@ def emergence(run: Run) -> Figure | None:
 @shelf.figure("run", "concepts")
 def strips(run: Run) -> Figure | None:
     """Show the neurons with the largest displacement from the first trained to the last epoch."""
-    space, album = spaces(run)[0], Album(run)
+    space, album = next(spaces(run)), Album(run)
     rows = []
     series_names = series_of(run)
     for series in series_names:
@@ -217,7 +217,7 @@ def strips(run: Run) -> Figure | None:
 @shelf.figure("run", "concepts")
 def neighbours(run: Run) -> Figure | None:
     """Show some base neurons and their nearest neighbours in the base and in every other series."""
-    space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
+    space, album, base = next(spaces(run)), Album(run), base_checkpoint(run)
     last_rows = [
         space.rows(series=str(name), epoch=int(epochs.max()))
         for name, epochs in space.neurons.groupby("series", sort=False)["epoch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import pandas as pd
@@ -25,8 +26,9 @@ from harness.records import NAMED_OVERLAP, NEURON, Checkpoint
 from harness.registry import description
 
 
-def spaces(run: Run) -> list[SemanticSpace]:
-    return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
+def spaces(run: Run) -> Iterator[SemanticSpace]:
+    """Yield the spaces of a run, read one by one; the first is the main one."""
+    return (SemanticSpace.load(run, name) for name in run.manifest()["space_methods"])
 
 
 def series_of(run: Run) -> list[str]:
@@ -48,7 +50,7 @@ def base_checkpoint(run: Run) -> Checkpoint:
 
 def checkpoints_of(run: Run) -> pd.MultiIndex:
     """Return the series and epoch of every checkpoint, also of those whose neurons are all dead."""
-    keys = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
+    keys = next(spaces(run)).neurons[["series", "epoch"]].drop_duplicates()
     if (by_series := run.manifest().get("checkpoints")) is not None:
         rows = [(name, epoch) for name, epochs in by_series.items() for epoch in epochs]
         keys = pd.DataFrame(rows, columns=keys.columns)
@@ -109,7 +111,7 @@ def count_saturated(run: Run) -> int:
 @shelf.table("run", "supplement")
 def neurons(run: Run) -> Table:
     layers = run.tables("layers").groupby("series")["channels"].sum()
-    first = spaces(run)[0]
+    first = next(spaces(run))
     alive = first.neurons.groupby(["series", "epoch"]).agg(
         alive=("channel", "size"), coverage=("coverage", "mean")
     )

@@ -3,7 +3,7 @@ close to itself at the next epoch?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -110,7 +110,7 @@ def self_ranks(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int
 
 
 def shared_concepts(
-    spaces: Sequence[SemanticSpace], concepts: pd.DataFrame, base: Checkpoint
+    spaces: Iterable[SemanticSpace], concepts: pd.DataFrame, base: Checkpoint
 ) -> pd.DataFrame:
     """Compute `concept_sharing` in every space, for the neurons that have a vector in all spaces.
 
