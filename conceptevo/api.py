@@ -19,6 +19,7 @@ from conceptevo.results import Ablated, Probed, Scores, Space
 from conceptevo.results import Result as Result
 from conceptevo.results import load as load
 from conceptevo.session import Session
+from harness.artifacts import Artifact
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, reads_activations
 from harness.config import Config, EvolveSection, SpaceSection
@@ -154,8 +155,8 @@ def importance(
         bench=BenchParameters(methods=names),
     )
     session.do(session.opening(check.steps(session.plan, [check.check_class_images])), progress)
-    (source,) = session.config.series
-    if len(set(map(source.identity, pair))) == 1:
+    checkpoints = [Artifact("checkpoint", (series.name, epoch)) for epoch in pair]
+    if len(set(map(session.plan.fingerprint, checkpoints))) == 1:
         raise ValueError(
             f"importance: epochs {pair[0]} and {pair[1]} of series {series.name!r} have the same "
             f"weights, so no neuron changes between them: give copies, copy.deepcopy(model), made "

@@ -77,14 +77,13 @@ def _choose_scores(source: Source) -> tuple[list[str], list[int], str]:
     methods = list(dict.fromkeys(m for study in source.studies for m in study.methods))
     classes = sorted({c for study in source.studies for c in study.about["classes"]})
     units = sum(len(source.units_of_series[series]) for series, _, _ in source.pairs)
-    most_classes = int(LARGEST_SCORES / (SCORE_BYTES * units))  # by one method
-    kept = max(most_classes // len(classes), 1)
-    texts = [f"of the method {name}" for name in methods[kept:]]
-    if most_classes < len(classes):
-        missing = len(classes) - max(most_classes, 1)
+    fitting = max(int(LARGEST_SCORES / (SCORE_BYTES * units)), 1)  # classes, by one method
+    kept_classes, kept_methods = classes[:fitting], methods[: max(fitting // len(classes), 1)]
+    texts = [f"of the method {name}" for name in methods[len(kept_methods) :]]
+    if missing := len(classes) - len(kept_classes):
         texts.append(f"for {missing:,} of {len(classes):,} classes")
     sentence = f"Left out, as browsers do not open larger pages: the scores {join(texts)}."
-    return methods[:kept], classes[: max(most_classes, 1)], sentence * bool(texts)
+    return kept_methods, kept_classes, sentence * bool(texts)
 
 
 def _scores(source: Source, rows: pd.DataFrame, classes: list[int]) -> dict[str, Any]:

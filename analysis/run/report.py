@@ -197,11 +197,11 @@ def name_linear_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
     methods = reversion.reversion_study(run).about["methods"] if has_results(run, REVERSION) else {}
     names = [name for name, description in methods.items() if description["linearises"] == "revert"]
-    return bool(names) * [
+    return [
         f"{join(names)} {'approximates' if len(names) == 1 else 'approximate'} the reversion "
         "by which scores are evaluated here. A good result is therefore weaker evidence of "
         "validity than for a score that uses only the gradient at the earlier checkpoint."
-    ]
+    ] * bool(names)
 
 
 def _differences(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:

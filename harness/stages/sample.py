@@ -196,14 +196,15 @@ class Sample:
             scoring = scoring_work(self.source, self.models, batch, target, name, self.config)
             costs[name], batch_size = self._measure(scoring)
             memory = max(memory, costs[name].bytes * batch_size)
-        images = [
+        images_scored = [
             (work.method, len(self.images.parts(class_id)["importance"]))
             for work in rest
             for class_id in work.classes
         ]
-        seconds = sum(costs[method].seconds * count for method, count in images)
-        seconds += self._summary_seconds(max(count for _, count in images)) * len(images)
-        rows = self.units * len(images)
+        seconds = sum(costs[method].seconds * count for method, count in images_scored)
+        most_images = max(count for _, count in images_scored)
+        seconds += self._summary_seconds(most_images) * len(images_scored)
+        rows = self.units * len(images_scored)
         disk = ROW_BYTES["importance"] * rows
         return self._estimate("evolve", rest, seconds, memory, disk)
 
