@@ -218,6 +218,8 @@ def test_the_last_methods_are_left_out_first(monkeypatch):
         assert (
             found == [methods, classes] and sentence.endswith(text) and bool(sentence) == bool(text)
         )
+    study.methods, about["classes"] = ["a"], [7]
+    assert ablations._choose_scores(source) == (["a"], [7], "")  # nothing can be left out
 
 
 def test_people_are_counted_as_they_answered(run, results):
