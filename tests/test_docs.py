@@ -153,12 +153,29 @@ def test_tables_and_lists_are_whole(page):
         assert {row.count("|") for row in rows} == {rows[0].count("|")}, rows[0]
 
 
-def test_every_key_of_the_template_is_known_and_every_section_is_in_it():
-    from harness.config import Config
+def test_the_template_has_every_key_with_its_default():
+    from harness.config import Config, FolderImagesSection, load_config
+    from harness.networks.sources import SOURCES
+    from harness.networks.training import TrainingParameters
+    from harness.section import Section
 
-    text = (ROOT / "harness" / "configs" / "template.toml").read_text(encoding="utf-8")
-    for name in Config.model_fields:
-        assert re.search(rf"(?m)^(# )?(\[\[?{name}\b|{name} =)", text), name
+    path = ROOT / "harness" / "configs" / "template.toml"
+    config = load_config(path)
+    defaults = Config(series=config.series)
+    assert config == defaults
+    assert config.series[0].training == TrainingParameters()
+
+    text = path.read_text(encoding="utf-8")
+    tables = {"": text}
+    for name, body in re.findall(r"(?m)^(?:# )?\[+([\w.]+)\]+(.*\n(?:(?!(?:# )?\[).*\n)*)", text):
+        tables[name] = tables.get(name, "") + body
+    models = [(name, type(part)) for name, part in defaults if isinstance(part, Section)]
+    models += [("images", FolderImagesSection), ("series.training", TrainingParameters)]
+    models += [("series", SOURCES.get(name)) for name in SOURCES]
+    for name, model in [("", Config), *models]:
+        for key in model.model_fields:
+            is_table = f"{name}.{key}".removeprefix(".") in tables
+            assert is_table or re.search(rf"(?m)^(# )?{key} *=", tables[name]), (name, key)
 
 
 def every_command(command=None, path=()):
