@@ -141,20 +141,23 @@ def test_type_two_variance_leaves_out_people_items_and_answers():
         left = [logit(plain_area(frame.drop(rows))) - point for rows in groups]
         return (len(left) - 1) / len(left) * float(np.square(left).sum())
 
-    people = spread(frame.groupby("participant").groups.values())
-    items = sum(
-        spread(part.groupby("trial").groups.values()) for _, part in frame.groupby("condition")
-    )
-    cells = spread([[row] for row in frame.index])
-    variance = max(people + items - cells, cells / 2)
+    def freedom(rows, cluster) -> float:
+        size = rows[cluster].value_counts().to_numpy()
+        return size.sum() ** 2 / (size**2).sum() - 1
+
+    correct = frame.groupby(["participant", "condition"])["correct"]
+    paired = frame[correct.transform("nunique") > 1]  # the others are in no pair
+    assert len(paired) < len(frame)
+    people = spread(paired.groupby("participant").groups.values())
+    parts = [part for _, part in paired.groupby("condition")]
+    items = [spread(part.groupby("trial").groups.values()) for part in parts]
+    cells = spread([[row] for row in paired.index])
+    variance = max(people + sum(items) - cells, cells / 2)
     width = logit(estimate.high) - logit(estimate.low)
-    df = max(variance, cells) ** 2 / (
-        people**2 / 11
-        + sum(
-            spread(part.groupby("trial").groups.values()) ** 2 / 5
-            for _, part in frame.groupby("condition")
-        )
+    terms = people**2 / freedom(paired, "participant") + sum(
+        item**2 / freedom(part, "trial") for item, part in zip(items, parts, strict=True)
     )
+    df = max(variance, cells) ** 2 / terms
     assert width / 2 / stats.t.ppf(0.975, df) == pytest.approx(np.sqrt(variance))
 
 

@@ -300,6 +300,11 @@ def test_why_learning_and_confidence_cannot_be_tested():
     assert learning.reason == "a slope needs 4 participants with several positions (here: 0)"
     sure = TypeTwo()(frame.assign(confidence=np.nan))["all conditions",]
     assert sure.reason.startswith("no participant has a right and a wrong answer")
+    frame = answers(participants=20, items=8).assign(confidence=lambda f: f["trial"] % 4 + 1.0)
+    always_right = frame["participant"] > 1
+    few = TypeTwo()(frame.assign(correct=frame["correct"].where(~always_right, True)))
+    assert np.isnan(few["all conditions",].p)
+    assert few["all conditions",].reason.startswith("only 2 participants with correct and incorrect")
 
 
 def test_singular_fits_are_said():
@@ -308,6 +313,8 @@ def test_singular_fits_are_said():
     model = fit_conditions(frame)
     absent = [("participants", "trials")[k] for k in (0, 1) if model.fit.sd[2 * k] == 0]
     assert absent == ["participants", "trials"]
+    split = frame.assign(correct=frame["participant"] % 2)  # abilities are infinitely different
+    assert "variance of participants at its upper bound of 36" in fit_conditions(split).fit.note
     estimate = CrossedEffects(0.5)(frame)[("a",)]
     assert estimate.reason.startswith("singular fit: variance of ")
     assert all(name in estimate.reason for name in absent)

@@ -130,8 +130,9 @@ class TypeTwo:
     one condition, the correct response was given with more confidence; ties count one half (Galvin
     et al. 2003; a Mann–Whitney U within participants and conditions, pooled over pairs). It is .5
     if confidence does not distinguish them. Items differ in confidence and in difficulty, so that
-    participants and items are both clustered: each is left out in turn with all its pairs. The
-    interval is logit ± t_df √V. If a logit is infinite, because all pairs favour the same response,
+    participants and items are both clustered: each is left out in turn with all its pairs. Responses
+    without a pair, such as all those of a participant who is always correct, carry no information
+    and count for no cluster. The interval is logit ± t_df √V. If a logit is infinite, because all pairs favour the same response,
     half a pair is added to each side, and the interval is extended to the value itself.
     """
 
@@ -146,10 +147,15 @@ class TypeTwo:
         # Each pair is counted at both of its responses: the number of pairs is half the sum.
         top, bottom = wins.sum() / 2, pairs.sum() / 2
         if bottom:
-            estimate = self._estimate(code_responses(answered), wins, pairs)
+            paired = pairs > 0
+            data = code_responses(answered[paired])
+            estimate = self._estimate(data, wins[paired], pairs[paired])
             value = float(top / bottom)
             ends = (np.minimum(estimate.low, value), np.maximum(estimate.high, value))
-            estimate = replace(estimate, value=value, low=float(ends[0]), high=float(ends[1]))
+            reason = estimate.reason.replace(" in", " with correct and incorrect responses in")
+            estimate = replace(
+                estimate, value=value, low=float(ends[0]), high=float(ends[1]), reason=reason
+            )
         else:
             reason = (
                 "no participant has a right and a wrong answer with a confidence in one condition"

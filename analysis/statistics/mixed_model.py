@@ -58,11 +58,13 @@ class Fit:
 
     @property
     def note(self) -> str:
-        """A warning if the fit is singular or did not converge; "" otherwise."""
-        effects = ("participants", "participants within conditions", "trials")
-        absent = [e for e, sd, estimated in zip(effects, self.sd, self.estimated, strict=True)
-                  if estimated and sd == 0]  # fmt: skip
-        notes = [f"singular fit: variance of {', '.join(absent)} estimated as 0"] if absent else []
+        """A warning if a variance is at its bound or the fit did not converge; "" otherwise."""
+        effects = np.array(["participants", "participants within conditions", "trials"])
+        absent = effects[np.array(self.estimated) & (self.sd == 0)]
+        largest = effects[self.sd**2 > 0.99 * LARGEST]
+        notes = [f"singular fit: variance of {', '.join(absent)} estimated as 0"] * bool(len(absent))
+        if len(largest):
+            notes += [f"variance of {', '.join(largest)} at its upper bound of {LARGEST:g}"]
         return "; ".join([*notes, *([] if self.converged else ["the fit did not converge"])])
 
 
