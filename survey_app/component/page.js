@@ -237,12 +237,16 @@ function start(root, words) {
       field.disabled = box.checked;
       if (box.checked) field.value = "";
     }
+    for (const button of view.querySelectorAll("[data-clear]")) button.hidden = !chosen(button);
     for (const question of view.querySelectorAll("[data-if]")) {
       const checked = [...view.querySelectorAll(`input[name="${question.dataset.if}"]:checked:enabled`)];
       const answers = JSON.parse(question.dataset.among);
       question.disabled = question.hidden = !checked.some((c) => answers.includes(c.value));
     }
   }
+
+  // The choice that a button of an optional question takes back.
+  const chosen = (button) => view.querySelector(`input[name="${button.dataset.clear}"]:checked`);
 
   // If the window is too narrow for the pictures, show a note instead of the button of consent.
   function checkWidth() {
@@ -278,8 +282,11 @@ function start(root, words) {
     if (event.key === "+") return enlarge();
     const digit = /^[0-9]$/.test(event.key) ? event.key : /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1];
     const choice = digit && view.querySelector(`input[data-key="${digit}"]:enabled`);
-    if (!choice) return;
-    choice.checked = true;
+    if (choice) set(choice, true);
+  }
+
+  function set(choice, checked) {
+    choice.checked = checked;
     choice.focus({ preventScroll: true });
     choice.dispatchEvent(new Event("change", { bubbles: true }));
   }
@@ -322,6 +329,8 @@ function start(root, words) {
   view.addEventListener("click", (event) => {
     const button = event.target.closest?.(".zoom");
     if (button) enlarge(button);
+    const clear = event.target.closest?.("[data-clear]");
+    if (clear && !state.sending) set(chosen(clear), false);
   });
   for (const kind of ["input", "change"]) {
     view.addEventListener(kind, () => { updateDependents(); saveDraft(); });

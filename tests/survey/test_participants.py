@@ -376,6 +376,10 @@ def test_own_questions_appear_by_answers_and_are_stored(browser, own, known):
     hours.hover()
     visitor.page.mouse.wheel(0, 100)  # and the wheel changed it
     hours.press("ArrowUp")
+    assert visitor.page.locator(".survey .optional").count() == 4
+    visitor.page.click("text=hardly")  # taken back below
+    visitor.page.locator(".survey button:visible", has_text="Clear my answer").last.click()
+    assert visitor.page.locator(".survey button:visible", has_text="Clear my answer").count() == 1
     visitor.page.locator(SUBMIT).click()
     assert visitor.version == before, "a required question was left out"
     assert not when.is_visible()
