@@ -304,7 +304,8 @@ def test_why_learning_and_confidence_cannot_be_tested():
     always_right = frame["participant"] > 1
     few = TypeTwo()(frame.assign(correct=frame["correct"].where(~always_right, True)))
     assert np.isnan(few["all conditions",].p)
-    assert few["all conditions",].reason.startswith("only 2 participants with correct and incorrect")
+    reason = few["all conditions",].reason
+    assert reason.startswith("only 2 participants with correct and incorrect")
 
 
 def test_singular_fits_are_said():

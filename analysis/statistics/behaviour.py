@@ -130,10 +130,11 @@ class TypeTwo:
     one condition, the correct response was given with more confidence; ties count one half (Galvin
     et al. 2003; a Mann–Whitney U within participants and conditions, pooled over pairs). It is .5
     if confidence does not distinguish them. Items differ in confidence and in difficulty, so that
-    participants and items are both clustered: each is left out in turn with all its pairs. Responses
-    without a pair, such as all those of a participant who is always correct, carry no information
-    and count for no cluster. The interval is logit ± t_df √V. If a logit is infinite, because all pairs favour the same response,
-    half a pair is added to each side, and the interval is extended to the value itself.
+    participants and items are both clustered: each is left out in turn with all its pairs.
+    Responses without a pair, such as all those of a participant who is always correct, carry no
+    information and count for no cluster. The interval is logit ± t_df √V. If a logit is infinite,
+    because all pairs favour the same response, half a pair is added to each side, and the interval
+    is extended to the value itself.
     """
 
     level: float = 0.95

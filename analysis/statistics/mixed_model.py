@@ -62,7 +62,9 @@ class Fit:
         effects = np.array(["participants", "participants within conditions", "trials"])
         absent = effects[np.array(self.estimated) & (self.sd == 0)]
         largest = effects[self.sd**2 > 0.99 * LARGEST]
-        notes = [f"singular fit: variance of {', '.join(absent)} estimated as 0"] * bool(len(absent))
+        notes = []
+        if len(absent):
+            notes += [f"singular fit: variance of {', '.join(absent)} estimated as 0"]
         if len(largest):
             notes += [f"variance of {', '.join(largest)} at its upper bound of {LARGEST:g}"]
         return "; ".join([*notes, *([] if self.converged else ["the fit did not converge"])])
