@@ -297,7 +297,7 @@ def status(run: RunFolder) -> None:
     table = state.steps.drop(columns="seconds_left").assign(**{"minutes left": minutes})
     console.print(table.to_string(index=False, na_rep="?"))
     if state.unknown:
-        console.print(f"Known only after the steps above: {', '.join(state.unknown)}.")
+        console.print(f"Counted only after the steps above: {', '.join(state.unknown)}.")
     console.print(state.sentence(datetime.now()))
 
 

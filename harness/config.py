@@ -237,7 +237,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
     except ValidationError as error:
         problems = list_errors(error)
         for problem in problems:
-            problem["source"] = _source_kind(values, problem["loc"])
+            problem["series"] = _series_at(values, problem["loc"])
         conflicts, valid_rest = _find_conflicts(values, problems)
         lines = [
             line
@@ -250,11 +250,12 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
         raise refusal from error
 
 
-def _source_kind(values: dict[str, Any], place: Sequence[Any]) -> str:
+def _series_at(values: dict[str, Any], place: Sequence[Any]) -> dict[str, Any]:
+    """Return the table of the series to which a place belongs; {} if there is none."""
     try:
-        return str(values["series"][place[1]].get("source", "train"))
-    except (LookupError, TypeError, AttributeError):
-        return "train"
+        return dict(values["series"][place[1]])
+    except (LookupError, TypeError, ValueError):
+        return {}
 
 
 def _find_conflicts(
@@ -295,6 +296,10 @@ def explain_problem(problem: Any) -> str:
     if parts[:1] == ["images"] and len(parts) > 1:
         del parts[1]  # the kind of images, which is not a key
     place = ".".join(map(str, parts))
+    series = problem.get("series", {})
+    if parts[:1] == ["series"] and len(parts) > 1:
+        name = repr(series["name"]) if "name" in series else f"number {parts[1] + 1}"
+        place = ": ".join([f"series {name}", ".".join(map(str, parts[2:]))]).removesuffix(": ")
     match problem["type"]:
         case "union_tag_invalid" | "union_tag_not_found":
             value = problem["ctx"].get("tag")
@@ -304,13 +309,14 @@ def explain_problem(problem: Any) -> str:
             )
         case "extra_forbidden":
             return f"{place}: {_explain_unknown_key(problem)}"
+        case "too_long" | "missing" | "tuple_type" if place.startswith("evolve.pairs."):
+            message = "must be a list of pairs of epochs, [[from, to], …]"
         case "tuple_type" | "list_type":
             alternative = ", or [[series]] for each series" if place == "series" else ""
             message = "must be a list: in brackets" + alternative
         case "dict_type" | "model_type" | "model_attributes_type":
-            message = f"must be a table: [{place}], or {{ … }}"
-        case "too_long" | "missing" if place.startswith("evolve.pairs."):
-            message = "a pair is two epochs, [from, to]"
+            table = ".".join(part for part in parts if isinstance(part, str))
+            message = f"must be a table: [{table}], or {{ … }}"
         case _ if place == "device":
             message = "must be auto, cpu, cuda, cuda:N or mps"
         case _ if place == "store":
@@ -319,7 +325,7 @@ def explain_problem(problem: Any) -> str:
                 "taken from the environment"
             )
         case "none_required":
-            message = f"must not be set with source = {problem['source']!r}"
+            message = f"must not be set with source = {series.get('source', 'train')!r}"
         case "string_pattern_mismatch":
             message = (
                 "may contain letters, digits, '.', '_', '-'; it must begin with a letter or digit"
@@ -338,8 +344,8 @@ def _explain_unknown_key(problem: Any) -> str:
     place = problem["loc"]
     if place[0] == "series" and len(place) == 3 and (kinds := _sources_with(str(place[-1]))):
         return (
-            f"a series with source = {problem['source']!r} has no such key, but one with "
-            f"source = {' or '.join(map(repr, kinds))} has"
+            f"a series with source = {problem['series'].get('source', 'train')!r} has no such key, "
+            f"but one with source = {' or '.join(map(repr, kinds))} has"
         )
     suggestion = suggest(str(place[-1]), _keys(place)) or ";"
     return f"unknown key{suggestion} `conceptevo init` writes a file with all keys"

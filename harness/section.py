@@ -124,13 +124,28 @@ def _explain(problem: Any, section: type[Section]) -> str:
     return f"{place} = {problem['input']!r}: {message}" if place else message
 
 
+#: Patterns of pydantic's messages -> words that need no knowledge of programming.
+_PLAIN_WORDS = {
+    "Field required": "is missing",
+    "a valid tuple": "a list",
+    "a valid integer.*": "a whole number",
+    "a valid number.*": "a number",
+    "a valid string": "text in quotes",
+    "a valid boolean.*": "true or false",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+
+
 def describe_fault(problem: Any) -> str:
     """Describe what is allowed by a problem that pydantic reports."""
     if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
         return "must be a table"
     message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
     message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
-    return message.replace("Field required", "is missing").replace("a valid tuple", "a list")
+    for pattern, words in _PLAIN_WORDS.items():
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def suggest(key: str, known: Mapping[str, str]) -> str:

@@ -283,7 +283,7 @@ def open_existing(url: str | None, study: str | None = None) -> Store:
 
     if url is None:
         if study is None or not (Path(study) / "study.json").exists():
-            reason = f"--study {study} is no folder of a study, and " if study else ""
+            reason = f"--study {study} is not the folder of a study, and " if study else ""
             raise ValueError(
                 f"{reason}no database is named: give its URL (--database), or the folder of the "
                 f"study (--study), in which it is by default"

@@ -294,7 +294,7 @@ class Places:
             pseudonyms = set(connection.scalars(select(participants.c.participant)))
             if bad := [text for text in ids if text in pseudonyms or not is_id(text, settings)]:
                 raise ValueError(
-                    f"{bad[0]!r} is no id of a person at the platform "
+                    f"{bad[0]!r} is not an id of a person at the platform "
                     f"({pluralise(len(bad), 'such line')}), so nobody was blocked; give one id a "
                     f"line, exactly as the platform writes it, and no pseudonyms"
                 )

@@ -211,7 +211,7 @@ def _condition_problems(
         yield (f"shown_if names {condition.question!r}, a {asked.kind}, which has no choices to "
                f"name as answers; name a question with choices")  # fmt: skip
     elif unknown := set(condition.answers) - set(answers):
-        yield (f"shown_if: {sorted(unknown)[0]!r} is no answer to {condition.question!r}: "
+        yield (f"shown_if: {sorted(unknown)[0]!r} is not an answer to {condition.question!r}: "
                f"{', '.join(answers)}")  # fmt: skip
 
 

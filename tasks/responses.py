@@ -196,8 +196,8 @@ def _read_records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
         ) from error
     if "\0" in text:
         raise ValueError(
-            f"{path} is no text in UTF-8 (it holds zero bytes, like UTF-16 or a spreadsheet); save "
-            f"it as CSV in UTF-8"
+            f"{path} is not text in UTF-8 (it holds zero bytes, like UTF-16 or a spreadsheet); "
+            f"save it as CSV in UTF-8"
         )
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))

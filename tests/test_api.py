@@ -382,7 +382,7 @@ def test_a_function_takes_no_name_from_another():
 
 def test_parameters_are_checked_and_of_any_kind_of_number(scores):
     for arms in (ce.Arms(bins=1), ce.Arms(random=0), ce.Arms(steps=1)):
-        with pytest.raises(ValueError, match="^ablate: .*: must be greater than or equal to"):
+        with pytest.raises(ValueError, match="^ablate: .*: must be at least"):
             ce.ablate(scores, arms=arms, progress=False)
     view = ce.View(8, 8, mean=np.array([0.1, 0.2, 0.3]), std=torch.tensor(0.5))
     assert view.numbers("mean") == (0.1, 0.2, 0.3) and view.numbers("std") == (0.5,) * 3
@@ -401,7 +401,7 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
     [
         (lambda s, i, p, c: ce.ablate(p), "ablate: scores must be Scores, got Probed"),
         (lambda s, i, p, c: ce.probe(i, s), "images must be Images, got Series"),
-        (lambda s, i, p, c: ce.probe(s, i, k=0), "probe: k: must be greater than or equal to 1"),
+        (lambda s, i, p, c: ce.probe(s, i, k=0), "probe: k: must be at least 1"),
         (lambda s, i, p, c: ce.space(p, dimensions=3), "space: there is no parameter dimensions"),
         (
             lambda s, i, p, c: ce.importance(s, i, (1, 2, 4)),
@@ -419,9 +419,9 @@ def test_parameters_are_checked_and_of_any_kind_of_number(scores):
         ),
         (
             lambda s, i, p, c: ce.View(0, 0),
-            "View: height must be greater than or equal to 1, got 0",
+            "View: height must be at least 1, got 0",
         ),
-        (lambda s, i, p, c: ce.View(9999, 9999), "View: height must be less than or equal to 8192"),
+        (lambda s, i, p, c: ce.View(9999, 9999), "View: height must be at most 8192"),
         (lambda s, i, p, c: ce.View(8, 8, std=0), "View: std must be positive, got"),
         (
             lambda s, i, p, c: ce.View(8, 8, mean=np.array([0.5, np.nan, 0.5])),

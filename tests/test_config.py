@@ -18,10 +18,10 @@ SERIES = [{"name": "a"}]
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"series": [{"name": "a", "foo": 1}]}, r"series\.0.*foo: unknown key"),
+        ({"series": [{"name": "a", "foo": 1}]}, r"series 'a': foo: unknown key"),
         (
             {"series": [{"name": "a", "training": {"epochs": -1}}]},
-            r"training\.epochs: .*greater than or equal to 1 \(got -1\)",
+            r"training\.epochs: .*at least 1 \(got -1\)",
         ),
         ({"series": SERIES, "sed": 1}, r"sed: unknown key; did you mean seed\? .conceptevo init"),
         ({"series": SERIES, "bins": 5}, r"bins: unknown key; it belongs in \[revert\]\. .concept"),
@@ -29,39 +29,45 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "resize": 5}, r"resize: unknown key; it belongs in \[\[series\]\]\. "),
         (
             {"series": [{"name": "a", "source": "folder", "architekture": "vgg16"}]},
-            r"series\.0\.architekture: unknown key; did you mean architecture\?",
+            r"series 'a': architekture: unknown key; did you mean architecture\?",
         ),
         (
             {"series": [{"name": "a", "training": {"epoch": 2}}]},
-            r"series\.0\.training\.epoch: unknown key; did you mean epochs\?",
+            r"series 'a': training\.epoch: unknown key; did you mean epochs\?",
         ),
         (
             {"series": SERIES, "images": {"source": "folder", "prob": "p", "test": "t"}},
             r"images\.prob: unknown key; did you mean probe\?",
         ),
         ({"series": {"name": "a"}}, r"series: must be a list: in brackets, or \[\[series\]\]"),
-        ({"series": [{"name": "a", "layers": "f"}]}, r"series\.0\.layers: must be a list: in brac"),
+        (
+            {"series": [{"name": "a", "layers": "f"}]},
+            r"series 'a': layers: must be a list: in",
+        ),
         ({"series": SERIES, "probe": 3}, r"probe: must be a table: \[probe\]"),
         (
             {"series": [{"name": "a", "resize": 64, "crop": 99}]},
-            r"series\.0: crop must be .*crop=99",
+            r"series 'a': crop must be .*crop=99",
         ),
         (
             {"series": [{"name": "a", "resize": 10**5, "crop": 10**5}]},
-            r"series\.0\.crop: must be less than or equal to 8192 \(got 100000\)",
+            r"series 'a': crop: must be at most 8192 \(got 100000\)",
         ),
-        ({"series": [{"name": "a", "resize": 99}]}, r"series\.0: resize and crop must be set"),
-        ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may contain letters.*\(got 'a b/ü'\)"),
+        ({"series": [{"name": "a", "resize": 99}]}, r"series 'a': resize and crop must be set"),
+        (
+            {"series": [{"name": "a b/ü"}]},
+            r"series 'a b/ü': name: may contain .*\(got 'a b/ü'\)",
+        ),
         (
             {"series": [{"name": "a", "source": "function", "function": "m:f", "at": ["two"]}]},
-            r"series\.0\.at\.0: .*valid integer.* \(got 'two'\)",
+            r"series 'a': at\.0: must be a whole number \(got 'two'\)",
         ),
         ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
         ({"series": SERIES, "probe": {"k": True}}, r"probe\.k: must hold a number, not true"),
         ({"series": SERIES, "probe": {"k": "5"}}, r"probe\.k: must hold a number, not .* or text"),
         (
             {"series": [{"name": "a", "skip": [1, True]}]},
-            r"series\.0\.skip: must hold a number.*\(got T",
+            r"series 'a': skip: must hold a number.*\(got T",
         ),
         (
             {"series": [{"name": "a", "class_outputs": {"b": True}}]},
@@ -74,7 +80,7 @@ SERIES = [{"name": "a"}]
             "series: names must differ, not only in case; repeated: a",
         ),
         ({"series": [*SERIES, {"name": "A"}]}, "not only in case; repeated: A, a"),
-        ({"series": [{"name": "a" * 300}]}, r"series\.0\.name: must have at most 100 characters"),
+        ({"series": [{"name": "a" * 300}]}, r"series 'a+': name: must have at most 100 characters"),
         ({"series": SERIES, "memory": float("inf")}, r"memory: must be a finite number \(got inf"),
         (
             {
@@ -82,7 +88,7 @@ SERIES = [{"name": "a"}]
                     {"name": "a", "source": "function", "function": "m:f", "at": [1], "outputs": 6}
                 ]
             },
-            r"series\.0\.outputs: must not be set with source = 'function' \(got 6\)",
+            r"series 'a': outputs: must not be set with source = 'function' \(got 6\)",
         ),
         ({"series": SERIES, "space": {"methods": ["word2vec"]}}, "unknown space method 'word2vec'"),
         ({"series": SERIES, "evolve": {"methods": ["luck"]}}, "unknown importance method 'luck'"),
@@ -97,11 +103,11 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "images": {"source": "folders"}}, r"images\.source: .*got 'folders'"),
         (
             {"series": [{"name": "a", "folder": "w"}]},
-            r"series\.0\.folder: a series with source = 'train' has no such key, .*'folder'",
+            r"series 'a': folder: a series with source = 'train' has no such key, .*'folder'",
         ),
         ({}, r"series: is missing"),
-        ({"series": SERIES, "memory": "8GB"}, r"memory: must be a valid number.*\(got '8GB'\)"),
-        ({"series": [{"name": "a", "layers": []}]}, r"series\.0\.layers: must have at least 1"),
+        ({"series": SERIES, "memory": "8GB"}, r"memory: must be a number \(got '8GB'\)"),
+        ({"series": [{"name": "a", "layers": []}]}, r"series 'a': layers: must have at least 1"),
         (
             {"series": [{"name": "a", "mean": [124, 116, 104], "std": [58, 57, 57]}]},
             r"of pixels in \[0, 1\], got mean = \[124.0, .*divide both by 255",
@@ -119,7 +125,7 @@ SERIES = [{"name": "a"}]
         ),
         (
             {"series": SERIES, "evolve": {"pairs": {"a": [[1, 4, 8]]}}},
-            r"evolve\.pairs\.a\.0: a pair is two epochs, \[from, to\]",
+            r"evolve\.pairs\.a\.0: must be a list of pairs of epochs, \[\[from, to\], …\]$",
         ),
         (
             {"series": [{"name": "a", "training": {"epochs": 2, "save": [1, 5]}}]},
@@ -132,7 +138,7 @@ SERIES = [{"name": "a"}]
         ({"series": [{"name": "a", "outputs": 9}]}, "one output for each class, in their order"),
         (
             {"series": SERIES, "evolve": {"classes": [3]}, "bench": {"splits": ["test"]}},
-            r"classes\.0: must be .*string \(got 3\)\n  bench\.splits\.0: must be .*'test'\)$",
+            r"classes\.0: must be text in quotes \(got 3\)\n  bench\.splits\.0: .*'test'\)$",
         ),
     ],
 )

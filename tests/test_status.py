@@ -357,7 +357,7 @@ def test_what_has_not_been_timed_is_said(run):
         status(run)
         .sentence(datetime.now())
         .endswith(
-            "How long the rest takes is not known yet: no work of sets of neurons, ablation has "
-            "been timed."
+            "The time left cannot be estimated yet, as these steps have not been timed: sets of "
+            "neurons, ablation."
         )
     )

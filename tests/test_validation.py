@@ -221,7 +221,7 @@ def test_spreadsheets_ways_of_saving_are_read_or_refused_with_the_remedy(study, 
     with pytest.raises(ValueError, match=r"is not UTF-8 \(it looks like UTF-16\)"):
         read_tables(path)
     path.write_text(text, encoding="utf-16-le")
-    with pytest.raises(ValueError, match=r"is no text in UTF-8 \(it holds zero bytes, like UTF-16"):
+    with pytest.raises(ValueError, match=r"is not text in UTF-8 \(it holds zero bytes, like"):
         read_tables(path)
     path.write_text("")
     with pytest.raises(ValueError, match="is empty; its first row must name the columns"):

@@ -385,7 +385,7 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
             frequency = "all" if share == 1 else f"{percent(share)} of the"
             findings.append(
                 f"If importance is scored by “{score}”, the matched set is q2 itself in "
-                f"{frequency} classes and layers; for this score it is no separate control."
+                f"{frequency} classes and layers; for this score it is not a separate control."
             )
     return findings
 

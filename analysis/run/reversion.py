@@ -219,7 +219,7 @@ def matching(run: Run) -> Table | None:
         "classes and layers. Within 10 %: share of classes and layers with a ratio between 0.9 "
         "and 1.1. Equal to q2: share of classes and layers in which the matched set is q2. The "
         "score “change” ranks neurons by size of change, so its matched set is usually q2 itself "
-        "and no separate control. Layers in which no neuron of q1 changed are left out.",
+        "and not a separate control. Layers in which no neuron of q1 changed are left out.",
         merge_epochs(classes.mean_closeness(pd.concat(parts))),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
         headings={"ratio": "size, matched / q1", "sets": "classes × layers"},

@@ -118,10 +118,10 @@ def rebuild(pack: Path, out: Path | None = None) -> list[str]:
             with zipfile.ZipFile(pack) as archive:
                 archive.extractall(folder)
         except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"{pack} is no readable release pack ({error})") from error
+            raise ValueError(f"{pack} is not a readable release pack ({error})") from error
         for required in ("checksums.sha256", *NEEDED):
             if not (folder / required).is_file():
-                raise ValueError(f"{pack} is no release pack: it holds no {required}")
+                raise ValueError(f"{pack} is not a release pack: it holds no {required}")
         for line in (folder / "checksums.sha256").read_text().splitlines():
             digest, _, file = line.partition("  ")
             if not (folder / file).is_file() or _digest((folder / file).read_bytes()) != digest:

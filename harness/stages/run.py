@@ -244,8 +244,8 @@ class Status:
             state = f"A command has been working here since {self.since:%Y-%m-%d %H:%M}."
         untimed = [*self.steps.loc[self.steps["seconds_left"].isna(), "step"], *self.unknown]
         if not self.seconds_left > 0:
-            reason = f": no work of {', '.join(untimed)} has been timed" if untimed else ""
-            return f"{state} How long the rest takes is not known yet{reason}."
+            reason = f", as these steps have not been timed: {', '.join(untimed)}"
+            return f"{state} The time left cannot be estimated yet{reason if untimed else ''}."
         duration = timedelta(seconds=round(self.seconds_left))
         end = f", at {now + duration:%Y-%m-%d %H:%M}" if self.since else ""
         caveat = (

@@ -92,7 +92,7 @@ TEXT = "[[question]]\nname = 't'\nkind = 'text'\nlabel = 'T'\n"
         ),
         (
             CHOICE + CHOICE.replace("'a'", "'b'") + "shown_if = {question='a', answers=['z']}",
-            "shown_if: 'z' is no answer to 'a': x, y",
+            "shown_if: 'z' is not an answer to 'a': x, y",
         ),
         (
             NUMBER.replace("quiz", "after")
@@ -106,7 +106,7 @@ TEXT = "[[question]]\nname = 't'\nkind = 'text'\nlabel = 'T'\n"
         (CHOICE + "points = 7", "give choices or points, not both"),
         (CHOICE + "limits = [0, 9]", "limits are for a number; a choice has none"),
         (CHOICE + "characters = 9", "characters are for a text; a choice has none"),
-        (TEXT + "characters = 2001", "characters = 2001: must be less than or equal to 2000"),
+        (TEXT + "characters = 2001", "characters = 2001: must be at most 2000"),
         (
             "".join(TEXT.replace("'t'", f"'t{n}'") + "characters = 2000\n" for n in range(7)),
             "with when = 'after' may have 14,000 characters in all, .* can send 12,000",

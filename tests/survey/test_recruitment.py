@@ -296,7 +296,7 @@ def test_earlier_participants_are_blocked_by_hashes(service):
         service.places.begin(connection, strict)
     for odd in (f'"{PID}"', PID.upper(), f"{PID},APPROVED", "Participant id"):
         with pytest.raises(
-            ValueError, match=r"is no id of a person at the platform \(1 such line\), so nobody"
+            ValueError, match=r"is not an id of a person at the platform \(1 such line\), so nobody"
         ):
             service.places.block(["7e" * 12, odd])
     assert service.places.block(["7e" * 12]) == 1

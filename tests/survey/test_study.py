@@ -180,8 +180,8 @@ def test_the_machine_observer_finds_obvious_intruders(frozen, study_folder):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("forms = 0", "forms = 0: must be greater than or equal to 1"),
-        ("[practice]\npass_share = 2", "practice.pass_share = 2: must be less than"),
+        ("forms = 0", "forms = 0: must be at least 1"),
+        ("[practice]\npass_share = 2", "practice.pass_share = 2: must be at most"),
         ("title = ''", "title = '': participants see the title on every page; give one"),
         ("colour = 'red'", "colour = 'red': unknown key"),
         ("langage = 'de'", r"langage = 'de': unknown key; did you mean language\?"),
