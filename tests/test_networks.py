@@ -125,9 +125,18 @@ class Flattens(nn.Module):
         return self.head(self.act(self.conv(x)).view(x.size(0), -1))
 
 
+class FlattensFrozen(Flattens):
+    """A network that keeps a part in evaluation mode, and whose `train` returns nothing."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.act.eval()
+
+
 def test_the_memory_format_falls_back_where_view_needs_it():
     images = torch.rand(2, 3, 16, 16)
     assert not takes_channels_last(Flattens(), images)
+    assert not takes_channels_last(FlattensFrozen(), images)
     assert takes_channels_last(build("small_vgg", 4, 0), torch.rand(2, 3, 64, 64))
 
 
@@ -300,6 +309,19 @@ def broken():
     return model
 
 
+class Counts(nn.Module):
+    """A network that changes a buffer in every pass, as observers of quantisation do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = small()
+        self.register_buffer("largest", torch.zeros(1))
+
+    def forward(self, x):
+        self.largest += 0.1
+        return self.body(x) + self.largest
+
+
 class Chance(nn.Module):
     def __init__(self):
         super().__init__()
@@ -332,6 +354,7 @@ PLANTED = {
     "double": (lambda: small().double(), {}, "notes", "float64 are converted to float32"),
     "probabilities": (lambda: nn.Sequential(small(), nn.Softmax(1)), {}, "notes", "probabilities"),
     "chance": (Chance, {}, "problem", "two passes over the same images differ"),
+    "state": (Counts, {}, "problem", "or the network changes its own state"),
 }
 
 
@@ -661,6 +684,31 @@ def test_patches_in_a_row_are_no_map_of_the_image(side, caplog):
     caplog.set_level("INFO")
     (layer,) = find_layers(Unfolded(), View(side, side))
     assert layer.name == "first.1" and "(cut into windows): act" in caplog.text
+
+
+class Reordered(nn.Module):
+    """A network whose tokens lie in windows of 2 x 2 (Hiera), by columns or by rows."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.cut, self.order, self.act = nn.Conv2d(3, 6, 4, 4), order, nn.GELU()
+
+    def forward(self, x):
+        x = self.cut(x)  # 8 x 6 patches
+        windows = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4)
+        orders = {"windows": windows, "columns": x.transpose(2, 3), "rows": x}
+        return self.act(orders[self.order].flatten(2).transpose(1, 2)).mean(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("order", "size"), [("windows", (48, 1)), ("columns", (48, 1)), ("rows", (8, 6))]
+)
+def test_tokens_in_another_order_have_no_positions(order, size, caplog):
+    caplog.set_level("INFO")
+    view = View((32, 24), (32, 24))
+    (layer,) = measure_patches(model := Reordered(order), find_layers(model, view), view)
+    assert (layer.height, layer.width) == size and (layer.patch == 1) == (order != "rows")
+    assert ("unknown positions" in caplog.text) == (order != "rows")
 
 
 def test_tokens_may_come_before_images():

@@ -153,6 +153,15 @@ def test_calls_of_a_network_that_returns_an_object_are_layers():
     assert [layer.name for layer in find_layers(model, VIEW)] == ["relu_call_1"]
 
 
+class Compiled(Functional):
+    forward = torch.compile(Functional.forward, backend="eager")
+
+
+def test_calls_in_code_that_torch_compiles_are_layers():
+    model = expose_calls(Compiled(nn.Conv2d(6, 6, 3)), IMAGES)
+    assert [layer.name for layer in find_layers(model, VIEW)] == ["relu_call_1"]
+
+
 def test_parts_that_torch_compiles_run_as_python_code():
     part = nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU())
     model = Network(torch.compile(part, backend="eager")).eval()

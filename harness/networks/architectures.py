@@ -86,7 +86,8 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
     """Return whether the model runs on channels-last maps; `view` after a convolution does not."""
     try:
         with torch.no_grad():
-            trial = channels_last(copy.deepcopy(model).float().eval())
+            trial = channels_last(copy.deepcopy(model).float())
+            trial.eval()  # a user's train() may return nothing
             trial(images[:2].contiguous(memory_format=torch.channels_last))
     except (Exception, SystemExit) as error:  # other errors are reported when the network is run
         if "view" in str(error):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.images.batches import random_images
 from harness.images.view import View
@@ -101,9 +101,13 @@ def _find_default(passes: Passes) -> list[str]:
         )
     if not names:
         problem = "no module of the model returns the result of a non-linearity"
-        remedy = (
-            f"give each call a module of its own, or name the layers to probe: layers = [...]; the "
-            f"model's modules are {join_names(modules, 12) or 'hidden'}"
+        remedy = "give each call a module of its own, or "
+        if others:
+            rules = (f"{join_names(left_out, 4)} ({rule})" for rule, left_out in others.items())
+            problem, remedy = f"no layer is probed by default: not {', '.join(rules)}", ""
+        remedy += (
+            f"name the layers to probe: layers = [...]; the model's modules are "
+            f"{join_names(modules, 12) or 'hidden'}"
         )
         raise ValueError("; ".join([problem, *notes, remedy]))
     for note in notes:
@@ -174,6 +178,12 @@ def _make_layer(
     channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
     height, width, extra = _infer_grid(spatial, passes, last)
     behind = _count_tokens_behind(spatial[0], extra, passes) if extra else 0
+    if len(spatial) == 1 and width > 1 and not _are_in_order(site.module, passes):
+        logger.info(
+            "tokens in another order than the patches of the image have unknown positions: they "
+            "are treated as one column, in their order, and whole images are shown"
+        )
+        height, width, extra, behind = spatial[0], 1, 0, 0
     return Layer(
         name=name,
         channels=channels // site.group,
@@ -199,8 +209,7 @@ def _count_tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
         if value is None or value.dim() != 3 or value.shape[axis] != tokens:
             continue
         first, last = (  # which tokens differ: bool [tokens]
-            (value != passes.variant(corner).output(name)).movedim(axis, 0).flatten(1).any(dim=1)
-            for corner in (False, True)
+            _changed_tokens(name, corner, passes) for corner in ("upper left", "lower right")
         )
         if not (first.any() or last.any()):
             continue  # constants
@@ -209,6 +218,39 @@ def _count_tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
         behind = tokens - 1 - int((last & ~first).nonzero().max())
         return behind if behind <= extra else 0
     return 0
+
+
+def _changed_tokens(name: str, region: str, passes: Passes) -> Tensor:
+    """Return which tokens of a module's output differ after a region of the images was changed:
+    bool [tokens]."""
+    axis = 0 if passes.image_axis(Site(name)) == 1 else 1
+    differs = passes.two.output(name) != passes.variant(region).output(name)
+    return differs.movedim(axis, 0).flatten(1).any(dim=1)
+
+
+def _are_in_order(name: str, passes: Passes) -> bool:
+    """Return whether the tokens of a module are in the order of the image's patches; True where all
+    tokens are mixed before.
+
+    Of the latest tokens that are not all mixed, a change at the left margin of the image may change
+    the first columns of their grid only. It changes others where windows follow one another (Hiera)
+    or where columns are read before rows.
+    """
+    names = list(passes.two.modules)
+    for earlier in reversed(names[: names.index(name) + 1]):
+        value, axis = passes.two.modules[earlier].output, passes.image_axis(Site(earlier))
+        if value is None or value.dim() != 3 or axis not in (0, 1):
+            continue
+        if (grid := token_grid(value.shape[1 - axis], passes.two)) is None:
+            continue
+        height, width, extra = grid
+        behind = _count_tokens_behind(value.shape[1 - axis], extra, passes) if extra else 0
+        changed = _changed_tokens(earlier, "left", passes).roll(behind)[extra:]
+        if changed.any() and not changed.all():
+            columns = changed.view(height, width).any(dim=0).nonzero()
+            # some tokens may not change, such as those of which a ReLU returns 0
+            return (int(columns.max()) + 1) * height < 1.5 * int(changed.sum())
+    return True
 
 
 def _infer_grid(spatial: Shape, passes: Passes, tokens: bool) -> tuple[int, int, int]:

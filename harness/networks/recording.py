@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.networks.layer import Layer, Side
 from harness.networks.running import network_name, run_network
-from harness.registry import UserCodeError
+from harness.registry import UserCodeError, call_user_code
 
 T = TypeVar("T")
 
@@ -30,11 +30,14 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     fused = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
+    _set_evaluation_mode(model)
     model.requires_grad_(False)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with (
+            torch.compiler.set_stance("force_eager"),
+            torch._dynamo.config.patch(error_on_nested_fx_trace=False),  # such code can be traced
+        ):
             yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -42,6 +45,18 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+
+
+def _set_evaluation_mode(model: nn.Module) -> None:
+    """Raise UserCodeError if the network's own methods `train` and `eval` do something else."""
+    name = network_name(model)
+    call = (
+        f"{name}{': ' * bool(name)}eval(), by which torch sets the evaluation mode (methods of "
+        f"another purpose need other names than train and eval),"
+    )
+    call_user_code(call, model.eval)
+    if model.training:
+        raise UserCodeError(f"{call} leaves the network in training mode")
 
 
 @contextmanager

@@ -30,8 +30,10 @@ def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
     outputs, repeated = _outputs(model, batch), _outputs(model, batch)
     if not torch.equal(outputs, repeated) and not torch.isnan(outputs).any():
         raise ValueError(
-            "two passes over the same images differ: dropout or another random operation is active "
-            "in evaluation mode, so results cannot be repeated; let it depend on `self.training`"
+            "two passes over the same images differ: in evaluation mode, dropout or another random "
+            "operation is active, or the network changes its own state (such as the observers of "
+            "quantisation-aware training), so results cannot be repeated; let this depend on "
+            "`self.training`"
         )
     try:
         separate = torch.cat([_outputs(model, batch[:1]), _outputs(model, batch[1:])])
@@ -109,9 +111,9 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
     if detached:
         raise ValueError(
             f"no gradient of the output reaches {', '.join(detached[:4])}, on which it depends: "
-            f"later values are detached (.detach(), .data, numpy, or torch.utils.checkpoint with "
-            f"use_reentrant=True), so that importance cannot be measured; remove this, or probe "
-            f"later layers only: layers = [...]"
+            f"later values are detached (.detach(), .data, numpy, comparisons such as x > 0, or "
+            f"torch.utils.checkpoint with use_reentrant=True), so that importance cannot be "
+            f"measured; remove this, or probe later layers only: layers = [...]"
         )
     logger.info(
         "the output does not depend on what %s returns: scores of its neurons are 0, and ablating "

@@ -117,8 +117,8 @@ class Passes:
         two: record of the pass on two images.
         three, tall: shapes on the other batches; `tall` ends where the network failed, if it did.
         scripted: names of the functions compiled by `torch.jit` that are called, once per call.
-        variant: function that returns the record of the pass on the two images after their
-            upper left (False) or lower right (True) corner was changed.
+        variant: function that returns the record of the pass on the two images after a REGION of
+            them was changed.
         size: height and width of the two and of the three images, pixels.
     """
 
@@ -126,7 +126,7 @@ class Passes:
     three: Shapes
     tall: Shapes
     scripted: list[str]
-    variant: Callable[[bool], PassRecord]
+    variant: Callable[[str], PassRecord]
     size: tuple[int, int]
 
     def image_axis(self, site: Site) -> int | None:
@@ -142,6 +142,13 @@ def shape_in(shapes: Shapes, site: Site) -> Shape | None:
     return shapes.get(site.module, (None, None))[site.side == "input"]
 
 
+#: Parts of an image, one of `height` and `width` pixels at a corner or along a margin.
+REGIONS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
+    "upper left": lambda height, width: (slice(height), slice(width)),
+    "lower right": lambda height, width: (slice(-height, None), slice(-width, None)),
+    "left": lambda height, width: (slice(None), slice(width)),
+}
+
 #: Number of the profiler for events that are functions compiled by `torch.jit`.
 _SCRIPTED = 2
 
@@ -151,13 +158,10 @@ def run_passes(model: nn.Module, view: View) -> Passes:
     images, tall = random_images(view, 3), random_images(view, 2, 1.5)
 
     @cache
-    def variant(last: bool) -> PassRecord:
+    def variant(region: str) -> PassRecord:
         changed = images[:2].clone()
         height, width = (max(1, side // 16) for side in view.size)
-        if last:
-            changed[:, :, -height:, -width:] += 1
-        else:
-            changed[:, :, :height, :width] += 1
+        changed[:, :, *REGIONS[region](height, width)] += 1
         return record_pass(model, changed)
 
     scripted: list[str] = []
