@@ -77,7 +77,14 @@ class View:
 
 
 def _as_numpy(value: Any) -> Any:
-    return value.numpy(force=True) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    try:
+        return value.numpy(force=True)
+    except TypeError as error:  # of a type or layout that NumPy lacks
+        raise ValueError(
+            f"a tensor of {value.dtype} and {value.layout} has no form in NumPy: {error}"
+        ) from error
 
 
 @check_fields
@@ -191,7 +198,8 @@ def _read_pixels(pixels: Any) -> np.ndarray:
         is_channels_first = array.ndim == 4 and array.shape[1] == 3
         hint = "; reorder by x.transpose(0, 2, 3, 1)" * is_channels_first
         raise ValueError(
-            f"Images: pixels must be [images, height, width, 3], got shape {array.shape}{hint}"
+            f"Images: pixels must be [images, height, width, 3], or [images, height, width] for "
+            f"greyscale images, got shape {array.shape}{hint}"
         )
     return array
 

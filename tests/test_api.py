@@ -243,6 +243,10 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
             r"\[images, height, .* by x\.transpose\(0, 2, 3, 1\)",
         ),
         ((np.zeros((2, 4, 4, 4), np.uint8), [0, 0], ["a"]), r"shape \(2, 4, 4, 4\)$"),
+        (
+            (torch.rand(2, 4, 4, 3).bfloat16(), [0, 0], ["a"]),
+            "a tensor of torch.bfloat16 and .* NumPy",
+        ),
         ((np.zeros((1, 4, 4), np.uint8), ["a"], ["a"]), "1 integers, got <U1 .*classes.index"),
         ((np.zeros((2, 4, 4), np.uint8), [0], ["a"]), "labels must be 2 integers"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),

@@ -279,6 +279,17 @@ def test_large_layers_are_sampled_alike_at_every_checkpoint():
     assert before.digest != after.digest and sketch(layer)[0]["digest"][0] == after.digest
 
 
+def test_complex_weights_are_compared_with_their_imaginary_parts():
+    layer = nn.Module()
+    layer.weight = nn.Parameter(torch.tensor([[3 + 4j, 1]]))
+    (before,), (old,) = (sketch(layer)[0].itertuples(), sketch(layer)[1])
+    with torch.no_grad():
+        layer.weight[0] = torch.tensor([3 + 6j, complex(1, torch.nan)])
+    (after,), (new,) = (sketch(layer)[0].itertuples(), sketch(layer)[1])
+    assert (before.squared_norm, before.units, after.non_finite) == (26, 1, 1)
+    assert old.tolist() == [3, 4, 1, 0] and new[1] == 6 and before.digest != after.digest
+
+
 def test_dead_units_are_rows_of_zeros():
     layer = nn.Linear(3, 4)
     with torch.no_grad():

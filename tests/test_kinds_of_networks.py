@@ -48,6 +48,34 @@ class TwoInputs(Around):
         return super().forward(x * mask)
 
 
+class TrainsItself(Around):
+    def train(self, loader, epochs=3):
+        for _ in range(epochs):
+            list(loader)
+
+
+class EvaluatesItself(Around):
+    def eval(self, images=IMAGES):
+        return self(images)
+
+
+class Indexed(Around):
+    """A network with integers and a mask among its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+        self.mask = nn.Parameter(torch.tensor([True, True, False]), requires_grad=False)
+
+    def forward(self, x):
+        return super().forward(x)[:, self.order] * self.mask
+
+
+class OnlyVolumes(Around):
+    def forward(self, x):
+        return self.body[4](self.act(self.first(x)[:, :, None]).mean((2, 3, 4)).repeat(1, 2)[:, :8])
+
+
 class Lists(Around):
     def forward(self, x):
         return [super().forward(x), x]
@@ -263,6 +291,15 @@ def lazy():
 
 REFUSED = {
     "two inputs": (TwoInputs, "missing 1 required .* a network is given images alone: wrap it"),
+    "own train": (
+        TrainsItself,
+        r"eval\(\), by which torch sets .* other names than train and eval\), failed: TypeError",
+    ),
+    "own eval": (EvaluatesItself, r"eval\(\), by which .* leaves the network in training mode"),
+    "only volumes": (
+        OnlyVolumes,
+        r"no layer is probed by default: not act \(more dimensions than a map\); name the layers",
+    ),
     "list": (Lists, r"a list of \(a tensor of shape .* output = 0"),
     "scripted": (lambda: torch.jit.script(small()), "a scripted module .* from its Python code"),
     "part scripted": (
@@ -313,6 +350,7 @@ def test_what_cannot_be_measured_is_refused(kind, run):  # noqa: F811
 
 MEASURED = {
     "list": (Lists, {"output": 0}, ""),
+    "index": (Indexed, {}, ""),
     "parallel": (lambda: nn.DataParallel(small()), {}, "DataParallel is removed"),
     "averaged": (
         lambda: torch.optim.swa_utils.AveragedModel(small()),

@@ -29,18 +29,18 @@ def sketch(model: nn.Module) -> tuple[pd.DataFrame, list[np.ndarray]]:
     Returns:
         One row per module that has parameters of its own, in the network's order; and the weights
         that are kept of each, float32 [min(size, SAMPLE)]. A module's parameters are joined in
-        order. The columns are layer (the module's name), size (number of weights), squared_norm
-        (sum of the squared weights), non_finite (number of weights that are NaN or infinite), units
-        (number of output units of a convolution or linear layer, of the projections of an attention
-        layer, or of the gates of a recurrent one; 0 for other layers), dead (number of units whose
-        incoming weights are all (nearly) zero), digest (of all weights; equal only
-        if they are bitwise equal) and, equal in all rows, buffers (digest of the floating-point
-        buffers, such as running means) and batches (number of batches that normalisation layers
-        have counted; -1 if none counts).
+        order, complex numbers as two real ones. The columns are layer (the module's name), size
+        (number of weights), squared_norm (sum of the squared weights), non_finite (number of
+        weights that are NaN or infinite), units (number of output units of a convolution or linear
+        layer, of the projections of an attention layer, or of the gates of a recurrent one; 0 for
+        other layers), dead (number of units whose incoming weights are all (nearly) zero), digest
+        (of all weights; equal only if they are bitwise equal) and, equal in all rows, buffers
+        (digest of the floating-point buffers, such as running means) and batches (number of batches
+        that normalisation layers have counted; -1 if none counts).
     """
     rows, samples = [], []
     for name, module in model.named_modules():
-        tensors = [p.detach() for _, p in module.named_parameters(recurse=False)]
+        tensors = [_real(p.detach()) for _, p in module.named_parameters(recurse=False)]
         if not tensors:
             continue
         name = name or "(the network's own)"
@@ -54,10 +54,16 @@ def sketch(model: nn.Module) -> tuple[pd.DataFrame, list[np.ndarray]]:
             values = values[np.sort(rng.choice(len(values), SAMPLE, replace=False))]
         samples.append(values)
     columns = ["layer", "size", "squared_norm", "non_finite", "units", "dead", "digest"]
-    buffers = [b for _, b in sorted(model.named_buffers()) if b.is_floating_point()]
+    all_buffers = [_real(b) for _, b in sorted(model.named_buffers())]
+    buffers = [b for b in all_buffers if b.is_floating_point()]
     counts = [int(b) for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(buffers=_digest(buffers), batches=max(counts, default=-1)), samples
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Return complex numbers as pairs of real ones, and other tensors as they are."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _units(module: nn.Module) -> tuple[int, int]:

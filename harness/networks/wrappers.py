@@ -93,7 +93,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     quantised += [
         name
         for name, value in model.named_parameters()
-        if not (value.is_floating_point() or value.is_complex())
+        if value.dtype in (torch.int8, torch.uint8)  # other integers are indices or masks
     ]
     if quantised:
         raise ValueError(

@@ -212,7 +212,7 @@ def _count_active(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> i
 
 def _is_broken(name: str, value: Tensor) -> bool:
     """Return whether a trained value is not finite, or a buffer NaN (masks may be infinite)."""
-    if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+    if bool(torch.isfinite(value).all()):
         return False
     is_trained = isinstance(value, nn.Parameter) or "running_" in name
     return is_trained or bool(value.isnan().any())
