@@ -108,7 +108,9 @@ def _compare(study: Path, database: str | None) -> tuple[Prolific, Comparison, P
     from survey_app.places import Places
     from survey_app.prolific import Prolific, compare
     from tasks.recruitment import load_recruitment
+    from tasks.study import load
 
+    load(study)  # refuses a folder that holds none
     recruitment = load_recruitment(study)
     if not recruitment.studies:
         raise ValueError(

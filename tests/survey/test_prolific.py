@@ -52,6 +52,7 @@ def test_a_draft_has_this_studys_codes(double, folder, frozen):
 def test_mistakes_before_any_money(double, folder, monkeypatch):
     told = say("prolific", "poll", str(folder), error=ValueError)
     assert "studies is empty" in told
+    assert "holds no readable study" in say("prolific", "poll", "nowhere", error=ValueError)
     told = say(
         "prolific", "draft", str(folder), "--address", "http://x.org", *DRAFT[2:], error=ValueError
     )
