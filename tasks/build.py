@@ -46,10 +46,11 @@ def build(
         say: receives progress messages. note: receives departures from the settings.
 
     Raises:
-        ValueError: the folder holds a study already, or the run cannot fill the design.
+        ValueError: the folder holds a study or a run already, or the run cannot fill the design.
     """
-    if (out / "study.json").exists():
-        raise ValueError(f"{out} holds a frozen study; build into another folder")
+    for file, content in {"study.json": "frozen study", "manifest.json": "run"}.items():
+        if (out / file).exists():
+            raise ValueError(f"{out} holds a {content}; build into another folder")
     words = Words(settings.language)
     if texts := words.untranslated():
         note(

@@ -132,9 +132,11 @@ def test_a_study_of_an_older_version_keeps_its_hash(study_folder, tmp_path):
     assert older.analysis is None  # nothing was said, nothing is made up
 
 
-def test_a_frozen_study_is_not_overwritten(run, study_folder):
+def test_a_study_has_a_folder_of_its_own(run, study_folder):
     with pytest.raises(ValueError, match="holds a frozen study; build into another folder"):
         build(run, StudySettings(), study_folder)
+    with pytest.raises(ValueError, match="holds a run; build into another folder"):
+        build(run, StudySettings(), run.root)
 
 
 def test_the_same_seed_gives_the_same_study(run, tmp_path):
