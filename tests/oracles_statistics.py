@@ -39,6 +39,14 @@ def krippendorff_nominal(units: list[list]) -> float:
     return 1 - observed / expected
 
 
+def fleiss(units: list[list]) -> float:
+    """Return (P − P_e) / (1 − P_e) by counting pairs of ratings; units may differ in number."""
+    ratings = [value for unit in units for value in unit]
+    chance = sum((ratings.count(value) / len(ratings)) ** 2 for value in set(ratings))
+    agreeing = [np.mean([a == b for a, b in itertools.permutations(unit, 2)]) for unit in units]
+    return (float(np.mean(agreeing)) - chance) / (1 - chance)
+
+
 def dawid_skene(answers: list[tuple], iterations: int) -> tuple[dict, dict, dict]:
     """Run EM in dictionaries: prior[c], confusion[participant, true, answer], posterior[item,
     c]."""

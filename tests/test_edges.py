@@ -356,12 +356,16 @@ def test_too_few_trials_of_labels_and_of_associations():
 
 def test_agreement_keeps_to_its_scale():
     ratings = pd.DataFrame(
-        {"trial": np.repeat(np.arange(5), 2), "answer": ["a", "b", "b", "a", "a", "a"] + ["a"] * 4}
-    )
+        {"trial": np.repeat(np.arange(5), 4), "participant": np.tile(np.arange(4), 5),
+         "answer": list("abaabbaabaaabaab") + ["a"] * 4}
+    )  # fmt: skip
     for statistic in (KrippendorffAlpha(), FleissKappa()):
         found = statistic(ratings)
         assert -1 <= found.low < found.value < found.high <= 1
         few = statistic(ratings[ratings["trial"] < 3])
-        assert np.isnan(few.low) and few.reason == "an interval needs 4 units (here: 3)"
+        assert np.isnan(few.low) and few.reason.startswith("only 3 trials in a condition")
         same = statistic(ratings.assign(answer="a"))
         assert np.isnan(same.value) and same.reason.startswith("all ratings are alike")
+        other = (ratings["trial"] == 0) & (ratings["participant"] == 0)
+        nearly = statistic(ratings.assign(answer=np.where(other, "b", "a")))
+        assert np.isnan(nearly.low) and nearly.reason.startswith("without one participant or trial")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from scipy.special import xlogy
 
-from analysis.statistics.statistic import FEWEST, Estimate
+from analysis.statistics.clusters import CLUSTERED, as_estimates, code_responses, combine
+from analysis.statistics.statistic import Estimate
 
 
 def _nominal(counts: np.ndarray) -> np.ndarray:
@@ -28,134 +30,142 @@ def _ordinal(counts: np.ndarray) -> np.ndarray:
 METRICS = {"nominal": _nominal, "ordinal": _ordinal}
 
 
-def count_table(
-    frame: pd.DataFrame, unit: str = "trial", value: str = "answer"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count how often each unit received each value; missing values are not counted.
-
-    Returns:
-        counts [units, values] and the sorted values [values].
-    """
-    answered = frame.dropna(subset=[value])
-    table = pd.crosstab(answered[unit], answered[value])
-    return table.to_numpy(dtype=float), table.columns.to_numpy()
-
-
-def _alpha(coincidences: np.ndarray, metric: str) -> np.ndarray:
-    """Compute α from coincidence matrices [..., v, v]; NaN if all values are equal."""
-    counts = coincidences.sum(axis=-1)
-    n = counts.sum(axis=-1)
-    distance = METRICS[metric](counts)
+def _alpha(counts: np.ndarray, metric: str) -> np.ndarray:
+    """Compute α from count tables [..., units, values]; units with fewer than two values carry no
+    information. NaN if all values are equal."""
+    ratings = counts.sum(axis=-1, keepdims=True)
+    weighted = np.where(ratings >= 2, counts / np.maximum(ratings - 1, 1), 0.0)
+    coincidences = np.swapaxes(weighted, -1, -2) @ counts
+    values = np.arange(counts.shape[-1])
+    coincidences[..., values, values] -= weighted.sum(axis=-2)
+    totals = coincidences.sum(axis=-1)
+    n = totals.sum(axis=-1)
+    distance = METRICS[metric](totals)
     observed = (coincidences * distance).sum(axis=(-1, -2))
-    expected = (counts[..., :, None] * counts[..., None, :] * distance).sum(axis=(-1, -2))
+    expected = (totals[..., :, None] * totals[..., None, :] * distance).sum(axis=(-1, -2))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(expected > 0, 1 - (n - 1) * observed / expected, np.nan)
 
 
 @dataclass(frozen=True)
 class KrippendorffAlpha:
-    """Krippendorff's α with a bootstrap interval over units.
+    """Krippendorff's α, with participants and units clustered.
 
     α = 1 − D_observed / D_expected = 1 − (n − 1) Σ_ck o_ck δ²_ck / Σ_ck n_c n_k δ²_ck, where o is
     the matrix of coincidences of values within units, and a unit with m_u values has the weight
     1/(m_u − 1) (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"). α is 1 for
     perfect agreement, 0 for agreement by chance, and negative for less; Krippendorff requires .8,
     or .667 for tentative conclusions. Cells may be missing; units with fewer than two values carry
-    no information and are counted in `left_out`. The interval is α ± t · the bootstrap standard
-    error over units, limited to [−1, 1]: it generalises to other units and the same raters. (A
-    percentile interval is shifted downwards if there are few units, because a unit drawn twice
-    reduces the disagreement that is expected by chance.) The `krippendorff` package computes the
-    same α for one table; here one matrix product computes all replicates, fifteen times as fast.
+    no information and are counted in `left_out`. The interval is that of `_estimate`.
 
     Example:
-        >>> frame = pd.DataFrame({"trial": [1, 1, 2, 2], "answer": ["a", "a", "b", "b"]})
+        >>> frame = pd.DataFrame(
+        ...     {"participant": [1, 2, 1, 2], "trial": [1, 1, 2, 2], "answer": ["a", "a", "b", "b"]}
+        ... )
         >>> KrippendorffAlpha()(frame).value
         1.0
     """
 
     metric: str = "nominal"
-    replicates: int = 2000
-    seed: int = 0
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        counts, domain = count_table(frame, unit, value)
-        pairable = counts.sum(axis=1) >= 2
-        counts, left_out = counts[pairable], int((~pairable).sum())
-        if not len(counts):
-            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=(unit,),
+        answered = frame.dropna(subset=[value])
+        ratings = answered.groupby(unit)[value].transform("size")
+        left_out = int(answered.loc[ratings < 2, unit].nunique())
+        pairable = answered[ratings >= 2]
+        if pairable.empty:
+            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=CLUSTERED,
                             reason=f"no {unit} has two ratings")  # fmt: skip
-        weight = 1 / (counts.sum(axis=1) - 1)
-        pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(domain))
-        units = (pairs * weight[:, None, None]).reshape(len(counts), -1)
-        shape = (-1, len(domain), len(domain))
-        rng = np.random.default_rng(self.seed)
-        draws = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), self.replicates)
-        replicates = _alpha((draws @ units).reshape(shape), self.metric)
-        alpha = float(_alpha(units.sum(axis=0).reshape(shape[1:]), self.metric))
-        estimate = _with_interval(alpha, replicates, counts, self.level)
-        return replace(estimate, left_out=left_out, clustered=(unit,))
+        estimate = _estimate(pairable, unit, value, partial(_alpha, metric=self.metric), self.level)
+        return replace(estimate, left_out=left_out)
 
 
-def _fleiss(counts: np.ndarray) -> np.ndarray:
-    """Compute κ from count tables [..., units, categories]; all units must have the same number of
-    ratings. NaN if all ratings are equal."""
-    m = counts.sum(axis=-1, keepdims=True)
-    agreement = ((counts * (counts - 1)) / (m * (m - 1))).sum(axis=-1).mean(axis=-1)
-    share = counts.sum(axis=-2) / m.sum(axis=-2)
+def _kappa(counts: np.ndarray) -> np.ndarray:
+    """Compute κ from count tables [..., units, categories]; units with fewer than two ratings carry
+    no information. NaN if all ratings are equal."""
+    ratings = counts.sum(axis=-1)
+    has_pairs = ratings >= 2
+    pairs = np.where(has_pairs, ratings * (ratings - 1), 1.0)
+    agreeing = (counts * (counts - 1)).sum(axis=-1) / pairs
+    share = counts.sum(axis=-2) / ratings.sum(axis=-1, keepdims=True)
     chance = np.square(share).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        agreement = (agreeing * has_pairs).sum(axis=-1) / has_pairs.sum(axis=-1)
         return np.where(chance < 1, (agreement - chance) / (1 - chance), np.nan)
 
 
 @dataclass(frozen=True)
 class FleissKappa:
-    """Fleiss' κ (1971) with a bootstrap interval over units.
+    """Fleiss' κ (1971), with participants and units clustered.
 
     κ = (P̄ − P̄_e) / (1 − P̄_e), where P̄ is the mean share of agreeing pairs of ratings within a unit,
-    and P̄_e the share expected by chance from the overall shares of the categories.
+    and P̄_e the share expected by chance from the overall shares of the categories. The interval is
+    that of `_estimate`.
 
     Raises:
         ValueError: units differ in their number of ratings, or have only one.
     """
 
-    replicates: int = 2000
-    seed: int = 0
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        counts, _ = count_table(frame, unit, value)
-        if not len(counts):
-            return Estimate(np.nan, level=self.level, clustered=(unit,))
-        ratings = counts.sum(axis=1)
-        if len(set(ratings)) > 1 or ratings[0] < 2:
+        answered = frame.dropna(subset=[value])
+        ratings = answered[unit].value_counts()
+        if ratings.empty:
+            return Estimate(np.nan, level=self.level, clustered=CLUSTERED)
+        if ratings.nunique() > 1 or ratings.iloc[0] < 2:
             raise ValueError(
                 f"Fleiss' kappa needs the same number of ratings, at least 2, in every {unit}; "
-                f"found {int(ratings.min())} to {int(ratings.max())}: use Krippendorff's alpha"
+                f"found {ratings.min()} to {ratings.max()}: use Krippendorff's alpha"
             )
-        rng = np.random.default_rng(self.seed)
-        draws = rng.integers(len(counts), size=(self.replicates, len(counts)))
-        kappa = float(_fleiss(counts))
-        estimate = _with_interval(kappa, _fleiss(counts[draws]), counts, self.level)
-        return replace(estimate, clustered=(unit,))
+        return _estimate(answered, unit, value, _kappa, self.level)
 
 
-def _with_interval(
-    value: float, replicates: np.ndarray, counts: np.ndarray, level: float
+def _estimate(
+    answered: pd.DataFrame,
+    unit: str,
+    value: str,
+    coefficient: Callable[[np.ndarray], np.ndarray],
+    level: float,
 ) -> Estimate:
-    """Return an estimate with the interval value ± t · the standard deviation of the replicates,
-    limited to [−1, 1]; t has units − 1 degrees of freedom."""
-    units, defined_replicates = len(counts), replicates[~np.isnan(replicates)]
-    estimate = Estimate(value, n=int(counts.sum()), level=level)
-    if np.isnan(value):
+    """Estimate a coefficient of agreement for other participants and other units.
+
+    The interval is the coefficient ± t_df √V, limited to [−1, 1], where V and df are those of
+    `clusters.combine`, from leaving out one participant, one unit and one rating at a time. (With
+    an interval over units alone, 10 to 20 % of 95 % intervals of ratings at random excluded 0.)
+
+    Args:
+        coefficient: count tables [..., units, values] -> values [...].
+    """
+    codes, _ = pd.factorize(answered[value], sort=True)
+    data = code_responses(answered.assign(code=codes, group=""), "code", "group", item=unit)
+    shape = (data.participants, data.items, int(codes.max()) + 1)
+    own = np.zeros(shape)
+    np.add.at(own, (data.participant, data.item, codes), 1.0)
+    counts = own.sum(axis=0)
+    point = coefficient(counts)
+    if np.isnan(point):
         reason = "all ratings are alike, so that agreement by chance is certain"
+        return Estimate(np.nan, n=len(codes), level=level, clustered=CLUSTERED, reason=reason)
+
+    def variance(reduced: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        deviations = np.square(coefficient(reduced) - point)
+        n = repeats.sum()
+        return np.atleast_1d((n - 1) / n * (repeats * deviations).sum())
+
+    cells = np.flatnonzero(counts)  # equal ratings of a unit leave equal tables
+    single = np.eye(counts.size)[cells].reshape(-1, *counts.shape)
+    people = variance(counts - own, np.ones(data.participants))
+    units = variance(counts * (1 - np.eye(data.items))[:, :, None], np.ones(data.items))
+    ratings = variance(counts - single, counts.ravel()[cells])
+    result = combine(data, np.atleast_1d(point), people, [units], ratings)
+    n = np.array([len(codes)])
+    estimate = as_estimates(result, lambda ends: ends.clip(-1, 1), None, n, level)[0]
+    if np.isnan(result.variance[0]) and not result.reasons[0]:
+        reason = "without one participant or trial, all ratings would be alike"
         return replace(estimate, reason=reason)
-    if units < FEWEST:
-        return replace(estimate, reason=f"an interval needs {FEWEST} units (here: {units})")
-    if len(defined_replicates) < 2:
-        return estimate
-    half_width = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined_replicates.std(ddof=1))
-    return replace(estimate, low=max(-1.0, value - half_width), high=min(1.0, value + half_width))
+    return estimate
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,12 @@ class Fit:
         largest = effects[self.sd**2 > 0.99 * LARGEST]
         notes = []
         if len(absent):
-            notes += [f"singular fit: variance of {', '.join(absent)} estimated as 0"]
+            notes.append(f"singular fit: variance of {', '.join(absent)} estimated as 0")
         if len(largest):
-            notes += [f"variance of {', '.join(largest)} at its upper bound of {LARGEST:g}"]
-        return "; ".join([*notes, *([] if self.converged else ["the fit did not converge"])])
+            notes.append(f"variance of {', '.join(largest)} at its upper bound of {LARGEST:g}")
+        if not self.converged:
+            notes.append("the fit did not converge")
+        return "; ".join(notes)
 
 
 class _Problem:

@@ -19,7 +19,7 @@ METRICS = {"changed": "nominal", "clarity": "ordinal", "rating": "ordinal"}
 @shelf.table("study", "agreement")
 def agreement(results: Results) -> Table | None:
     """Return Krippendorff's α and, for complete designs, Fleiss' κ, by question and condition."""
-    parameters = (results.settings.replicates, results.settings.seed, results.settings.level)
+    level = results.settings.level
     rows: Estimates = {}
     for task in results.tasks:
         answers = results.answers_of(task)
@@ -28,13 +28,13 @@ def agreement(results: Results) -> Table | None:
             column = "answer" if question == "choice" else question
             if answers[column].isna().all():
                 continue
-            alpha = KrippendorffAlpha(metric, *parameters)
+            alpha = KrippendorffAlpha(metric, level)
             for condition, group in answers.groupby("condition"):
                 key = (results.name(task), question, str(condition))
                 rows[(*key, f"Krippendorff's α, {metric}")] = alpha(group, value=column)
                 ratings = group.dropna(subset=[column])["trial"].value_counts()
                 if metric == "nominal" and ratings.nunique() == 1 and ratings.iloc[0] > 1:
-                    rows[(*key, "Fleiss' κ")] = FleissKappa(*parameters)(group, value=column)
+                    rows[(*key, "Fleiss' κ")] = FleissKappa(level)(group, value=column)
     if not rows:
         return None
     table = tabulate(rows, ["task", "question", "condition", "measure"])
@@ -44,8 +44,7 @@ def agreement(results: Results) -> Table | None:
         "1: perfect agreement; 0: agreement expected by chance, given how often each response "
         "occurs in the condition. Where nearly all responses of a condition are the same, the "
         "coefficients are near 0 even if participants agree. n: responses to trials with at least "
-        f"two responses. Unadjusted {results.level} CIs from bootstrap standard errors over "
-        "trials; they hold for these participants.",
+        f"two responses. Unadjusted {results.level} CIs, clustered by participants and trials.",
         table[["task", "question", "condition", "measure", "n", "left_out", *ESTIMATE]],
         FORMATS,
         hidden=("left_out",),
