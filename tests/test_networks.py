@@ -187,6 +187,28 @@ def test_a_network_of_one_size_tells_its_layout_by_what_made_the_map(last):
     assert layer.channels_last is last
 
 
+class Oblong(nn.Module):
+    """As many channels as the map has rows or, if they come last, columns."""
+
+    def __init__(self, last, one_size):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 8 if last else 16, 3, 2, 1), nn.ReLU()
+        self.last, self.one_size = last, one_size
+
+    def forward(self, x):
+        assert x.shape[-2:] == (32, 16) or not self.one_size
+        x = self.conv(x)
+        return self.act(x.permute(0, 2, 3, 1) if self.last else x)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("one_size", [False, True])
+def test_as_many_channels_as_rows_or_columns_are_no_sides_of_a_map(last, one_size):
+    (layer,) = find_layers(Oblong(last, one_size), View((32, 16), (32, 16)))
+    assert (layer.channels, layer.height, layer.width) == (8 if last else 16, 16, 8)
+    assert layer.channels_last is last
+
+
 @pytest.mark.parametrize(
     ("tokens", "size", "grid"),
     [(17, 8, (4, 4, 1)), (16, 8, (4, 4, 0)), (197, 8, (14, 14, 1)), (198, 8, (14, 14, 2)),

@@ -75,7 +75,7 @@ def _is_cut_into_windows(passes: Passes, name: str) -> bool:
         return True
     if shape[2] == shape[3] or shape[1] == shape[2]:
         return False
-    return not {shape[2:], shape[1:3]} & _map_sizes(passes.two)
+    return not {shape[2:], shape[1:3]} & map_sizes(passes.two)
 
 
 def _is_class_scores(passes: Passes, name: str) -> bool:
@@ -112,7 +112,7 @@ def split_layers(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[
     return maps, others
 
 
-def _map_sizes(pass_record: PassRecord) -> set[Shape]:
+def map_sizes(pass_record: PassRecord) -> set[Shape]:
     """Return the heights and widths of the outputs of convolutions and poolings."""
     outputs = [record.output for record in pass_record.modules.values() if record.layout is False]
     return {tuple(o.shape[2:]) for o in outputs if o is not None and o.dim() == 4}
@@ -125,7 +125,7 @@ def token_grid(count: int, pass_record: PassRecord) -> tuple[int, int, int] | No
     Tokens are the positions of a map into which a convolution has cut the image, or of such a map
     halved (Swin, LeViT), after at most EXTRA_TOKENS others.
     """
-    grids = {(int(h), int(w)) for h, w in _map_sizes(pass_record)}
+    grids = {(int(h), int(w)) for h, w in map_sizes(pass_record)}
     for _ in range(HALVINGS):
         grids |= {(-(-h // 2), -(-w // 2)) for h, w in grids}
     candidates = [(count - h * w, h, w) for h, w in grids if 0 <= count - h * w <= EXTRA_TOKENS]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.images.batches import random_images
 from harness.images.view import View
-from harness.networks.default_layers import split_layers, token_grid
+from harness.networks.default_layers import map_sizes, split_layers, token_grid
 from harness.networks.layer import Layer
 from harness.networks.parts import find_sites
 from harness.networks.recording import ActivationRecorder, borrow
@@ -297,14 +297,14 @@ def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bo
     """Infer the layout: the channel is the one dimension that the image's shape does not change."""
     if len(shape) == 2:
         return False
-    if len(shape) == 4 and shape[2] == shape[3] != shape[1]:
-        return False
-    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:
-        return True
     tall = shape_in(passes.tall, site)
     if tall is not None and sorted(tall) != sorted(shape):
         return tall[1] != shape[1]
-    # the network takes one image size only: use the layout of the latest module with a known one
+    # the network takes one image size only: use the sizes of its maps, or else the layout of the
+    # latest module with a known one
+    sizes = map_sizes(passes.two)
+    if len(shape) == 4 and (shape[2:] in sizes) != (shape[1:3] in sizes):
+        return shape[1:3] in sizes
     modules = passes.two.modules
     for earlier in reversed(list(modules)[: list(modules).index(site.module) + 1]):
         output = modules[earlier].output
