@@ -113,7 +113,7 @@ class Machine:
 
 def steps(text: str) -> list[tuple[str, str]]:
     """Return the page's instructions in order: ("bash", lines) or (path of a file, its content)."""
-    begin = text.index("## A machine of its own")
+    begin = text.index("## A dedicated machine")
     section = text[begin : text.index("\n## ", begin + 5)]
     found = []
     for match in re.finditer(r"(?:As `(/[^`]+)`:\s+)?```(\w+)\n(.*?)```", section, re.DOTALL):
