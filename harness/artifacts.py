@@ -330,9 +330,9 @@ def describe_outdated(run: Run) -> str:
     if not (stages := run.manifest().get("outdated")):
         return ""
     return (
-        f"{run.root}: results of {', '.join(stages)} may be from another configuration or from "
-        f"other checkpoints and images than the rest, because a command was stopped or did not "
-        f"make all of them again: use them only after `conceptevo run` on the configuration"
+        f"{run.root}: results of {', '.join(stages)} may be of an earlier configuration or other "
+        f"checkpoints or images, because a command is working, was stopped, or did not compute all "
+        f"of them again; complete them with `conceptevo run` before you use them"
     )
 
 

@@ -80,7 +80,7 @@ def test_results_of_two_configurations_are_named(run, monkeypatch):
     assert run.manifest()["outdated"] == list(STAGES)
     run_until("probe", other, run.root, QUIET)
     assert run.manifest()["outdated"] == ["space", "evolve"]  # with the map
-    assert "results of space, evolve may be from another configuration" in say("explore", run.root)
+    assert "results of space, evolve may be of an earlier configuration" in say("explore", run.root)
     run_until("space", other, run.root, QUIET)
     assert describe_outdated(run) == ""
 
