@@ -89,7 +89,7 @@ def space(
         probed: the result of `probe`.
         method: a name in SPACES, `package.module:function`, or a function.
         seed: seed of the method's random draws.
-        base: the checkpoint whose neurons span the space; the last of the first series by default.
+        base: the checkpoint whose neurons define the space; default: the last of the first series.
         progress: show progress bars.
         parameters: fields of SpaceParameters, e.g. dimension=30; one that the method does not use
             is refused.
@@ -127,7 +127,7 @@ def importance(
     Args:
         series: the series whose evolutions are scored.
         images: labelled images; those of a class are divided between importance and ablation.
-        pair: the older and the newer epoch.
+        pair: the earlier and the later epoch.
         methods: names in IMPORTANCE, or functions of a `Change` that return, for each layer, a
             sensitivity [batch, channels], whose mean over images is the score.
         images_per_class, heldout_images: images per class for importance, and for later ablations.

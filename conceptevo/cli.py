@@ -124,7 +124,11 @@ STAGE_COMMANDS = {
 
 
 def _stage_command(stage: str) -> None:
-    @app.command(stage, help=STAGE_COMMANDS[stage])
+    @app.command(
+        stage,
+        help=f"{STAGE_COMMANDS[stage]}\n\nThe stages that it needs are run first, unless their "
+        f"results are up to date.",
+    )
     def command(
         config: ConfigFile,
         out: Out = None,
