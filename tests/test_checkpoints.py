@@ -69,7 +69,7 @@ def test_two_files_of_one_epoch_are_refused(tmp_path):
 
 
 def test_no_matching_file_and_no_folder(tmp_path):
-    with pytest.raises(CheckpointError, match="no file in .* matches 'model-{epoch}.pth'"):
+    with pytest.raises(CheckpointError, match="matches pattern = 'model-{epoch}.pth'"):
         folder(tmp_path).epochs()
     with pytest.raises(CheckpointError, match="does not exist"):
         folder(tmp_path / "none").epochs()

@@ -216,10 +216,11 @@ class FolderSource(ArchitectureSource):
                     f"make `pattern` more specific, or each training run a series of its own"
                 )
         if not by_epoch:
+            held = join_names(sorted(p.name for p in self.folder.iterdir())) or "nothing"
             raise CheckpointError(
-                f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r} "
-                f"({{epoch}} stands for a whole number, * for anything); it holds "
-                f"{join_names(sorted(p.name for p in self.folder.iterdir())) or 'nothing'}"
+                f"series {self.name!r}: no file in {self.folder} matches pattern = "
+                f"{self.pattern!r} ({{epoch}} stands for a whole number, * for anything); it holds "
+                f"{held}"
             )
         requested = self.only or by_epoch
         if missing := sorted(set(requested) - set(by_epoch)):
