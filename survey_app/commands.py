@@ -213,11 +213,13 @@ def dashboard(
     """Serve the researcher's dashboard at a separate address, protected by a password."""
     import os
 
-    from survey_app.passwords import OIDC, VARIABLE
+    from survey_app.passwords import OIDC, VARIABLE, is_password
     from survey_app.serve import listen, serve
     from survey_app.server import environment
 
-    if not os.environ.get(VARIABLE) and not os.environ.get(OIDC):
+    if password_hash := os.environ.get(VARIABLE):
+        is_password("", password_hash)  # refuses what is not a hash
+    elif not os.environ.get(OIDC):
         raise ValueError(
             f"the dashboard needs a password: set {VARIABLE} to a hash made by "
             f"`conceptevo survey-password` (or set {OIDC}, see docs/hosting.md)"

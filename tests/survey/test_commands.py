@@ -89,7 +89,7 @@ def test_sources_are_never_mixed_in_a_file(frozen, tmp_path):
     assert (table["role"] != "practice").sum() == SET
 
 
-def test_mistakes_are_told_before_anything_starts(study_folder, tmp_path):
+def test_mistakes_are_told_before_anything_starts(study_folder, tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'a.sqlite'}"
     told = say("survey", str(study_folder), "--workers", "2", error=ValueError)
     assert "--workers 2 needs PostgreSQL" in told
@@ -97,6 +97,9 @@ def test_mistakes_are_told_before_anything_starts(study_folder, tmp_path):
     assert "make one with `conceptevo study build`" in told
     told = say("dashboard", str(study_folder), "--database", url, error=ValueError)
     assert "needs a password: set CONCEPTEVO_DASHBOARD_PASSWORD" in told
+    monkeypatch.setenv("CONCEPTEVO_DASHBOARD_PASSWORD", "secret")
+    told = say("dashboard", str(study_folder), "--database", url, error=ValueError)
+    assert "CONCEPTEVO_DASHBOARD_PASSWORD is not a hash" in told
     told = say("responses", "export", "--database", url, "--out", "x.csv", error=ValueError)
     assert "holds no survey" in told
     told = say("responses", "export", "--study", "a1b2", "--out", "x.csv", error=ValueError)
