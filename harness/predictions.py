@@ -39,8 +39,8 @@ def note_predictions(rows: pd.DataFrame) -> Iterator[str]:
         if len(mistaken) > 1:
             pairs = join_names((f"{name} as {other}" for name, other in mistaken.items()), 4)
             yield (
-                f"{place}: all images of some classes that were tried are predicted to be of one "
-                f"other class ({pairs}). If the network has its classes in another order than the "
+                f"{place}: of some classes, all images that were tried are predicted as one other "
+                f"class each ({pairs}). If the network has its classes in another order than the "
                 f"images (folders: sorted by name), accuracy, importance and ablation are those of "
                 f"wrong classes: set class_outputs to the output of each class, or name the "
                 f"classes in the file of class embeddings"
@@ -49,7 +49,8 @@ def note_predictions(rows: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"{place}: of {row.images:.0f} test images {correct} are predicted correctly, not "
                 f"significantly more than by chance (1 in {row.choices:.0f}): check that the "
-                f"network is trained, that its classes are in the order of those of the images "
-                f"(folders: sorted by name; else set class_outputs, or name the classes in the "
-                f"file of class embeddings), and size, mean and std"
+                f"network is trained, that resize, crop, mean and std are as in its training, and "
+                f"that its classes are in the order of those of the images (folders: sorted by "
+                f"name; else set class_outputs, or name the classes in the file of class "
+                f"embeddings)"
             )

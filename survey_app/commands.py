@@ -244,7 +244,8 @@ def simulate(
     study: StudyFolder,
     database: Database = None,
     participants: Annotated[
-        int | None, typer.Option(min=1, help="number in all", show_default="the study's places")
+        int | None,
+        typer.Option(min=1, help="total, with earlier ones", show_default="the study's places"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of their responses")] = 0,
 ) -> None:
