@@ -50,6 +50,10 @@ class Result:
         title = f"<p>{type(self).__name__}: {len(table)} rows</p>"
         return title + table.head(10).to_html(index=False)
 
+    def __repr__(self) -> str:
+        table = self.to_pandas()
+        return f"{type(self).__name__}: {len(table)} rows\n{table}"
+
     def save(self, folder: str | Path) -> None:
         """Copy the result to a new folder, from which `load` can read it. Raises ValueError if the
         folder exists."""
@@ -191,6 +195,9 @@ class Ablated(Result):
 
     def _repr_html_(self) -> str:
         return self.leaderboard()._repr_html_()
+
+    def __repr__(self) -> str:
+        return repr(self.leaderboard())
 
 
 def load(folder: str | Path) -> Result:

@@ -195,6 +195,7 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
         result.save(tmp_path / "kept")
     again = ce.load(tmp_path / "kept")
     assert type(again) is type(result) and "rows" in again._repr_html_()
+    assert repr(again) == repr(result)
     columns = list(result.to_pandas().columns)
     mine, theirs = (r.to_pandas().sort_values(columns) for r in (result, again))
     if name == "scores":

@@ -116,9 +116,13 @@ def test_no_number_is_cut_off_where_names_are_long(capsys):
     assert capsys.readouterr().out.count(" 0.00") == 2
 
 
-def test_a_notebook_shows_a_table_as_a_report_does():
+def test_notebooks_and_consoles_show_a_table_as_a_report_does():
     frame = pd.DataFrame({"the_name": ["a & b"], "gap": [0.5], "gap low": [0.4], "gap high": [0.6]})
-    shown = Table("t", "Title", "Caption.", frame, {"gap": "{:.2f}"})._repr_html_()
+    formats = dict.fromkeys(["gap", "gap low", "gap high"], "{:.2f}")
+    table = Table("t", "Title", "Caption.", frame, formats)
+    lines = [" ".join(line.split()) for line in repr(table).splitlines()]
+    assert lines == ["Title.", "the name gap", "a & b 0.50 [0.40, 0.60]", "Caption."]
+    shown = table._repr_html_()
     assert "<th>the name</th>" in shown and "a &amp; b" in shown and "Title. Caption." in shown
     assert shown.count("<th>") == 2
 

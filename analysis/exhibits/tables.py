@@ -121,8 +121,15 @@ class Table:
     def _repr_html_(self) -> str:
         """Return the table as HTML, with which notebooks show it."""
         caption = html.escape(f"{as_sentence(self.title)} {self.caption}")
-        names = [name for name, _ in self.heads()]
-        return self.shown_cells().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
+        return self._headed_cells().to_html(index=False) + f"<p>{caption}</p>"
+
+    def __repr__(self) -> str:
+        """Return the table as text, with which consoles show it."""
+        cells = self._headed_cells().to_string(index=False)
+        return f"{as_sentence(self.title)}\n{cells}\n{self.caption}"
+
+    def _headed_cells(self) -> pd.DataFrame:
+        return self.shown_cells().set_axis([name for name, _ in self.heads()], axis=1)
 
     def latex(self) -> str:
         """Return the table in LaTeX, see `latex_table`."""
