@@ -347,11 +347,11 @@ def test_too_few_trials_of_labels_and_of_associations():
         [(f"t{t}", f"p{p}", "wheel" if t else "stripes") for t in range(3) for p in range(8)],
         columns=["trial", "participant", "label"],
     )
-    found = LabelAgreement(shuffles=99, replicates=99)(words)
+    found = LabelAgreement(shuffles=99)(words)
     assert np.isnan(found.low) and found.reason == "an interval needs 4 trials (here: 3)"
     assert found.value == 1 and found.p < 0.05  # the permutation test is exact
     alike = words.assign(label="wheel")
-    assert LabelAgreement(shuffles=99, replicates=99)(alike).p == 1
+    assert LabelAgreement(shuffles=99)(alike).p == 1
 
 
 def test_agreement_keeps_to_its_scale():

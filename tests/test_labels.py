@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from analysis.statistics.labels import LabelAgreement, normalise, shuffle
 from tasks.similarity import SIMILARITIES
@@ -58,6 +59,10 @@ def test_value_is_its_plain_twin():
 
     rows = list(frame[["trial", "participant", "label"]].itertuples(index=False, name=None))
     assert estimate.value == pytest.approx(plain.label_agreement(rows, ratio))
+    trials = sorted({trial for trial, *_ in rows})
+    left = [plain.label_agreement([r for r in rows if r[0] != t], ratio) for t in trials]
+    error = np.sqrt(3 / 4 * np.square(np.array(left) - estimate.value).sum())
+    assert estimate.high == pytest.approx(estimate.value + stats.t.ppf(0.975, 3) * error, rel=0.01)
 
 
 def test_shared_labels_are_found_and_random_ones_are_not():

@@ -88,9 +88,9 @@ def _kappa(counts: np.ndarray) -> np.ndarray:
     has_pairs = ratings >= 2
     pairs = np.where(has_pairs, ratings * (ratings - 1), 1.0)
     agreeing = (counts * (counts - 1)).sum(axis=-1) / pairs
-    share = counts.sum(axis=-2) / ratings.sum(axis=-1, keepdims=True)
-    chance = np.square(share).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        share = counts.sum(axis=-2) / ratings.sum(axis=-1, keepdims=True)
+        chance = np.square(share).sum(axis=-1)
         agreement = (agreeing * has_pairs).sum(axis=-1) / has_pairs.sum(axis=-1)
         return np.where(chance < 1, (agreement - chance) / (1 - chance), np.nan)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.statistics.statistic import FEWEST, Estimate, add_permutation_test
 from harness.registry import call_user_code
@@ -44,6 +45,8 @@ def _replace_character(character: str) -> str:
 
 #: Number of permutations that are drawn at once, which limits the memory.
 AT_ONCE = 64
+#: Number of quantiles that represent the distribution of the value.
+QUANTILES = 3999
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,11 @@ class LabelAgreement:
 
     Attributes:
         similarity: a name in SIMILARITIES, or "package.module:attribute" of your own function.
-        shuffles, replicates: number of permutations for the test, of resamples for the interval.
+        shuffles: number of permutations.
     """
 
     similarity: str = "words"
     shuffles: int = 9999
-    replicates: int = 999
     seed: int = 0
     level: float = 0.95
 
@@ -99,9 +101,6 @@ class LabelAgreement:
         undefined = int(np.isnan(shuffled).sum())
         shuffled = shuffled[~np.isnan(shuffled)]
         paired = scores[~np.isnan(scores).all(axis=1)]
-        rng = np.random.default_rng(self.seed)
-        draws = rng.integers(len(paired), size=(self.replicates, len(paired)))
-        resampled = np.nanmean(paired[draws].reshape(self.replicates, -1), axis=1)
         is_small = len(paired) < FEWEST
         null_mean = float(shuffled.mean()) if len(shuffled) else np.nan
         reasons = [f"an interval needs {FEWEST} trials (here: {len(paired)})"] * is_small
@@ -116,8 +115,9 @@ class LabelAgreement:
             return estimate
         extreme = int((shuffled >= value - 1e-9).sum())
         return add_permutation_test(
-            estimate, extreme, len(shuffled), null_mean, resampled[: 0 if is_small else None]
-        )
+            estimate, extreme, len(shuffled), null_mean,
+            np.empty(0) if is_small else _spread_over_trials(paired),
+        )  # fmt: skip
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
         """Return the similarities of labels, with a last row and column of NaN for empty ones."""
@@ -154,6 +154,17 @@ class LabelAgreement:
             total = np.where(filled, np.nansum(scores, axis=1), np.nan)
             values[start : start + AT_ONCE] = total / np.maximum(filled, 1)
         return values
+
+
+def _spread_over_trials(scores: np.ndarray) -> np.ndarray:
+    """Return QUANTILES of the mean of scores [trials, stages] (NaN without a pair of labels) for
+    other trials: of Student's distribution with the jackknife's standard error, within [0, 1]."""
+    total, count, n = np.nansum(scores, axis=1), (~np.isnan(scores)).sum(axis=1), len(scores)
+    value = total.sum() / count.sum()
+    deviations = (total.sum() - total) / (count.sum() - count) - value
+    error = np.sqrt((n - 1) / n * np.square(deviations).sum())
+    shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    return np.clip(value + error * stats.t.ppf(shares, n - 1), 0.0, 1.0)
 
 
 def _order_by_labels(wide: pd.DataFrame) -> np.ndarray:

@@ -110,8 +110,8 @@ def add_permutation_test(
     Args:
         extreme: number of permutations that are at least as extreme as the observed value; p =
             (extreme + 1) / (permutations + 1) (Phipson & Smyth 2010).
-        resampled: the estimate in each bootstrap replicate [replicates], NaN if undefined; empty if
-            there are too few units for an interval.
+        resampled: the estimate in each bootstrap replicate, or quantiles of its distribution, NaN
+            if undefined; empty if there are too few units for an interval.
     """
     p = (extreme + 1) / (permutations + 1)
     estimate = replace(estimate, p=p, p_error=sqrt(p * (1 - p) / permutations))

@@ -177,7 +177,7 @@ def ratings(results: AnalysedStudy) -> pd.DataFrame:
 def labels(results: AnalysedStudy) -> pd.DataFrame:
     """Test the similarity of labels of the same pictures, by permutations within conditions."""
     s = results.settings
-    statistic = LabelAgreement(results.similarity, s.permutations, s.replicates, s.seed, s.level)
+    statistic = LabelAgreement(results.similarity, s.permutations, s.seed, s.level)
     estimates: Estimates = {}
     for task in results.tasks:
         table = results.labels_of(task)
