@@ -145,7 +145,9 @@ def test_the_method_section_names_the_spaces_of_its_run(tmp_path):
 
     assert paragraph("sgns", "ppmi").startswith("Semantic space. sgns is the skip-gram embedding")
     assert "the paper" not in paragraph("ppmi") and "compared" not in paragraph("ppmi")
-    assert paragraph("ppmi").startswith("Semantic space. ppmi is defined below.")
+    assert paragraph("jaccard") == (
+        "Semantic space. jaccard is defined below. The base checkpoint is that of net at epoch 9."
+    )
 
 
 def test_mistakes_are_named():

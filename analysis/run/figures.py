@@ -207,9 +207,8 @@ def strips(run: Run) -> Figure | None:
         "Each row shows one neuron (layer:channel) at all checkpoints of its series: the nine "
         "image patches that activate it most and, below, its true concept, if it has one, with the "
         "overlap (intersection over union). Shown: "
-        "the neurons with the largest displacement (1 − cosine similarity in the "
-        f"{space.method} space) between the first trained and the last epoch, at most two per "
-        "layer.",
+        f"the neurons with the largest displacement (1 − {_name_similarity(space)}) between the "
+        "first trained and the last epoch, at most two per layer.",
         draw_sheet(rows),
     )
 
@@ -243,9 +242,14 @@ def neighbours(run: Run) -> Figure | None:
         f"First column: neurons of the base checkpoint ({base.series}, epoch {base.epoch}), chosen "
         "to be distant from each other. Next columns: the two nearest neighbours of each in the "
         "same checkpoint and in the last checkpoint of each other series. Below: true concept, if "
-        f"any, with its overlap, and cosine similarity in the {space.method} space in parentheses.",
+        f"any, with its overlap, and {_name_similarity(space)} in parentheses.",
         draw_sheet(rows),
     )
+
+
+def _name_similarity(space: SemanticSpace) -> str:
+    metric = {"cosine": "cosine", "jaccard": "Jaccard"}[space.metric]
+    return f"{metric} similarity in the {space.method} space"
 
 
 def _select_distant(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
