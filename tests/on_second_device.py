@@ -38,8 +38,7 @@ LOADED = {"name": "loaded", "source": "function", "function": "on_second_device:
 def second(monkeypatch):
     """The second device, as the one that `auto` takes."""
     monkeypatch.setattr(devices, "devices", lambda: [PLACE, "cpu"])
-    # tensors of a subclass replace parameters instead of their data, and have no inference mode
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+    # tensors of a subclass replace parameters instead of their data
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     with SecondDevice():

@@ -20,6 +20,7 @@ from harness.networks.architectures import build
 from harness.networks.layer import Network
 from harness.networks.layers import Layer, find_layers, measure_patches
 from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.running import run_logits
 from harness.networks.sources import TrainedSource
 from harness.records import Checkpoint
 from harness.stages.naming import layer_groups
@@ -204,7 +205,30 @@ def test_stimuli_and_peaks_are_those_of_the_maps(drawn_like):
         assert rows["peak_x"].iloc[0] == (at[1] + 0.5) / maps.shape[3]
 
 
-def test_dead_neurons_are_left_out_and_counted(drawn_like):
+class UsesGradients(nn.Module):
+    """A network that moves its images along the gradient of an energy."""
+
+    def __init__(self):
+        super().__init__()
+        self.energy, self.conv = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 4, 3)
+        self.act, self.head = nn.ReLU(), nn.Linear(4, 3)
+
+    @torch.enable_grad()
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.energy(x).square().sum(), x)
+        return self.head(self.act(self.conv(x - slope)).mean((2, 3)))
+
+
+def test_networks_may_compute_gradients_themselves(drawn_like):
+    torch.manual_seed(0)
+    result = probe_with(model := UsesGradients(), drawn_like, k=1)
+    images = (torch.from_numpy(drawn_like.arrays).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    peaks = oracles.output_of(model.eval(), "act", images).detach().amax((0, 2, 3))
+    stimuli = result.stimuli.set_index("channel")["activation"]
+    np.testing.assert_allclose(stimuli, peaks[stimuli.index.to_list()], rtol=1e-5)
+    with torch.no_grad():
+        assert not run_logits(model, images[:2]).requires_grad
     model = build("small_vgg", 3, 0)
     norm = model.features[1]
     with torch.no_grad():

@@ -82,7 +82,7 @@ def dissect(
     def run_pass(make_recording: Callable[[], R], batch_size: int) -> R:
         recording = make_recording()
         keep = ActivationRecorder(network.model, layers, recording.keep)
-        with borrow(network.model), torch.inference_mode(), network.device.computing(), keep:
+        with borrow(network.model), torch.no_grad(), network.device.computing(), keep:
             for ids, batch in batches(images, np.arange(len(images)), network.view, batch_size):
                 recording.start(ids)
                 inputs = network.device.batch(batch)

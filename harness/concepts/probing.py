@@ -122,7 +122,7 @@ def probe_range(
         recording = Recording(layers, image_range, parameters, device)
         with (
             borrow(model),
-            torch.inference_mode(),
+            torch.no_grad(),
             device.computing(),
             ActivationRecorder(model, layers, recording.keep) as record,
         ):

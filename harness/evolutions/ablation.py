@@ -145,7 +145,7 @@ def ablate(
         f"after ablation {ablation!r} of {arm.labels[0][1]} in {arm.layer}" for arm in ablated_arms
     ]
     rows_of_batches: list[list[dict[str, np.ndarray]]] = []
-    with ExitStack() as stack, torch.inference_mode():
+    with ExitStack() as stack, torch.no_grad():
         running = stack.enter_context(execution(newer, layers, traced))
         executions: dict[str, Execution] = {}  # opened at first use; `zero` needs none
 

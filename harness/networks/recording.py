@@ -166,6 +166,8 @@ class ActivationRecorder(Generic[T]):
     _versions: dict[str, int] = field(default_factory=dict, init=False)
 
     def _record(self, layer: Layer, output: Tensor) -> Tensor | None:
+        if not self.shares_memory:  # of a part of the network under torch.enable_grad()
+            output = output.detach()
         starts_gradient = self.start_gradient and not output.requires_grad
         if starts_gradient:  # it then is a leaf, which in-place operations must not change
             output = output.detach().requires_grad_()

@@ -118,8 +118,13 @@ def explain_errors(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterat
 
 
 def run_logits(model: nn.Module, batch: Tensor, purpose: str = "") -> Tensor:
-    """Run the network as `run_network` does, and return its logits as `logits_of` does."""
-    return logits_of(model, run_network(model, batch, purpose))
+    """Run the network as `run_network` does, and return its logits as `logits_of` does.
+
+    A network may compute gradients itself, under `torch.enable_grad()`; where they are disabled
+    outside of it, the logits have none.
+    """
+    logits = logits_of(model, run_network(model, batch, purpose))
+    return logits if torch.is_grad_enabled() else logits.detach()
 
 
 def choose_output(model: nn.Module, output: str | int | None) -> nn.Module:

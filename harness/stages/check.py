@@ -182,7 +182,7 @@ def _report_precision(
         hooks = ActivationRecorder(
             model, layers, lambda maps, la: la.strength(maps).amax(dim=2).argmax(dim=0)
         )
-        with borrow(model), torch.inference_mode(), variant.computing(), hooks as record:
+        with borrow(model), torch.no_grad(), variant.computing(), hooks as record:
             answer = run_logits(model, batch)
         strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
     units = (strongest[0] == strongest[1]).float().mean()

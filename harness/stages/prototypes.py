@@ -51,7 +51,7 @@ class MakePrototypes(CheckpointWork):
         purpose = "for the prototypes of classes"
 
         def mean(ids: np.ndarray, batch_size: int) -> Tensor:
-            with borrow(model), torch.inference_mode(), resources().device.computing():
+            with borrow(model), torch.no_grad(), resources().device.computing():
                 answers = [
                     run_logits(model, batch, purpose).cpu()
                     for _, batch in images.batches(ids, batch_size)
@@ -135,7 +135,7 @@ def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Ten
     computed yet; time and memory are the same. The model is one of the checkpoints."""
     vectors: Tensor | None = None
     if choose_objective(source.objective).prototypes:
-        with borrow(model), torch.inference_mode():
+        with borrow(model), torch.no_grad():
             width = run_logits(model, batch).shape[1]
         vectors = torch.ones(len(images.classes), width)
     return _target(source, images, vectors, 0)

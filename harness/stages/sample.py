@@ -95,7 +95,7 @@ class Sample:
     def _forward_seconds(self, count: int) -> float:
         """Return the seconds per image of a forward pass of `count` images."""
         newer, batch = self.models.newer, self.batch(count)
-        with borrow(newer), torch.inference_mode(), resources().device.computing():
+        with borrow(newer), torch.no_grad(), resources().device.computing():
             return time_second_call(partial(newer, batch)) / count
 
     def batch(self, count: int) -> Tensor:
@@ -268,7 +268,7 @@ def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
 
     with (
         resources().device.computing(),
-        torch.inference_mode(),
+        torch.no_grad(),
         execution(newer, layers) as running,
     ):
         running.start(batch)
