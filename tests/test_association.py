@@ -108,6 +108,23 @@ def test_evidence_is_joined_by_neuron(folder, run, classes_at_once, monkeypatch)
     assert table["observer_correct"].isin([0, 1]).all()
 
 
+def test_the_run_need_not_have_the_score_and_the_space_of_the_paper(
+    folder, run, monkeypatch, caplog
+):
+    own = SemanticSpace.load(run, "sgns")
+    vectors = np.random.default_rng(1).normal(size=own.vectors.shape)
+    run.save(Artifact("space_neurons", ("own",)), own.neurons, "x")
+    run.save(Artifact("space", ("own",)), replace(own, vectors=vectors).arrays(), "x")
+    monkeypatch.setattr(association, "SCORE", "other")
+    frozen = read_study(folder)
+    study = replace(frozen, study=frozen.study.model_copy(update={"evidence": {"space": "own"}}))
+    table = association.network_measures(study, run, association.observe_trials(study, folder))
+    assert table[["importance", "drop"]].isna().all(axis=None)
+    assert "no scores by other, so importance" in caplog.text
+    row, moved = table.iloc[5], SemanticSpace.load(run, "own").displacement("vgg", 4, 12)
+    assert row["displacement"] == moved.set_index("channel")["displacement"][row["channel"]]
+
+
 def test_only_the_run_from_which_a_study_was_built_is_joined(folder, tmp_path, caplog):
     frozen, runs = read_study(folder), {}
     for name, first in (("own", 0), ("other", 1)):

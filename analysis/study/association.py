@@ -11,6 +11,7 @@ import logging
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -113,14 +114,15 @@ def change_by_neuron(run: Run) -> pd.DataFrame:
     return (totals["sum"] / totals["count"]).rename("drop").reset_index()
 
 
-def displacement_by_neuron(run: Run, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the displacement in SPACE of each neuron of the pairs (columns PAIR)."""
-    vectors = SemanticSpace.load(run, SPACE)
+def displacement_by_neuron(run: Run, space: str) -> pd.DataFrame:
+    """Return the displacement in a space of each neuron, for the pairs of the reversion study."""
+    vectors = SemanticSpace.load(run, space)
+    pairs = pd.DataFrame(read_results(run.root, REVERSION).about["pairs"])[PAIR]
     frames = [
         vectors.displacement(series, start, end).assign(
             series=series, epoch_from=start, epoch_to=end
         )
-        for series, start, end in pairs.drop_duplicates().itertuples(index=False)
+        for series, start, end in pairs.itertuples(index=False)
     ]
     return pd.concat(frames, ignore_index=True)[[*CHANNEL, "displacement"]]
 
@@ -180,8 +182,15 @@ def network_measures(study: FrozenStudy, run: Run, observer: pd.DataFrame) -> pd
     keys = pd.concat([pairs[["trial"]], neurons], axis=1)
 
     evolutions = importance_by_neuron(run)
-    displacements = displacement_by_neuron(run, evolutions[PAIR])
-    evolutions = evolutions.merge(displacements, on=CHANNEL, how="left")
+    # studies of earlier versions do not record the space, which was that of the paper
+    displacements = displacement_by_neuron(run, study.study.evidence.get("space", SPACE))
+    how: Literal["left", "right"] = "left" if len(evolutions) else "right"
+    if evolutions.empty:
+        log.warning(
+            f"the run has no scores by {SCORE}, so importance and change in accuracy when reverted "
+            f"cannot be related to responses; add {SCORE} to evolve.methods and run it again"
+        )
+    evolutions = evolutions.merge(displacements, on=CHANNEL, how=how)
     if has_results(run, REVERSION):
         evolutions = evolutions.merge(change_by_neuron(run), on=CHANNEL, how="left")
     else:

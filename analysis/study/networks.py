@@ -108,7 +108,7 @@ def displacement(results: Results) -> Table | None:
     return Table(
         "displacement",
         "Share judged changed by displacement in the semantic space",
-        "Trials with real evolutions in three groups by displacement (1 − cosine similarity; mean "
+        "Trials with real evolutions in three groups by displacement (1 − similarity; mean "
         "of the group), and the share of responses “It changed” with its unadjusted "
         f"{results.level} CI, clustered by participants and trials. No test compares these "
         "shares; the correlation between displacement "
@@ -166,7 +166,7 @@ def reversion_published(results: Results) -> Table | None:
 AXES = {
     "importance": "importance\n(sign_t, share of images)",
     "drop": "change in accuracy when\nreverted (percentage points)",
-    "displacement": "displacement\n(1 − cosine similarity)",
+    "displacement": "displacement\n(1 − similarity)",
     "observer_clarity": "margin of the observer\n(similarity, no unit)",
 }
 

@@ -19,6 +19,7 @@ from analysis.exhibits.figures import styled
 from analysis.exhibits.numbers import numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.run import tables as run_tables  # noqa: F401 - registers them
+from analysis.run.published import SCORE
 from analysis.statistics.classes import class_changes, mean_over_layers
 from analysis.study import agreement as study_agreement  # noqa: F401 - registers its tables
 from analysis.study import association
@@ -135,8 +136,9 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
     if has_results(run, REVERSION_STUDY):
         results = read_ablations(run.root, REVERSION_STUDY)
         means = results.class_means("correct", with_controls=True)
-        means = means[(means["layer"] != JOINT) & (means["method"] == "sign_t")]
-        _write_csv(out / "data" / REVERSION, mean_over_layers(class_changes(means), level))
+        means = means[(means["layer"] != JOINT) & (means["method"] == SCORE)]
+        if len(means):  # a run need not have this score
+            _write_csv(out / "data" / REVERSION, mean_over_layers(class_changes(means), level))
     tables = [shelf.get("run", "table", name)(run) for name in RUN_TABLES_SHOWN]
     if has_results(run, BENCH):
         bench = Bench(read_ablations(run.root))
