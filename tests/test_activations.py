@@ -229,6 +229,9 @@ def test_networks_may_compute_gradients_themselves(drawn_like):
     np.testing.assert_allclose(stimuli, peaks[stimuli.index.to_list()], rtol=1e-5)
     with torch.no_grad():
         assert not run_logits(model, images[:2]).requires_grad
+
+
+def test_dead_neurons_are_left_out_and_counted(drawn_like):
     model = build("small_vgg", 3, 0)
     norm = model.features[1]
     with torch.no_grad():
