@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 
 from analysis.study.abstract import abstract_of_study
 from analysis.study.controls import count_outcomes, failed_controls
-from analysis.study.sentences import main_findings
+from analysis.study.sentences import against_chance, detection, main_findings
 from analysis.study.tables import claims
 from tests.synthetic_study import PLANTED, make_responses, make_study, results_of
 
@@ -139,3 +140,28 @@ def test_random_passes_where_it_is_not_identified_and_the_others_where_they_are(
         question="task.control", null=0.17, task="task", claimed=tests["p"] < 0.05, high=0.9
     )
     assert count_outcomes(tests) == {"passed": 3, "failed": 2, "": 1, "not tested": 1}
+
+
+def test_sentences_judge_control_tests_as_their_outcomes_do():
+    """A control passes by its unadjusted p; its sentence must not say that it found nothing."""
+    row = {"question": "t.control", "task": "t", "n": 80, "p_alone": 0.004, "p": 0.4,
+           "claimed": False}  # fmt: skip
+    share = row | {"condition": "hand_picked", "value": 0.5, "low": 0.3, "high": 0.7, "null": 0.17}
+    changed = {"false_evolution": 0.6, "same_stage": 0.2}
+    rates = [
+        row | {"question": "", "signal": "", "what": w, "value": v} for w, v in changed.items()
+    ]
+    d = row | {"signal": "false_evolution", "value": 1.1, "low": 0.4, "high": 1.8}
+    tables = {"chance": pd.DataFrame([share]), "detection": pd.DataFrame([*rates, d])}
+    results = SimpleNamespace(tests_of=tables.__getitem__, level="95 %")
+    [text] = against_chance(results, {})
+    assert "significantly above chance" in text and text.endswith(
+        "judged by the unadjusted p-value."
+    )
+    [text] = detection(results, {})
+    assert text.startswith("Participants distinguished false evolutions (two neurons) from")
+    assert "control test, judged by the unadjusted p-value; d′ = 1.10" in text
+    untested = d | {"p": np.nan, "p_alone": np.nan, "reason": "a rate is 0 or 1"}
+    tables["detection"] = pd.DataFrame([*rates, untested])
+    [text] = detection(results, {})
+    assert text.endswith("judged changed (a rate is 0 or 1).")

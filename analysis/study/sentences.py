@@ -160,10 +160,20 @@ def summarise_tests(tests: pd.DataFrame) -> str:
     return sentence
 
 
+#: How control tests of accuracy and of d′ are judged (`controls.control_outcome`).
+BY_UNADJUSTED = "judged by the unadjusted p-value"
+
+
+def _is_significant(row: Any) -> bool:
+    """Return whether a test of accuracy or d′ is significant, as claims and control outcomes are
+    decided: a control test by its unadjusted p-value."""
+    return row.p_alone < ALPHA if row.question.endswith(CONTROL) else row.claimed
+
+
 def _compare_with_chance(row: Any) -> str:
     if pd.isna(row.p):
         return "not testable against chance"
-    if not row.claimed:
+    if not _is_significant(row):
         return "not significantly different from chance"
     return f"significantly {'above' if row.value > row.null else 'below'} chance"
 
@@ -187,7 +197,8 @@ def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[st
         ]
         yield (
             f"In {task}, accuracy was {verdict} ({percent(null)}) in the {noun}"
-            f"{'s' * (len(rows) > 1)} {join(texts)}."
+            f"{'s' * (len(rows) > 1)} {join(texts)}"
+            f"{f', {BY_UNADJUSTED}' * bool(control and rows['p'].notna().all())}."
         )
 
 
@@ -245,21 +256,22 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             f"{percent(changed_shares[row.signal])} of the former and "
             f"{percent(changed_shares['same_stage'])} of the latter were judged changed"
         )
-        statistics = f"d′ = {number_text(row.value, '.2f')}"
-        if pd.isna(row.p):
+        if pd.isna(row.p):  # d′ would depend on the correction of rates of 0 and 1
             yield (
                 f"Sensitivity to {change}, compared with unchanged stages, could not be tested: "
-                f"{rates} ({statistics})."
+                f"{rates} ({row.reason})."
             )
             continue
-        statistics += f", {effect_text(results, row, '.2f')}"
-        if row.claimed and row.value < 0:
+        statistics = f"d′ = {number_text(row.value, '.2f')}, {effect_text(results, row, '.2f')}"
+        if row.question.endswith(CONTROL):
+            statistics = f"control test, {BY_UNADJUSTED}; {statistics}"
+        if _is_significant(row) and row.value < 0:
             yield (
                 f"Participants judged unchanged stages changed more often than {change} "
                 f"({statistics})."
             )
             continue
-        verb = "distinguished" if row.claimed else "did not significantly distinguish"
+        verb = "distinguished" if _is_significant(row) else "did not significantly distinguish"
         yield f"Participants {verb} {change} from unchanged stages: {rates} ({statistics})."
     if "evolution" in changed_shares and "same_stage" not in changed_shares:
         row = next(rows_of(table[table["what"] == "evolution"]))
