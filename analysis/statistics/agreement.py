@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -140,25 +140,33 @@ def _estimate(
     """
     codes, _ = pd.factorize(answered[value], sort=True)
     data = code_responses(answered.assign(code=codes, group=""), "code", "group", item=unit)
-    shape = (data.participants, data.items, int(codes.max()) + 1)
-    own = np.zeros(shape)
-    np.add.at(own, (data.participant, data.item, codes), 1.0)
-    counts = own.sum(axis=0)
+    counts = np.zeros((data.items, int(codes.max()) + 1))
+    np.add.at(counts, (data.item, codes), 1.0)
     point = coefficient(counts)
     if np.isnan(point):
         reason = "all ratings are alike, so that agreement by chance is certain"
         return Estimate(np.nan, n=len(codes), level=level, clustered=CLUSTERED, reason=reason)
 
-    def variance(reduced: np.ndarray, repeats: np.ndarray) -> np.ndarray:
-        deviations = np.square(coefficient(reduced) - point)
+    def variance(parts: Iterable[np.ndarray], repeats: np.ndarray) -> np.ndarray:
+        """Return the variance from leaving out one part at a time: rows of responses."""
+        values = np.empty(len(repeats))
+        for k, rows in enumerate(parts):
+            reduced = counts.copy()
+            np.subtract.at(reduced, (data.item[rows], codes[rows]), 1.0)
+            values[k] = coefficient(reduced)
         n = repeats.sum()
-        return np.atleast_1d((n - 1) / n * (repeats * deviations).sum())
+        return np.atleast_1d((n - 1) / n * (repeats * np.square(values - point)).sum())
 
-    cells = np.flatnonzero(counts)  # equal ratings of a unit leave equal tables
-    single = np.eye(counts.size)[cells].reshape(-1, *counts.shape)
-    people = variance(counts - own, np.ones(data.participants))
-    units = variance(counts * (1 - np.eye(data.items))[:, :, None], np.ones(data.items))
-    ratings = variance(counts - single, counts.ravel()[cells])
+    def rows_of(cluster: np.ndarray) -> Iterable[np.ndarray]:
+        return pd.Series(cluster).groupby(cluster).indices.values()
+
+    people = variance(rows_of(data.participant), np.ones(data.participants))
+    units = variance(rows_of(data.item), np.ones(data.items))
+    # equal ratings of a unit leave equal tables
+    _, first, repeats = np.unique(
+        data.item * counts.shape[1] + codes, return_index=True, return_counts=True
+    )
+    ratings = variance(first[:, None], repeats)
     result = combine(data, np.atleast_1d(point), people, [units], ratings)
     n = np.array([len(codes)])
     estimate = as_estimates(result, lambda ends: ends.clip(-1, 1), None, n, level)[0]
