@@ -42,7 +42,7 @@ def leaderboard(bench: Bench) -> Figure:
     return Figure(
         "leaderboard",
         "Importance methods by gap",
-        "Points: mean over classes; bars: 95 % CIs. Open points: scores that linearise the "
+        "Points: mean over classes; bars: 95 % CIs. Open points: scores that approximate the "
         "ablation by which they are evaluated. Methods that share a letter (right) do not differ "
         "significantly.",
         canvas,

@@ -53,7 +53,7 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
     names = {"over random": "random", "over matched": "matched", "over other class": "class"}
     columns = frame[["gap", "group", "area", *names]].rename(columns=names)
     marks = np.where(frame["linearises"] == bench.main, " *", "")
-    columns.insert(0, "method (* linearises)", frame["method"] + marks)
+    columns.insert(0, "method (* approximates)", frame["method"] + marks)
     columns.insert(2, "±", frame["high"] - frame["gap"])
     return plain_on_screen(columns, main.title)
 
@@ -83,7 +83,7 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     if len(nonlinear) and best["linearises"] == bench.main:
         fair_leaders = _find_leaders(nonlinear)
         findings.append(
-            f"Of the scores that do not linearise the ablation ({bench.main}), "
+            f"Of the scores that do not approximate the ablation ({bench.main}), "
             f"{_largest_gap(fair_leaders)}, "
             f"{_gap_text(nonlinear.iloc[0])}{_others(nonlinear, len(fair_leaders))}"
         )
@@ -189,7 +189,7 @@ shelf.section("bench", "spaces", "Semantic spaces", lambda bench: bool(bench.spa
 ])  # fmt: skip
 shelf.section("bench", "limits", "Limits", [
     "Classes are the sampled units; networks, seeds and pairs of epochs are fixed. Compare "
-    "benchmarks of several seeds before you generalise. A score that linearises the ablation "
+    "benchmarks of several seeds before you generalise. A score that approximates the ablation "
     "by which it is evaluated is expected to rank high.",
     "Matched sets agree with q1 in size of change only approximately, as q1 often holds the "
     "neurons that changed most.",

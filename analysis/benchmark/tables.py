@@ -163,7 +163,7 @@ def ablations(bench: Bench) -> Table | None:
         "Gap by ablation",
         "Activations are replaced by those of the earlier checkpoint for the same image (revert), "
         "by zero, by the mean over the class's images (mean) or by those for another image "
-        "(resample). A star marks the ablation that a score linearises; –: no interval can be "
+        "(resample). A star marks the ablation that a score approximates; –: no interval can be "
         "estimated. " + _HOW,
         frame,
         dict.fromkeys(bench.ablations, _SIGNED)
