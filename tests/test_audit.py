@@ -100,7 +100,7 @@ def same_but_for_counters(states):
 
 def of_another_training(states):
     states[5] = series(1)[5]
-    return {"off the way": [("5", "")]}
+    return {"outlier": [("5", "")]}
 
 
 def the_last_of_another_training(states):
@@ -121,7 +121,7 @@ def begun_anew(states):
 
 def a_layer_of_another_training(states):
     states[5] |= {"3.weight": series(1)[5]["3.weight"], "3.bias": series(1)[5]["3.bias"]}
-    return {"layer off the way": [("5", "3")]}
+    return {"outlying layer": [("5", "3")]}
 
 
 def exchanged(states):
@@ -236,7 +236,7 @@ def test_a_jump_after_an_epoch_0_that_is_left_out(place):
 
 
 def test_of_two_checkpoints_no_order_is_claimed(place):
-    """With one distance, none is off the way, in another order or a jump."""
+    """With one distance, there is no outlier, other order or jump."""
     _, run = audited(place, series(epochs=(1, 3)), "two")
     (text,) = exhibits.audit_sentences(run, {})
     assert "no anomaly in two: no duplicated checkpoints, frozen layers" in text
@@ -374,4 +374,4 @@ def test_an_audit_is_not_done_twice(place, monkeypatch):
     torch.save(series(2)[5], place / "twice" / "w-5.pth")
     run = audit(place, "twice")
     assert read == [1]  # the changed file alone
-    assert list(run.table(Artifact("audit_findings", ("twice",)))["kind"]) == ["off the way"]
+    assert list(run.table(Artifact("audit_findings", ("twice",)))["kind"]) == ["outlier"]

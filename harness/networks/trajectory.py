@@ -71,7 +71,7 @@ class Finding:
     """One reason to doubt a series.
 
     Attributes:
-        kind: "equal", "not finite", "off the way", "layer off the way", "order", "jump", "frozen",
+        kind: "equal", "not finite", "outlier", "outlying layer", "order", "jump", "frozen",
             "dead units".
         epochs: the checkpoints concerned.
         text: a sentence.
@@ -185,7 +185,7 @@ def _find_departures(
             f"{where}: their distance to the nearer ones is {ratio:.1f} times the distance between "
             f"these, as for a checkpoint of another training."
         )
-        kind = "layer off the way" if partial else "off the way"
+        kind = "outlying layer" if partial else "outlier"
         departures.append(Finding(kind, (epoch,), text, tuple(layers) if partial else (), ratio))
         del rest[strange]
     return rest, departures
@@ -325,7 +325,7 @@ def _find_layer_departures(trajectory: Trajectory, positions: Sequence[int]) -> 
                 f"{_describe_layers(layers)}: their distance to the nearer ones is up to "
                 f"{largest:.1f} times the distance between these."
             )
-            yield Finding("layer off the way", (epoch,), text, tuple(layers), largest)
+            yield Finding("outlying layer", (epoch,), text, tuple(layers), largest)
 
 
 def _layer_detours(trajectory: Trajectory, positions: Sequence[int]) -> dict[str, np.ndarray]:
