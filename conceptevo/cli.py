@@ -112,8 +112,8 @@ STAGE_COMMANDS = {
     "train": 'Prepare the images and train the networks of the series with `source = "train"`.',
     "audit": "Audit the weights of each series: duplicates, wrong order, jumps, frozen layers, "
     "NaN.",
-    "probe": "Record for every neuron of every checkpoint the images that activate it most (its "
-    "stimuli), where, and all activations.",
+    "probe": "Record for every neuron of every checkpoint its stimuli (the images that activate it "
+    "most), the positions of their maxima, and all activations.",
     "space": "Embed all neurons in one semantic space, by every configured method.",
     "evolve": "Score how important each neuron's evolution, its change between two checkpoints, is "
     "for each class.",
