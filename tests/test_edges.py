@@ -300,7 +300,10 @@ def test_why_learning_and_confidence_cannot_be_tested():
     assert learning.reason == "a slope needs 4 participants with several positions (here: 0)"
     sure = TypeTwo()(frame.assign(confidence=np.nan))["all conditions",]
     assert sure.reason.startswith("no participant has a right and a wrong answer")
-    frame = answers(participants=20, items=8).assign(confidence=lambda f: f["trial"] % 4 + 1.0)
+    frame = answers(participants=20, items=8).assign(confidence=2.0)
+    tied = TypeTwo()(frame)["all conditions",]
+    assert tied.value == 0.5 and tied.reason.startswith("nothing varies, so that no interval")
+    frame = frame.assign(confidence=frame["trial"] % 4 + 1.0)
     always_right = frame["participant"] > 1
     few = TypeTwo()(frame.assign(correct=frame["correct"].where(~always_right, True)))
     assert np.isnan(few["all conditions",].p)

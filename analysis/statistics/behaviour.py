@@ -19,7 +19,13 @@ from analysis.statistics.clusters import (
     two_way_jackknife,
 )
 from analysis.statistics.contrasts import condition_pairs, contrast
-from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
+from analysis.statistics.shares import (
+    AS_TRIALS,
+    by_condition,
+    clustered_shares,
+    exact_by_clusters,
+    means,
+)
 from analysis.statistics.statistic import ALIKE, FEWEST, STATISTICS, Estimate, Estimates
 
 #: Reasons why d′ has no interval: all or no trials of a condition were judged as changed, or would
@@ -132,9 +138,8 @@ class TypeTwo:
     if confidence does not distinguish them. Items differ in confidence and in difficulty, so that
     participants and items are both clustered: each is left out in turn with all its pairs.
     Responses without a pair, such as all those of a participant who is always correct, carry no
-    information and count for no cluster. The interval is logit ± t_df √V. If a logit is infinite,
-    because all pairs favour the same response, half a pair is added to each side, and the interval
-    is extended to the value itself.
+    information and count for no cluster. The interval is logit ± t_df √V. If all pairs favour the
+    same response, or would without one cluster, it is Clopper and Pearson's (`exact_by_clusters`).
     """
 
     level: float = 0.95
@@ -151,12 +156,8 @@ class TypeTwo:
             paired = pairs > 0
             data = code_responses(answered[paired])
             estimate = self._estimate(data, wins[paired], pairs[paired])
-            value = float(top / bottom)
-            ends = (np.minimum(estimate.low, value), np.maximum(estimate.high, value))
-            reason = estimate.reason.replace(" in", " with correct and incorrect responses in")
-            estimate = replace(
-                estimate, value=value, low=float(ends[0]), high=float(ends[1]), reason=reason
-            )
+            reason = estimate.reason.replace("in a", "with correct and incorrect responses in a")
+            estimate = replace(estimate, value=float(top / bottom), reason=reason)
         else:
             reason = (
                 "no participant has a right and a wrong answer with a confidence in one condition"
@@ -165,22 +166,17 @@ class TypeTwo:
         return {("all conditions",): replace(estimate, left_out=len(frame) - len(answered))}
 
     def _estimate(self, data: CrossedData, wins: np.ndarray, pairs: np.ndarray) -> Estimate:
-        """Return the area with its interval from the logit; half a pair is added where needed."""
-        top, bottom = wins.sum() / 2, pairs.sum() / 2
-        for extra in (0.0, 0.5):  # half a pair more on each side (Hautus 1995) avoids infinities
-            with np.errstate(divide="ignore", invalid="ignore"):
-                value = np.log(top + extra) - np.log(bottom - top + extra)
-                parts = []
-                # Both responses of a pair are of one participant, who therefore counts half.
-                for cluster, share in (
-                    (data.participant, 0.5), (data.item, 1.0), (np.arange(len(wins)), 1.0)
-                ):  # fmt: skip
-                    won = top - share * np.bincount(cluster, wins)
-                    of = bottom - share * np.bincount(cluster, pairs)
-                    logits = np.log(won + extra) - np.log(of - won + extra)
-                    parts.append(np.square(logits - value))
-            if all(np.isfinite(part).all() for part in parts):
-                break
+        """Return the area with its interval, from pairs of which each response has at least one."""
+        top, bottom, parts = wins.sum() / 2, pairs.sum() / 2, []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = np.log(top) - np.log(bottom - top)
+            # Both responses of a pair are of one participant, who therefore counts half.
+            for cluster, share in (
+                (data.participant, 0.5), (data.item, 1.0), (np.arange(len(wins)), 1.0)
+            ):  # fmt: skip
+                won = top - share * np.bincount(cluster, wins)
+                of = bottom - share * np.bincount(cluster, pairs)
+                parts.append(np.square(np.log(won) - np.log(of - won) - value))
         by_participant, by_item, by_response = parts
         by_stratum = [by_item[data.stratum == s] for s in np.unique(data.stratum)]
         people, *items, responses = (
@@ -190,7 +186,10 @@ class TypeTwo:
         # The pairs of all conditions are pooled as one group.
         data = replace(data, group=np.zeros_like(data.group), groups=("all conditions",))
         result = combine(data, np.atleast_1d(value), people, items, responses)
-        return as_estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)[0]
+        if np.isfinite(result.variance[0]) or result.reasons[0]:
+            return as_estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)[0]
+        exact = exact_by_clusters(data, 0, float(top / bottom), 0.5, self.level)
+        return replace(exact, n=int(bottom))
 
 
 def _compare_confidence(answered: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -123,9 +123,13 @@ class Difference:
         if self.reason not in ("", AS_TRIALS):
             return np.nan, np.nan, np.nan
         low, high = self.ends(alpha_of(level))
-        p = self._p(null)
-        # If the ends are not monotonic in alpha, the interval decides.
-        return low, high, max(p, alpha_of(level)) if low <= null <= high else p
+        alpha, p = alpha_of(level), self._p(null)
+        # Where the ends are not monotonic in alpha, the more conservative of the two decides.
+        if low <= null <= high:
+            p = max(p, alpha)
+        elif p >= alpha:
+            low, high = min(low, null), max(high, null)
+        return low, high, p
 
     def _p(self, null: float) -> float:
         is_above = self.value > null

@@ -139,13 +139,13 @@ def clustered_shares(data: CrossedData, chances: np.ndarray | None, level: float
     for g, share in enumerate(np.bincount(data.group, data.values) / counts):
         if not_estimable[g] and not result.reasons[g]:
             chance = None if chances is None else float(chances[g])
-            results[g] = _clusters_as_trials(data, g, float(share), chance, level)
+            results[g] = exact_by_clusters(data, g, float(share), chance, level)
         # Its way through log odds leaves rounding errors, which can show where a share ends in 5.
         results[g] = replace(results[g], value=float(share))
     return results
 
 
-def _clusters_as_trials(
+def exact_by_clusters(
     data: CrossedData, g: int, share: float, chance: float | None, level: float
 ) -> Estimate:
     """Compute Clopper and Pearson's interval with `clusters_as_trials` as the number of trials.
