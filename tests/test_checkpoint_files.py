@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import gzip
 import json
 import logging
 import pathlib
@@ -463,6 +464,9 @@ def test_a_trusted_file_is_converted(tmp_path):
     torch.save({"net": network(), "trainer": Trainer()}, tmp_path / "w.pth")
     keys, tensors = convert(tmp_path / "w.pth", tmp_path / "clean.pth")
     assert keys == ["net"] and tensors == len(STATE)
+    (tmp_path / "w.pkl.gz").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(CheckpointError, match=r"is compressed \(gzip\); unpack it first"):
+        convert(tmp_path / "w.pkl.gz", tmp_path / "clean.pth")
     assert same(load_weights(network(9), tmp_path / "clean.pth"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from harness.files import whole_file
+from harness.files import describe_format, whole_file
 from harness.networks.checkpoint_files import weight_files
 from harness.networks.misfits import ADVICE_ON_PIECES, is_composed
 from harness.networks.state_dicts import CheckpointError, state_dicts
@@ -28,6 +28,10 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
         CheckpointError: the file cannot be loaded, or holds no weights.
     """
     weight_files(path)  # raises an error if the file does not exist
+    if path.is_file():
+        with path.open("rb") as file:
+            if description := describe_format(file.read(512)):
+                raise CheckpointError(f"{path} is {description}")
     folder = search_working_folder()
     try:
         content = call_with_torchvision(_load_trusted, path)
