@@ -181,6 +181,38 @@ def test_calls_are_layers_or_counted(name, caplog):
     assert len(find_layers(exposed, VIEW)) == 1 + traced
 
 
+#: formulas with a weight per channel, whose shape or sign is computed
+LEARNED = {
+    "view": lambda x, slope: x * torch.sigmoid(slope.view(1, -1, 1, 1) * x),
+    "softplus": lambda x, slope: x * torch.sigmoid(F.softplus(slope)[:, None, None] * x),
+    "where": lambda x, slope: torch.where(x > 0, x, slope.view(-1, 1, 1).to(x.dtype) * x),
+}
+
+
+class Learned(nn.Module):
+    def __init__(self, function, branches):
+        super().__init__()
+        self.function, self.branches = function, branches
+        self.slope = nn.Parameter(torch.linspace(0.1, 1, 8))
+
+    def forward(self, x):
+        if self.branches and x.sum() > 1e9:
+            x = -x
+        return self.function(x, self.slope) + 1
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_formulas_with_learned_weights_are_layers_or_counted(name, caplog):
+    caplog.set_level("INFO")
+    model = Network(Learned(LEARNED[name], branches=False)).eval()
+    layers = find_layers(expose_calls(model, IMAGES), VIEW)
+    assert [layer.name for layer in layers] == ["relu", "act.gated_call_1"]
+    assert "activation functions are not probed" not in caplog.text
+    model = Network(Learned(LEARNED[name], branches=True)).eval()
+    assert [layer.name for layer in find_layers(expose_calls(model, IMAGES), VIEW)] == ["relu"]
+    assert "1 of 2 calls of activation functions" in caplog.text
+
+
 @pytest.mark.parametrize("name", NO_CALLS)
 def test_other_calls_are_not_counted(name, caplog):
     caplog.set_level("INFO")

@@ -220,8 +220,13 @@ def _trace_calls(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | N
 def _find_results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
     """Return the nodes of activation functions' results, and whether one call computes each."""
     derivations, results = Derivations(), dict[fx.Node, bool]()
+    constants = set[fx.Node]()  # weights, sizes and types, and what is computed from these alone
     for node in graph.nodes:
-        inputs = [other for other in node.all_input_nodes if other.op != "get_attr"]
+        inputs = [other for other in node.all_input_nodes if other not in constants]
+        is_kind = node.target is getattr and node.args[1] in ("shape", "dtype", "device")
+        if node.op == "get_attr" or is_kind or (node.all_input_nodes and not inputs):
+            constants.add(node)
+            continue
         alone = _is_activation(node, module)
         parts = derivations.follow(node, _called_name(node, module), inputs, alone)
         if parts is not None:

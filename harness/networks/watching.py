@@ -198,6 +198,7 @@ class _Nonlinearities(TorchFunctionMode):
         self._parts: dict[Hashable, list[Hashable]] = {}
         self._uses = Counter[Hashable]()
         self._derivations = Derivations()
+        self._constants = set[Hashable]()  # by id: computed from weights alone
         self._alive: list[object] = []  # keeps tensors, so that ids stay unique
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -214,8 +215,12 @@ class _Nonlinearities(TorchFunctionMode):
         elif name in _OF_JOINED and args and id(args[0]) in self._joined:
             self._alive += values
             self._joined |= {id(value): self._joined[id(args[0])] for value in values}
-        inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _may_vary(v)]
-        if name in FOLLOWED and inputs:
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        inputs = [v for v in tensors if self._may_vary(v)]
+        if tensors and not inputs:
+            self._alive += values
+            self._constants |= set(map(id, values))
+        elif name in FOLLOWED and inputs:
             values = [args[0]] if name == "setitem" else values
             self._follow(name, is_activation_call(name, args, kwargs), inputs, values)
         return result
@@ -233,6 +238,12 @@ class _Nonlinearities(TorchFunctionMode):
             self.results.pop(key, None)
         self.results[id(result)] = result, name
 
+    def _may_vary(self, value: Tensor) -> bool:
+        """Return whether a value may depend on the images; weights, what is computed from them
+        alone, and single numbers do not."""
+        is_weight = isinstance(value, nn.Parameter) or id(value) in self._constants
+        return value.numel() > 1 and not is_weight
+
     def joins_known_values(self, value: object) -> bool:
         """Return whether a value is a concatenation that is joined with more values later, or one
         of whose parts is an activation function's result, is joined itself, or is also a part of
@@ -244,11 +255,6 @@ class _Nonlinearities(TorchFunctionMode):
             self._uses[part] > 1 or part in self._joined or part in self.results
             for part in self._parts[concatenation]
         )
-
-
-def _may_vary(value: Tensor) -> bool:
-    """Return whether a value may depend on the images; constants and weights do not."""
-    return value.numel() > 1 and not isinstance(value, nn.Parameter)
 
 
 def record_pass(
