@@ -143,9 +143,10 @@ def list_tests(tests: pd.DataFrame) -> str:
 def summarise_tests(tests: pd.DataFrame) -> str:
     """Return how many planned tests are significant, and the outcomes of the control tests."""
     planned = tests[~is_control(tests)]
+    claimed = int(planned["claimed"].sum())
     sentence = (
-        f"{int(planned['claimed'].sum())} of {pluralise(len(planned), 'planned test')} "
-        f"{'was' if len(planned) == 1 else 'were'} significant after adjustment"
+        f"{claimed} of {pluralise(len(planned), 'planned test')} "
+        f"{'was' if 1 in (claimed, len(planned)) else 'were'} significant after adjustment"
     )
     if missing := int(planned["p"].isna().sum()):
         sentence += f"; {missing} could not be computed"
