@@ -63,10 +63,13 @@ def build(
             f"completes one form, so that some are shown to nobody unless places are added"
         )
     if settings.recruitment.platforms == ("open",) and settings.payment == Payment():
-        note(
-            f"platforms = ['open'], but payment.text promises {settings.payment.text!r}; say how "
-            f"participants of the open link are paid, or set it to ''"
-        )
+        if "text" in settings.payment.model_fields_set:
+            note(
+                f"platforms = ['open'], but payment.text promises {settings.payment.text!r}; say "
+                f"how participants of the open link are paid, or set it to ''"
+            )
+        else:  # no platform pays them
+            settings = settings.model_copy(update={"payment": Payment(text="")})
     evidence = Evidence(run, settings.evidence)
     design: Design = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()

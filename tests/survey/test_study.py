@@ -294,7 +294,12 @@ def test_more_attention_trials_than_others_are_noted(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("platform", "text", "noted"),
-    [("open", None, True), ("open", "", False), ("prolific", None, False)],
+    [
+        ("open", None, False),
+        ("open", "", False),
+        ("open", Payment().text, True),
+        ("prolific", None, False),
+    ],
 )
 def test_a_promise_of_a_platforms_payment_to_an_open_link_is_noted(
     run, tmp_path, platform, text, noted
@@ -307,6 +312,8 @@ def test_a_promise_of_a_platforms_payment_to_an_open_link_is_noted(
     )  # fmt: skip
     build(run, settings, tmp_path / "study", say=lambda text: None, note=notes.append)
     assert any("payment.text promises 'You are paid" in note for note in notes) is noted
+    said = load(tmp_path / "study")[0].payment.text
+    assert said == ("" if platform == "open" and not text else Payment().text)
 
 
 def test_a_condition_whose_name_no_database_holds_is_refused(run, tmp_path, monkeypatch):
