@@ -133,7 +133,7 @@ def test_a_pause_keeps_new_people_out_and_lets_the_others_go_on(service):
 
 
 def test_only_what_participants_see_decides_the_hash(run, tmp_path):
-    small = {"forms": 1, "trials": {"odd_one_out": {"base": 1}}}
+    small = {"forms": 1, "trials": {"odd_one_out": {"base": 1}}, "payment": Payment(text="£3")}
     one = build(run, SETTINGS.model_copy(update=small), tmp_path / "a", lambda text: None)
     other = SETTINGS.model_copy(
         update=small | {"participants": 7, "lease_minutes": 5, "recruitment": Entry()}
