@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
+from analysis.statistics.agreement import (
+    FleissKappa,
+    FreeMarginalKappa,
+    KrippendorffAlpha,
+    dawid_skene,
+)
 from tests import oracles_statistics as plain
 
 #: Krippendorff (2011), "Computing Krippendorff's alpha-reliability", example C: four observers,
@@ -138,6 +143,20 @@ def test_fleiss_worked_example_and_statsmodels():
     assert estimate.value == pytest.approx(0.210, abs=5e-4)
     assert estimate.value == pytest.approx(fleiss_kappa(np.array(FOURTEEN)))
     assert estimate.n == 140
+    free = FreeMarginalKappa(1 / 5)(pd.DataFrame(rows))
+    assert free.value == pytest.approx(fleiss_kappa(np.array(FOURTEEN), method="randolph"))
+    assert free.low < free.value < free.high and free.n == 140
+
+
+def test_other_names_of_a_trials_options_change_alpha_and_not_the_free_marginal_kappa():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"participant": np.repeat(range(9), 6), "trial": np.tile(range(6), 9)})
+    frame["answer"] = np.where(rng.random(54) < 0.6, 0, rng.integers(4, size=54))
+    frame = frame.iloc[:-1]
+    renamed = frame.assign(answer=(frame["answer"] + frame["trial"]) % 4)
+    one, other = (FreeMarginalKappa(1 / 4)(f) for f in (frame, renamed))
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
+    assert KrippendorffAlpha()(renamed).value > KrippendorffAlpha()(frame).value + 0.1
 
 
 def test_fleiss_refuses_incomplete_designs():
@@ -217,6 +236,6 @@ def test_perfect_agreement_says_why_it_has_no_interval():
         {"trial": np.repeat(np.arange(10), 4), "participant": np.tile(range(4), 10)}
     )
     frame["answer"] = frame["trial"] % 3
-    for statistic in (KrippendorffAlpha(), FleissKappa()):
+    for statistic in (KrippendorffAlpha(), FleissKappa(), FreeMarginalKappa(1 / 3)):
         estimate = statistic(frame)
         assert estimate.value == 1 and np.isnan(estimate.low) and "varies" in estimate.reason

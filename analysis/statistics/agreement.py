@@ -70,29 +70,27 @@ class KrippendorffAlpha:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        answered = frame.dropna(subset=[value])
-        ratings = answered.groupby(unit)[value].transform("size")
-        left_out = int(answered.loc[ratings < 2, unit].nunique())
-        pairable = answered[ratings >= 2]
-        if pairable.empty:
-            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=CLUSTERED,
-                            reason=f"no {unit} has two ratings")  # fmt: skip
-        estimate = _estimate(pairable, unit, value, partial(_alpha, metric=self.metric), self.level)
-        return replace(estimate, left_out=left_out)
+        coefficient = partial(_alpha, metric=self.metric)
+        return _of_pairable(frame, unit, value, coefficient, self.level)
 
 
-def _kappa(counts: np.ndarray) -> np.ndarray:
-    """Compute κ from count tables [..., units, categories]; units with fewer than two ratings carry
-    no information. NaN if all ratings are equal."""
+def _pair_agreement(counts: np.ndarray) -> np.ndarray:
+    """Compute the mean share of agreeing pairs of ratings within a unit from count tables [...,
+    units, categories]; units with fewer than two ratings carry no information."""
     ratings = counts.sum(axis=-1)
     has_pairs = ratings >= 2
     pairs = np.where(has_pairs, ratings * (ratings - 1), 1.0)
     agreeing = (counts * (counts - 1)).sum(axis=-1) / pairs
+    with np.errstate(invalid="ignore"):
+        return (agreeing * has_pairs).sum(axis=-1) / has_pairs.sum(axis=-1)
+
+
+def _kappa(counts: np.ndarray) -> np.ndarray:
+    """Compute Fleiss' κ from count tables as `_pair_agreement`; NaN if all ratings are equal."""
+    total = counts.sum(axis=(-1, -2))[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = counts.sum(axis=-2) / ratings.sum(axis=-1, keepdims=True)
-        chance = np.square(share).sum(axis=-1)
-        agreement = (agreeing * has_pairs).sum(axis=-1) / has_pairs.sum(axis=-1)
-        return np.where(chance < 1, (agreement - chance) / (1 - chance), np.nan)
+        chance = np.square(counts.sum(axis=-2) / total).sum(axis=-1)
+        return np.where(chance < 1, (_pair_agreement(counts) - chance) / (1 - chance), np.nan)
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,48 @@ class FleissKappa:
                 f"found {ratings.min()} to {ratings.max()}: use Krippendorff's alpha"
             )
         return _estimate(answered, unit, value, _kappa, self.level)
+
+
+@dataclass(frozen=True)
+class FreeMarginalKappa:
+    """κ with a known chance agreement, with participants and units clustered (Brennan and Prediger
+    1981; for any number of raters, Randolph 2005).
+
+    κ = (P̄ − chance) / (1 − chance), with P̄ as in FleissKappa. Unlike α and Fleiss' κ, it does not
+    depend on the names of options where each unit has its own. Units with fewer than two ratings
+    are counted in `left_out`. The interval is that of `_estimate`.
+
+    Attributes:
+        chance: agreement by guessing; 1 / number of options.
+    """
+
+    chance: float
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
+        def kappa(counts: np.ndarray) -> np.ndarray:
+            return (_pair_agreement(counts) - self.chance) / (1 - self.chance)
+
+        return _of_pairable(frame, unit, value, kappa, self.level)
+
+
+def _of_pairable(
+    frame: pd.DataFrame,
+    unit: str,
+    value: str,
+    coefficient: Callable[[np.ndarray], np.ndarray],
+    level: float,
+) -> Estimate:
+    """Estimate a coefficient, as `_estimate`, from the units with two ratings or more; count the
+    others that have one."""
+    answered = frame.dropna(subset=[value])
+    ratings = answered.groupby(unit)[value].transform("size")
+    left_out = int(answered.loc[ratings < 2, unit].nunique())
+    pairable = answered[ratings >= 2]
+    if pairable.empty:
+        return Estimate(np.nan, left_out=left_out, level=level, clustered=CLUSTERED,
+                        reason=f"no {unit} has two ratings")  # fmt: skip
+    return replace(_estimate(pairable, unit, value, coefficient, level), left_out=left_out)
 
 
 def _estimate(

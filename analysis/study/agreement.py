@@ -7,7 +7,12 @@ import pandas as pd
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from analysis.statistics import Estimates, tabulate
-from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
+from analysis.statistics.agreement import (
+    FleissKappa,
+    FreeMarginalKappa,
+    KrippendorffAlpha,
+    dawid_skene,
+)
 from analysis.study.planned_tests import SCALES
 from analysis.study.results import Results
 from analysis.study.tables import ESTIMATE, FORMATS, SHARE
@@ -18,7 +23,8 @@ METRICS = {"changed": "nominal", "clarity": "ordinal", "rating": "ordinal"}
 
 @shelf.table("study", "agreement")
 def agreement(results: Results) -> Table | None:
-    """Return Krippendorff's α and, for complete designs, Fleiss' κ, by question and condition."""
+    """Return Krippendorff's α, for complete designs Fleiss' κ, and for choices κ by Brennan and
+    Prediger, by question and condition."""
     level = results.settings.level
     rows: Estimates = {}
     for task in results.tasks:
@@ -35,6 +41,10 @@ def agreement(results: Results) -> Table | None:
                 ratings = group.dropna(subset=[column])["trial"].value_counts()
                 if metric == "nominal" and ratings.nunique() == 1 and ratings.iloc[0] > 1:
                     rows[(*key, "Fleiss' κ")] = FleissKappa(level)(group, value=column)
+                if question == "choice":
+                    chance = results.responses.study.chance(task)[str(condition)]
+                    kappa = FreeMarginalKappa(chance, level)
+                    rows[(*key, "Brennan and Prediger's κ")] = kappa(group, value=column)
     if not rows:
         return None
     table = tabulate(rows, ["task", "question", "condition", "measure"])
@@ -43,8 +53,11 @@ def agreement(results: Results) -> Table | None:
         "Agreement between participants",
         "1: perfect agreement; 0: agreement expected by chance, given how often each response "
         "occurs in the condition. Where nearly all responses of a condition are the same, the "
-        "coefficients are near 0 even if participants agree. n: responses to trials with at least "
-        f"two responses. Unadjusted {results.level} CIs, clustered by participants and trials.",
+        "coefficients are near 0 even if participants agree. Of choices, α and Fleiss' κ depend on "
+        "the names of options, which are arbitrary in each trial; Brennan and Prediger's κ, whose "
+        "agreement by chance is 1 / number of options, does not. n: responses to trials with at "
+        f"least two responses. Unadjusted {results.level} CIs, clustered by participants and "
+        "trials.",
         table[["task", "question", "condition", "measure", "n", "left_out", *ESTIMATE]],
         FORMATS,
         hidden=("left_out",),
