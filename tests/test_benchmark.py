@@ -375,7 +375,7 @@ def test_undoing_the_planted_channels_alone_changes_the_class():
         ({"methods": ("sing_t",)}, "unknown importance method 'sing_t'; known: sign_t"),
         ({"ablations": ("undo",)}, "unknown ablation 'undo'; known: revert, zero, mean, resample"),
         ({"splits": ("test",)}, "Input should be 'heldout' or 'importance'"),
-        ({"steps": 1}, "at least 2"),
+        ({"steps": 1}, "greater than or equal to 2"),
         ({"bins": 2}, "Extra inputs are not permitted"),
     ],
 )

@@ -77,8 +77,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ids, int64 [batch], and images, as `load_batch` returns them, while the next are read.
 
-    Batches have nearly equal sizes, because a last batch of one to three images would be computed
-    by other kernels, whose results differ in the last bits.
+    Batches have nearly equal sizes, because a last batch of up to three images (on some processors,
+    four) would be computed by other kernels, whose results differ in the last bits.
     """
     pieces = np.array_split(image_ids, max(1, -(-len(image_ids) // batch_size)))
     for piece, batch in read_ahead(partial(load_batch, images, view=view), pieces):

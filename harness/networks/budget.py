@@ -28,8 +28,8 @@ from harness.text import format_bytes
 
 T = TypeVar("T")
 
-#: Smallest number of images per pass: batches of one to three use other kernels, whose results
-#: differ in the last bits.
+#: Smallest number of images per pass: batches of one to three (on some processors, four) use
+#: other kernels, whose results differ in the last bits.
 FEWEST = 4
 #: Share of the free memory that is planned for passes; the rest is for what is not measured
 #: (workspace of libraries, tables).
