@@ -176,6 +176,7 @@ def test_after_the_reversion_study_no_arm_is_run_twice(run, benched, tmp_path):
     assert "Nothing is left to do." in conceptevo_("bench", out, "--plan")
 
 
+@pytest.mark.slow  # the engine is that of a run, whose interruptions are tested each time
 def test_a_killed_benchmark_goes_on_and_gives_the_same_bytes(run, benched, tmp_path):
     out, whole = tmp_path / "run", tmp_path / "whole"
     shutil.copytree(run, out)

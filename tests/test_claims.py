@@ -218,8 +218,9 @@ def test_kinds_of_questions_are_those_that_can_be_frozen():
     assert offered | {"equivalence"} == set(settings.QUESTIONS)
 
 
+@pytest.mark.slow
 def test_studies_of_nothing_claim_nothing():
-    """15 studies; the slow test and docs/simulations.md have hundreds of each design."""
+    """15 studies; the test below and docs/simulations.md have hundreds of each design."""
     shares = measure(replace(DESIGNS["everybody sees all"], permutations=199), 15, seed=1)
     bound = stats.binom.ppf(0.995, 15, 0.05) / 15
     for way in ("together, main question frozen", "together, none frozen"):
