@@ -16,35 +16,30 @@ from analysis.statistics.statistic import Estimate
 
 def _nominal(counts: np.ndarray) -> np.ndarray:
     """Return the squared distance of nominal values: 0 for equal values, 1 for different ones."""
-    return 1.0 - np.eye(counts.shape[-1])
+    return 1.0 - np.eye(len(counts))
 
 
 def _ordinal(counts: np.ndarray) -> np.ndarray:
     """Return the squared distance of ordinal values c and k: the square of the sum of the counts
     from c to k, where the counts of c and of k are halved. The values must be sorted."""
-    middle = np.cumsum(counts, axis=-1) - counts / 2
-    return np.square(middle[..., :, None] - middle[..., None, :])
+    middle = np.cumsum(counts) - counts / 2
+    return np.square(middle[:, None] - middle)
 
 
-#: Squared distances between values: marginal counts [..., v] -> distances [..., v, v].
+#: Squared distances between values: marginal counts [v] -> distances [v, v].
 METRICS = {"nominal": _nominal, "ordinal": _ordinal}
 
 
-def _alpha(counts: np.ndarray, metric: str) -> np.ndarray:
-    """Compute α from count tables [..., units, values]; units with fewer than two values carry no
+def _alpha(counts: np.ndarray, metric: str) -> float:
+    """Compute α from a count table [units, values]; units with fewer than two values carry no
     information. NaN if all values are equal."""
-    ratings = counts.sum(axis=-1, keepdims=True)
+    ratings = counts.sum(axis=1, keepdims=True)
     weighted = np.where(ratings >= 2, counts / np.maximum(ratings - 1, 1), 0.0)
-    coincidences = np.swapaxes(weighted, -1, -2) @ counts
-    values = np.arange(counts.shape[-1])
-    coincidences[..., values, values] -= weighted.sum(axis=-2)
-    totals = coincidences.sum(axis=-1)
-    n = totals.sum(axis=-1)
+    coincidences = weighted.T @ counts - np.diag(weighted.sum(axis=0))
+    totals = coincidences.sum(axis=1)
     distance = METRICS[metric](totals)
-    observed = (coincidences * distance).sum(axis=(-1, -2))
-    expected = (totals[..., :, None] * totals[..., None, :] * distance).sum(axis=(-1, -2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(expected > 0, 1 - (n - 1) * observed / expected, np.nan)
+    observed, expected = (coincidences * distance).sum(), totals @ distance @ totals
+    return float(1 - (totals.sum() - 1) * observed / expected) if expected > 0 else np.nan
 
 
 @dataclass(frozen=True)
@@ -74,23 +69,20 @@ class KrippendorffAlpha:
         return _of_pairable(frame, unit, value, coefficient, self.level)
 
 
-def _pair_agreement(counts: np.ndarray) -> np.ndarray:
-    """Compute the mean share of agreeing pairs of ratings within a unit from count tables [...,
-    units, categories]; units with fewer than two ratings carry no information."""
-    ratings = counts.sum(axis=-1)
-    has_pairs = ratings >= 2
-    pairs = np.where(has_pairs, ratings * (ratings - 1), 1.0)
-    agreeing = (counts * (counts - 1)).sum(axis=-1) / pairs
-    with np.errstate(invalid="ignore"):
-        return (agreeing * has_pairs).sum(axis=-1) / has_pairs.sum(axis=-1)
+def _pair_agreement(counts: np.ndarray) -> float:
+    """Compute the mean share of agreeing pairs of ratings within a unit from a count table [units,
+    categories]; units with fewer than two ratings carry no information. NaN without any other."""
+    ratings = counts.sum(axis=1)
+    counts, ratings = counts[ratings >= 2], ratings[ratings >= 2]
+    if not len(ratings):
+        return np.nan
+    return float(((counts * (counts - 1)).sum(axis=1) / (ratings * (ratings - 1))).mean())
 
 
-def _kappa(counts: np.ndarray) -> np.ndarray:
-    """Compute Fleiss' κ from count tables as `_pair_agreement`; NaN if all ratings are equal."""
-    total = counts.sum(axis=(-1, -2))[..., None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        chance = np.square(counts.sum(axis=-2) / total).sum(axis=-1)
-        return np.where(chance < 1, (_pair_agreement(counts) - chance) / (1 - chance), np.nan)
+def _kappa(counts: np.ndarray) -> float:
+    """Compute Fleiss' κ from a count table as `_pair_agreement`; NaN if all ratings are equal."""
+    chance = float(np.square(counts.sum(axis=0) / counts.sum()).sum())
+    return (_pair_agreement(counts) - chance) / (1 - chance) if chance < 1 else np.nan
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ class FreeMarginalKappa:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        def kappa(counts: np.ndarray) -> np.ndarray:
+        def kappa(counts: np.ndarray) -> float:
             return (_pair_agreement(counts) - self.chance) / (1 - self.chance)
 
         return _of_pairable(frame, unit, value, kappa, self.level)
@@ -147,7 +139,7 @@ def _of_pairable(
     frame: pd.DataFrame,
     unit: str,
     value: str,
-    coefficient: Callable[[np.ndarray], np.ndarray],
+    coefficient: Callable[[np.ndarray], float],
     level: float,
 ) -> Estimate:
     """Estimate a coefficient, as `_estimate`, from the units with two ratings or more; count the
@@ -166,7 +158,7 @@ def _estimate(
     answered: pd.DataFrame,
     unit: str,
     value: str,
-    coefficient: Callable[[np.ndarray], np.ndarray],
+    coefficient: Callable[[np.ndarray], float],
     level: float,
 ) -> Estimate:
     """Estimate a coefficient of agreement for other participants and other units.
@@ -176,7 +168,7 @@ def _estimate(
     an interval over units alone, 10 to 20 % of 95 % intervals of ratings at random excluded 0.)
 
     Args:
-        coefficient: count tables [..., units, values] -> values [...].
+        coefficient: count table [units, values] -> value; NaN if it is undefined.
     """
     codes, _ = pd.factorize(answered[value], sort=True)
     data = code_responses(answered.assign(code=codes, group=""), "code", "group", item=unit)

@@ -29,7 +29,9 @@ def agreement(results: Results) -> Table | None:
     rows: Estimates = {}
     for task in results.tasks:
         answers = results.answers_of(task)
-        metrics = {"choice": "nominal"} if task in results.choice_tasks else METRICS
+        is_choice = task in results.choice_tasks
+        metrics = {"choice": "nominal"} if is_choice else METRICS
+        chances = results.responses.study.chance(task) if is_choice else {}
         for question, metric in metrics.items():
             column = "answer" if question == "choice" else question
             if answers[column].isna().all():
@@ -41,9 +43,8 @@ def agreement(results: Results) -> Table | None:
                 ratings = group.dropna(subset=[column])["trial"].value_counts()
                 if metric == "nominal" and ratings.nunique() == 1 and ratings.iloc[0] > 1:
                     rows[(*key, "Fleiss' κ")] = FleissKappa(level)(group, value=column)
-                if question == "choice":
-                    chance = results.responses.study.chance(task)[str(condition)]
-                    kappa = FreeMarginalKappa(chance, level)
+                if is_choice:
+                    kappa = FreeMarginalKappa(chances[str(condition)], level)
                     rows[(*key, "Brennan and Prediger's κ")] = kappa(group, value=column)
     if not rows:
         return None

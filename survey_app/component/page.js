@@ -282,10 +282,10 @@ function start(root, words) {
     if (event.key === "+") return enlarge();
     const digit = /^[0-9]$/.test(event.key) ? event.key : /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1];
     const choice = digit && view.querySelector(`input[data-key="${digit}"]:enabled`);
-    if (choice) set(choice, true);
+    if (choice) setChecked(choice, true);
   }
 
-  function set(choice, checked) {
+  function setChecked(choice, checked) {
     choice.checked = checked;
     choice.focus({ preventScroll: true });
     choice.dispatchEvent(new Event("change", { bubbles: true }));
@@ -330,7 +330,7 @@ function start(root, words) {
     const button = event.target.closest?.(".zoom");
     if (button) enlarge(button);
     const clear = event.target.closest?.("[data-clear]");
-    if (clear && !state.sending) set(chosen(clear), false);
+    if (clear && !state.sending) setChecked(chosen(clear), false);
   });
   for (const kind of ["input", "change"]) {
     view.addEventListener(kind, () => { updateDependents(); saveDraft(); });
