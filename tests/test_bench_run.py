@@ -143,7 +143,7 @@ def test_everything_is_written_and_read(benched):
 
 
 def test_workers_and_batches_change_no_record(run, benched, tmp_path):
-    """Of batches of five or more: on some processors, passes over four images round otherwise."""
+    """Passes for records have five images or more: on some processors, four round otherwise."""
     out = tmp_path / "run"
     shutil.copytree(run, out)
     manifest = json.loads((out / "manifest.json").read_text())
