@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -54,22 +53,6 @@ class ProbeParameters(Section):
     activations_type: Literal["float32", "float16"] = "float32"
     batch_size: int = Field(64, ge=1)
     range_images: int = Field(65536, ge=FEWEST)
-
-
-@dataclass(frozen=True, eq=False)
-class RangeRecord:
-    """What was recorded of one checkpoint on one range of the probe images.
-
-    Attributes:
-        part: the part that is merged with those of other ranges.
-        responses: image_id, rank, neuron (row of `neurons_of`), activation; the neurons that each
-            image activates most, ties by row; those of all ranges, joined, equal those of one pass.
-        activations: [neurons, images of the range], of `activations_type`; None if not kept.
-    """
-
-    part: ProbePart
-    responses: pd.DataFrame
-    activations: np.ndarray | None
 
 
 def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range]:
@@ -119,7 +102,7 @@ def probe_range(
     model, layers, device = network.model, network.layers, network.device
 
     def record(batch_size: int) -> RangeRecord:
-        recording = Recording(layers, image_range, parameters, device)
+        recording = RangeRecord(layers, image_range, parameters, device)
         with (
             borrow(model),
             torch.no_grad(),
@@ -130,13 +113,18 @@ def probe_range(
                 run_network(model, device.batch(batch), "to record its neurons")
                 recording.add(batch_ids, [record.kept[layer.name] for layer in layers])
                 on_image(len(batch_ids))
-        return recording.result()
+        return recording
 
     return run_halving(record, parameters.batch_size, f"probing images {ids[0]} to {ids[-1]}")
 
 
-class Recording:
-    """The record of a range of images, which grows batch by batch."""
+class RangeRecord:
+    """The record of one checkpoint on one range of the probe images, which grows batch by batch.
+
+    Attributes:
+        part: the part that is merged with those of other ranges.
+        activations: [neurons, images of the range], of `activations_type`; None if not kept.
+    """
 
     def __init__(
         self, layers: Sequence[Layer], images: range, parameters: ProbeParameters, device: Device
@@ -148,13 +136,13 @@ class Recording:
         }
         self._parameters = parameters
         total = int(edges[-1])
-        self._part = ProbePart(total, parameters.k, images, device.place)
-        self._thresholds = self._part.kth_largest()
+        self.part = ProbePart(total, parameters.k, images, device.place)
+        self._thresholds = self.part.kth_largest()
         self._responses: list[tuple[Tensor, Tensor, Tensor]] = []
         self._recorded = 0
-        self._activations: np.ndarray | None = None
+        self.activations: np.ndarray | None = None
         if parameters.activations:
-            self._activations = np.empty((total, len(images)), dtype=parameters.activations_type)
+            self.activations = np.empty((total, len(images)), dtype=parameters.activations_type)
 
     def keep(self, maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """Return a layer's activations a[x, n] and, where they may be needed, the positions of
@@ -170,11 +158,11 @@ class Recording:
     def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Add a batch: image ids int64 [batch] and, per layer, the result of `keep`."""
         values = torch.cat([value for value, _ in peaks], dim=1).float()
-        self._part.update(values, torch.cat([position for _, position in peaks], dim=1), ids)
-        self._thresholds = self._part.kth_largest()
+        self.part.update(values, torch.cat([position for _, position in peaks], dim=1), ids)
+        self._thresholds = self.part.kth_largest()
         self._responses.append((ids, *strongest(values, self._parameters.responsive)))
-        if self._activations is not None:
-            target = self._activations[:, self._recorded : self._recorded + len(ids)]
+        if self.activations is not None:
+            target = self.activations[:, self._recorded : self._recorded + len(ids)]
             with np.errstate(over="ignore"):
                 target[:] = values.T.cpu().numpy()
             if target.dtype == np.float16 and np.isinf(target).any():
@@ -184,13 +172,16 @@ class Recording:
                 )
         self._recorded += len(ids)
 
-    def result(self) -> RangeRecord:
+    @property
+    def responses(self) -> pd.DataFrame:
+        """image_id, rank, neuron (row of `neurons_of`), activation: the neurons that each image
+        activates most, ties by row; those of all ranges, joined, equal those of one pass."""
         ids, values, neurons = (
             torch.cat([part.cpu() for part in parts]).numpy()
             for parts in zip(*self._responses, strict=True)
         )
         image, rank = np.nonzero(values > 0)
-        responses = pd.DataFrame(
+        return pd.DataFrame(
             {
                 "image_id": ids[image],
                 "rank": rank,
@@ -198,7 +189,6 @@ class Recording:
                 "activation": values[image, rank],
             }
         )
-        return RangeRecord(self._part, responses, self._activations)
 
 
 def peaks(maps: Tensor) -> Tensor:
