@@ -90,8 +90,3 @@ def test_nan_names_the_images():
             torch.zeros(2, 2, dtype=torch.int64),
             torch.tensor([3, 7]),
         )
-
-
-def test_k_must_be_positive():
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        ProbePart(2, 0, range(8))

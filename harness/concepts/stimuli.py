@@ -50,8 +50,6 @@ class ProbePart:
     def __init__(
         self, neurons: int, k: int, images: range, device: torch.device | str = "cpu"
     ) -> None:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
         self.spans = np.array([[images.start, images.stop]])
         self.lowest = torch.full((neurons,), float("inf"), device=device)
@@ -79,16 +77,7 @@ class ProbePart:
         self._absorb(keys.T, values.T, positions.T.to(torch.int32))
 
     def merge(self, other: ProbePart) -> None:
-        """Add the values of the same neurons for other images.
-
-        Raises:
-            ValueError: the number of neurons or k differs.
-        """
-        if other._keys.shape != self._keys.shape:
-            raise ValueError(
-                f"shards of {tuple(self._keys.shape)} and {tuple(other._keys.shape)} (neurons, k) "
-                f"cannot be merged"
-            )
+        """Add the values of the same neurons, with the same k, for other images."""
         self.spans = np.concatenate([self.spans, other.spans])
         self.lowest = torch.minimum(self.lowest, other.lowest)
         self._absorb(other._keys, other._values, other._positions)
@@ -131,15 +120,9 @@ class ProbePart:
 
 
 def merge(parts: Iterable[ProbePart]) -> ProbePart:
-    """Merge records of the same neurons on several ranges of images, one at a time in memory.
-
-    Raises:
-        ValueError: there is no part, or the parts have different neurons or a different k.
-    """
+    """Merge records of the same neurons on several ranges of images, one at a time in memory."""
     rest = iter(parts)
-    if (first := next(rest, None)) is None:
-        raise ValueError("no part of the probe images to merge")
-    merged = ProbePart.from_arrays(first.arrays())  # a copy, so that the first is not changed
+    merged = ProbePart.from_arrays(next(rest).arrays())  # a copy, so that it is not changed
     for part in rest:
         merged.merge(part)
     return merged

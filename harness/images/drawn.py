@@ -279,13 +279,7 @@ def draw(seed: int, index: int) -> Drawing:
     """Draw the `index`-th image of the stream `seed`; its label is index % 12.
 
     The image depends on these two numbers only, not on earlier draws or the process.
-
-    Raises:
-        ValueError: seed or index is negative.
     """
-    for name, value in (("seed", seed), ("index", index)):
-        if value < 0:
-            raise ValueError(f"{name} must be a whole number of at least 0, got {value}")
     rng = np.random.default_rng([seed, index])
     canvas = Canvas(rng)
     label = index % len(CLASSES)
