@@ -85,13 +85,8 @@ def _name_type(kind: Any, text: str) -> str:
 
 def _explain_type(types: Mapping[str, str], given: Mapping[str, Any], problem: Any) -> str:
     parameter = problem["loc"][0]
-    match problem["type"]:
-        case "literal_error":
-            rule = f"must be {problem['ctx']['expected']}"
-        case "greater_than" | "greater_than_equal" | "less_than_equal":
-            rule = describe_fault(problem)
-        case _:
-            rule = f"must be {types[parameter]}"
+    is_of_value = problem["type"].startswith(("literal", "greater", "less"))
+    rule = describe_fault(problem) if is_of_value else f"must be {types[parameter]}"
     value = problem["input"] if isinstance(given[parameter], Mapping) else given[parameter]
     simple = isinstance(value, str | int | float | tuple | list | None)
     return f"{parameter} {rule}, got {reprlib.repr(value) if simple else type(value).__name__}"

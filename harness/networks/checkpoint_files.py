@@ -18,6 +18,7 @@ import types
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,14 @@ from harness.text import join_names
 logger = logging.getLogger(__name__)
 
 
-def _dict(*factory: object) -> dict:
-    """Stand for defaultdict: safe loading can fill only plain dicts."""
-    return {}
-
-
-def _list(*arguments: object) -> list:
-    """Stand for deque: safe loading can fill only plain lists."""
-    return []
-
-
 _NUMPY = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)  # type: ignore[attr-defined]
 
 #: Classes and functions that training scripts store beside weights and that are harmless to load;
 #: some are listed under the names of other versions of Python and NumPy, too.
 HARMLESS: list[Any] = [
     *(argparse.Namespace, types.SimpleNamespace),
-    (_dict, "collections.defaultdict"),
-    (_list, "collections.deque"),
+    (lambda *factory: {}, "collections.defaultdict"),  # safe loading fills only plain dicts
+    (lambda *arguments: [], "collections.deque"),  # and lists
     *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
     *(
         (pathlib.PurePosixPath if "Posix" in name else pathlib.PureWindowsPath, f"{module}.{name}")
@@ -287,18 +278,6 @@ def _describe_archive(path: Path) -> str:
     )
 
 
-def foreign_code(path: Path) -> list[str]:
-    """Return the classes and functions, none of them HARMLESS, that an unsafe load would run.
-
-    The file is only scanned. The list is empty for files of an older format.
-    """
-    try:
-        with torch.serialization.safe_globals(HARMLESS):
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # the function of torch cannot scan files of older formats
-        return []
-
-
 def _explain_refusal(path: Path, reason: str) -> str:
     """Say why safe loading refused a file: which classes it would run, and what to do."""
     if "Unsupported operand" in reason:
@@ -306,9 +285,11 @@ def _explain_refusal(path: Path, reason: str) -> str:
             f"was pickled in a way (protocol 4 or later) that safe loading does not read. "
             f"{_advise(path)}"
         )
-    names = foreign_code(path)
-    if not names:
-        names = re.findall(r"(?:GLOBAL |global |<class ')`?([\w.]+)", reason)[:1]
+    names: list[str] = []
+    with suppress(Exception), torch.serialization.safe_globals(HARMLESS):
+        # torch cannot scan files of older formats
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    names = names or re.findall(r"(?:GLOBAL |global |<class ')`?([\w.]+)", reason)[:1]
     if not names:
         lines = reason.rpartition("WeightsUnpickler error:")[2].strip().splitlines() or [reason]
         return f"is damaged, or holds more than weights ({lines[0]})"
