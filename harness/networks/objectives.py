@@ -221,24 +221,22 @@ class Target:
     classes: int = 0
     prototypes: Tensor | None = None
 
-    def value(self, output: Tensor) -> Tensor:
-        """Return the objective: output [batch, width] -> [batch]."""
-        return self._of(output, self.label)
+    def value(self, output: Tensor, label: int | None = None) -> Tensor:
+        """Return the objective, of its class or another: output [batch, width] -> [batch]."""
+        prototypes = () if self.prototypes is None else (self.prototypes,)
+        labels = self._labels(output, self.label if label is None else label)
+        return self.objective.function(output, labels, *prototypes)
 
     def scores(self, output: Tensor) -> Tensor:
         """Return the scores compared for a prediction, [batch, columns]; the class's is `label`."""
         if self.objective.classifies:
             return output
-        columns = [self._of(output, label) for label in range(self.classes)]
+        columns = [self.value(output, label) for label in range(self.classes)]
         return torch.stack(columns, dim=1) * self.objective.scale
 
     def margin(self, output: Tensor) -> Tensor:
         """Return log(p / (1 − p)), [batch]; p is the class's softmax probability by the scores."""
         return log_odds(self.scores(output), self._labels(output, self.label))
-
-    def _of(self, output: Tensor, label: int) -> Tensor:
-        prototypes = () if self.prototypes is None else (self.prototypes,)
-        return self.objective.function(output, self._labels(output, label), *prototypes)
 
     @staticmethod
     def _labels(output: Tensor, label: int) -> Tensor:

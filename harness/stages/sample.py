@@ -88,15 +88,11 @@ class Sample:
         self.study = replace(study, pairs=pairs)
         self.config = plan.config
         self.units = sum(layer.channels for layer in models.layers)
-        limit = FORWARD_SECONDS / self._forward_seconds(1)
+        one = self.batch(1)
+        with borrow(models.newer), torch.no_grad(), resources().device.computing():
+            limit = FORWARD_SECONDS / time_second_call(partial(models.newer, one))
         #: Number of images for timing; fewer for a large network.
         self.sample_size = int(np.clip(limit, 1, min(SAMPLE, len(plan.test_images))))
-
-    def _forward_seconds(self, count: int) -> float:
-        """Return the seconds per image of a forward pass of `count` images."""
-        newer, batch = self.models.newer, self.batch(count)
-        with borrow(newer), torch.no_grad(), resources().device.computing():
-            return time_second_call(partial(newer, batch)) / count
 
     def batch(self, count: int) -> Tensor:
         return self.images.batch(np.arange(count) % len(self.plan.test_images))
