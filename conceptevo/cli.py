@@ -278,8 +278,11 @@ def init(
         raise ValueError(f"{path} exists; name another file, or remove it first")
     if preset not in (None, "paper"):
         raise ValueError(f"--preset {preset!r} must be paper; without it, a template is written")
-    if preset == "paper" and images is None:
-        raise ValueError("--preset paper needs --images, the folder of ImageNet's train/ and val/")
+    if (preset is None) != (images is None):
+        raise ValueError(
+            "--preset paper needs --images, the folder of ImageNet's train/ and val/; without a "
+            "preset, leave --images out"
+        )
     if images is None:
         text = (CONFIGS / "template.toml").read_text(encoding="utf-8")
     else:

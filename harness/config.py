@@ -342,17 +342,15 @@ def explain_problem(problem: Any) -> str:
 def _explain_unknown_key(problem: Any) -> str:
     """Say which kind of series has an unknown key, or which key may be meant."""
     place = problem["loc"]
-    if place[0] == "series" and len(place) == 3 and (kinds := _sources_with(str(place[-1]))):
+    key = str(place[-1])
+    kinds = [name for name in SOURCES if key in SOURCES.get(name).model_fields]
+    if place[0] == "series" and len(place) == 3 and kinds:
         return (
             f"a series with source = {problem['series'].get('source', 'train')!r} has no such key, "
             f"but one with source = {' or '.join(map(repr, kinds))} has"
         )
-    suggestion = suggest(str(place[-1]), _keys(place)) or ";"
+    suggestion = suggest(key, _keys(place)) or ";"
     return f"unknown key{suggestion} `conceptevo init` writes a file with all keys"
-
-
-def _sources_with(key: str) -> list[str]:
-    return [name for name in SOURCES if key in SOURCES.get(name).model_fields]
 
 
 def _keys(place: Sequence[str | int]) -> dict[str, str]:
