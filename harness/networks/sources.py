@@ -371,10 +371,7 @@ class FunctionSource(Source):
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         call = f"series {self.name!r}, epoch {epoch}: {self.function}({epoch})"
-        function = import_attribute(self.function, "model function")
-        if not isinstance(model := call_user_code(call, function, epoch), nn.Module):
-            raise ValueError(f"{call} must return a torch module, got {type(model).__name__}")
-        return model
+        return call_user_code(call, import_attribute(self.function, "model function"), epoch)
 
     def identity(self, epoch: int) -> str:
         return fingerprint(plugin_identity(self.function), self.version, epoch)
