@@ -15,7 +15,6 @@ from harness.networks.architectures import build
 from harness.networks.training import (
     Examples,
     TrainingData,
-    TrainingFiles,
     TrainingParameters,
     _one_cycle,
     accuracy,
@@ -48,10 +47,9 @@ def run(folder, data, parameters, stop_after=None):
 
     return train(
         "small_vgg",
-        TrainingData(data, data, 3),
+        TrainingData(data, data, 3, lambda epoch: folder / f"{epoch}.pt", folder / "state.pt"),
         parameters,
         seed=4,
-        files=TrainingFiles(lambda epoch: folder / f"{epoch}.pt", folder / "state.pt"),
         on_batch=on_batch,
     )
 

@@ -71,24 +71,19 @@ class Examples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a training.
+    """The images and the files of a training.
 
     Attributes:
         train: training images; two batches of them are in memory at once.
         test: images for the accuracy in the log.
         classes: number of classes and of the network's outputs.
+        weights: function of an epoch that returns the file of its weights.
+        state: the file from which an interrupted training resumes.
     """
 
     train: Examples
     test: Examples
     classes: int
-
-
-@dataclass(frozen=True)
-class TrainingFiles:
-    """The files of a training: of the weights of an epoch, and of the state from which an
-    interrupted training resumes."""
-
     weights: Callable[[int], Path]
     state: Path
 
@@ -98,7 +93,6 @@ def train(
     data: TrainingData,
     parameters: TrainingParameters,
     seed: int,
-    files: TrainingFiles,
     on_batch: Callable[[], None] = lambda: None,
     device: Device = CPU,
 ) -> pd.DataFrame:
@@ -127,7 +121,7 @@ def train(
         architecture, data, parameters, seed, parameters.epochs * batches, device
     )
     log: list[tuple[float, ...]] = []  # one row of LOG per epoch
-    if state := _read_state(files, parameters, device):
+    if state := _read_state(data, parameters, device):
         for name, part in parts._asdict().items():
             part.load_state_dict(state[name])
         log = state["log"]
@@ -137,7 +131,7 @@ def train(
         test_accuracy = accuracy(parts.model, data.test, parameters.batch_size, device)
         log.append((0, np.nan, np.nan, test_accuracy))
         if 0 in parameters.save:
-            save_weights(parts.model, files.weights(0))
+            save_weights(parts.model, data.weights(0))
 
     for epoch in range(len(log), parameters.epochs + 1):
         # The order, the augmentation and dropout depend on (seed, epoch) alone, so resuming at the
@@ -158,9 +152,9 @@ def train(
         test_accuracy = accuracy(parts.model, data.test, parameters.batch_size, device)
         log.append((epoch, total_loss / batches, correct / len(order), test_accuracy))
         if epoch in parameters.save:
-            save_weights(parts.model, files.weights(epoch))
+            save_weights(parts.model, data.weights(epoch))
         states = {name: part.state_dict() for name, part in parts._asdict().items()}
-        _save({**states, "log": log}, files.state)
+        _save({**states, "log": log}, data.state)
     return pd.DataFrame(log, columns=LOG).astype({"epoch": int})
 
 
@@ -208,15 +202,15 @@ def _step(
 
 
 def _read_state(
-    files: TrainingFiles, parameters: TrainingParameters, device: Device
+    data: TrainingData, parameters: TrainingParameters, device: Device
 ) -> dict[str, Any] | None:
     """Return the state of an interrupted training; None if there is none, or if weights that it
     saved are missing, which only a new training can produce."""
-    if not files.state.exists():
+    if not data.state.exists():
         return None
-    state = torch.load(files.state, weights_only=True, map_location=device.place)
+    state = torch.load(data.state, weights_only=True, map_location=device.place)
     epochs = [epoch for epoch in parameters.save if epoch < len(state["log"])]
-    return state if all(files.weights(epoch).exists() for epoch in epochs) else None
+    return state if all(data.weights(epoch).exists() for epoch in epochs) else None
 
 
 def _one_cycle(steps: int, step: int) -> float:

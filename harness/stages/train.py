@@ -16,7 +16,7 @@ from harness.images.sets import CachedImages, FileImages, open_images
 from harness.networks.architectures import build
 from harness.networks.budget import FEWEST, Cost, free_bytes, measure_cost, resources
 from harness.networks.sources import Source, TrainedSource
-from harness.networks.training import Examples, TrainingData, TrainingFiles, train
+from harness.networks.training import Examples, TrainingData, train
 from harness.stages.check import check_untrained
 from harness.stages.images import count_images
 from harness.stages.stage import Advance, Plan, Step, Value, Work
@@ -60,8 +60,6 @@ class TrainSeries(Work):
             _examples(run, "train", source),
             _examples(run, "test", source),
             len(open_images(run, "test").classes),
-        )
-        files = TrainingFiles(
             lambda epoch: run.path(Artifact("weights", (source.name, epoch))),
             run.path(Artifact("training_state", (source.name,))),
         )
@@ -70,7 +68,6 @@ class TrainSeries(Work):
             data,
             source.training,
             source.seed,
-            files,
             lambda: advance(1),
             resources().device,
         )
