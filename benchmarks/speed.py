@@ -31,7 +31,7 @@ from plain_stages import CLASS, by_hand, in_turn, stages
 from torch import Tensor, nn
 
 from harness.concepts.map import project
-from harness.concepts.probing import ProbeParameters, Recording
+from harness.concepts.probing import ProbeParameters, RangeRecord
 from harness.concepts.space import SemanticSpace
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.evolutions.sensitivity import Case, maps_and_gradients
@@ -41,7 +41,7 @@ from harness.networks.devices import CPU
 from harness.networks.execution import _Traced, execution, replace_channels
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.layers import find_layers
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import borrow, record_maps
 from harness.networks.running import run_network
 from harness.records import Checkpoint
 from harness.stages.engine import one_thread
@@ -86,27 +86,25 @@ def recording(of: Subject, repeats: int) -> list[str]:
     model, layers, batch = of.model, of.layers, of.batch
     count = len(batch)
     images = range(SEEN + repeats * count)
-    recorded = Recording(layers, images, ProbeParameters(activations=False), CPU)
+    recorded = RangeRecord(layers, images, ProbeParameters(activations=False), CPU)
     ids = iter(range(SEEN, SEEN + repeats * count, count))
     with (
         borrow(model),
         torch.inference_mode(),
-        ActivationRecorder(model, layers, lambda maps, layer: layer.strength(maps).amax(2)) as peak,
+        record_maps(model, layers, lambda maps, layer: layer.strength(maps).amax(2)) as maps,
     ):
         run_network(model, batch)
-        seen = torch.cat([peak.kept[layer.name] for layer in layers], dim=1)
+        seen = torch.cat([maps[layer.name] for layer in layers], dim=1)
     draw = torch.Generator().manual_seed(0)
     rows = seen[torch.randint(count, (SEEN,), generator=draw)]
     rows += seen.std(dim=0) * torch.randn(rows.shape, generator=draw)
     recorded.add(torch.arange(SEEN), [(rows, torch.zeros_like(rows, dtype=torch.int64))])
 
     def ours() -> None:
-        with ActivationRecorder(model, layers, recorded.keep) as record:
+        with record_maps(model, layers, recorded.keep) as kept:
             run_network(model, batch)
             first = next(ids)
-            recorded.add(
-                torch.arange(first, first + count), [record.kept[layer.name] for layer in layers]
-            )
+            recorded.add(torch.arange(first, first + count), [kept[layer.name] for layer in layers])
 
     with borrow(model), torch.inference_mode():
         best, _ = in_turn(repeats, bare=lambda: model(batch), ours=ours)
@@ -237,14 +235,13 @@ def published_gradients(
     found = {}
     with (
         borrow(model),
-        ActivationRecorder(
+        record_maps(
             model,
             layers,
             lambda maps, _: maps,
             shares_memory=True,
             start_gradient=True,
-            copies=False,
-        ) as record,
+        ) as kept,
     ):
         start = time.process_time()
         logits = model(batch)
@@ -252,7 +249,7 @@ def published_gradients(
         for cell in cells:
             layer, image = layers[cell // len(batch)], int(cell % len(batch))
             (all_images,) = torch.autograd.grad(
-                logits[image, CLASS], record.kept[layer.name], retain_graph=True
+                logits[image, CLASS], kept[layer.name], retain_graph=True
             )
             found[layer.name, image] = all_images[image].clone()
         return middle - start, time.process_time() - middle, found

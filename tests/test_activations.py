@@ -19,7 +19,7 @@ from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.layer import Network
 from harness.networks.layers import Layer, find_layers, measure_patches
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import borrow, record_maps
 from harness.networks.running import run_logits
 from harness.networks.sources import TrainedSource
 from harness.records import Checkpoint
@@ -109,9 +109,9 @@ def test_maps_of_one_dimension_have_their_channels_first(fixed):
     model, images = Rows(fixed).eval(), torch.rand(3, 3, 16, 16)
     (layer,) = find_layers(model, View(16, 16))
     assert (layer.channels, layer.height, layer.width, layer.channels_last) == (6, 64, 1, False)
-    with ActivationRecorder(model, [layer], lambda maps, _: maps.clone()) as record:
+    with record_maps(model, [layer], lambda maps, _: maps.clone()) as kept:
         model(images)
-    assert torch.equal(record.kept["act"], model.act(model.conv(images.flatten(2))))
+    assert torch.equal(kept["act"], model.act(model.conv(images.flatten(2))))
 
 
 def test_a_stated_layout_wins():
@@ -151,11 +151,11 @@ def test_recorded_maps_survive_in_place_operations_and_exceptions():
     image = torch.randn(2, 3, 8, 8)
     with (
         torch.no_grad(),
-        ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True) as record,
+        record_maps(model, layers, lambda maps, _: maps, shares_memory=True) as kept,
     ):
         model(image)
-    assert (record.kept["0"] < 0).any()  # as they were before the ReLU
-    assert torch.equal(record.kept["0"], model[0](image).flatten(2))
+    assert (kept["0"] < 0).any()  # as they were before the ReLU
+    assert torch.equal(kept["0"], model[0](image).flatten(2))
 
     def fail(maps, layer):
         raise RuntimeError("inside the hook")
@@ -163,7 +163,7 @@ def test_recorded_maps_survive_in_place_operations_and_exceptions():
     with (
         pytest.raises(RuntimeError, match="inside the hook"),
         borrow(model),
-        ActivationRecorder(model, layers, fail),
+        record_maps(model, layers, fail),
     ):
         model(image)
     assert model.training and all(p.requires_grad for p in model.parameters())
@@ -266,13 +266,13 @@ def masks():
 
 def test_naming_equals_the_plain_count(drawn_like, masks):
     network, table = named(drawn_like, masks)
-    with ActivationRecorder(network.model, network.layers, lambda m, _: m.numpy(force=True)) as r:
+    with record_maps(network.model, network.layers, lambda m, _: m.numpy(force=True)) as kept:
         network.model.eval()(load_batch(drawn_like, range(30), network.view))
     for layer in network.layers:
         size = layer.height, layer.width
         covered = torch.nn.functional.adaptive_avg_pool2d(masks.float(), size).flatten(2)
         of_layer = table[table["layer"] == layer.name].set_index("channel")
-        cells = r.kept[layer.name].transpose(0, 2, 1).reshape(-1, layer.channels)
+        cells = kept[layer.name].transpose(0, 2, 1).reshape(-1, layer.channels)
         expected = oracles.overlaps(
             cells, covered.transpose(1, 2).flatten(0, 1).numpy(), naming.TOP_SHARE
         )[of_layer.index]

@@ -11,7 +11,7 @@ from harness.images.view import View
 from harness.networks.calls import expose_calls
 from harness.networks.execution import execution
 from harness.networks.layers import find_layers
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import borrow, record_maps
 from harness.networks.running import run_logits
 from harness.networks.soundness import check_gradients
 
@@ -168,10 +168,10 @@ def test_parts_that_torch_compiles_run_as_python_code():
     layers = find_layers(model, VIEW)
     assert [layer.name for layer in layers] == ["act", "block._orig_mod.1", "last"]
     for layer in layers:  # other hooks at each pass
-        recorder = ActivationRecorder(model, [layer], lambda maps, _: maps.clone())
-        with borrow(model), torch.no_grad(), recorder as record:
+        recording = record_maps(model, [layer], lambda maps, _: maps.clone())
+        with borrow(model), torch.no_grad(), recording as kept:
             run_logits(model, IMAGES)
-        assert list(record.kept) == [layer.name]
+        assert list(kept) == [layer.name]
 
 
 @torch.jit.script
@@ -236,7 +236,7 @@ def test_a_layer_that_runs_on_some_of_the_images_is_refused():
     with (
         pytest.raises(ValueError, match="'last' runs on 3 images where the network is given 4"),
         borrow(model),
-        ActivationRecorder(model, layers, lambda maps, _: maps.amax(2)),
+        record_maps(model, layers, lambda maps, _: maps.amax(2)),
     ):
         run_logits(model, IMAGES)
 
@@ -259,7 +259,7 @@ def test_a_layer_that_does_not_run_once_on_all_images_is_refused(brightness, run
     with (
         pytest.raises(ValueError, match=f"'last' runs {runs} times on some images, and once on"),
         borrow(model),
-        ActivationRecorder(model, layers, lambda maps, _: maps.amax(2)),
+        record_maps(model, layers, lambda maps, _: maps.amax(2)),
     ):
         run_logits(model, IMAGES)
         run_logits(model, brightness * torch.ones_like(IMAGES))

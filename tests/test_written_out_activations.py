@@ -11,7 +11,7 @@ from torch import nn
 from harness.images.view import View
 from harness.networks.calls import expose_calls, is_activation
 from harness.networks.layers import find_layers
-from harness.networks.recording import ActivationRecorder
+from harness.networks.recording import record_maps
 
 VIEW = View(16, 16)
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -148,11 +148,11 @@ def test_a_product_with_its_own_gate_is_a_layer(name, caplog):
     layers = find_layers(exposed, VIEW)
     assert [layer.name for layer in layers] == ["relu", "gated_call_1"]  # the SE gate is no layer
     assert "activation functions are not probed" not in caplog.text
-    with ActivationRecorder(exposed, layers, lambda maps, _: maps.clone()) as record:
+    with record_maps(exposed, layers, lambda maps, _: maps.clone()) as kept:
         exposed(IMAGES)
     product = 6 * FORMS[name](model.second(model.relu(model.first(IMAGES))))
     scale = 1 if name == "hard_swish" else 6  # it is divided behind the product
-    torch.testing.assert_close(scale * record.kept["gated_call_1"], product.flatten(2))
+    torch.testing.assert_close(scale * kept["gated_call_1"], product.flatten(2))
 
 
 class Branching(Network):

@@ -23,7 +23,7 @@ from harness.images.batches import batches
 from harness.images.sets import FileImages, ImageSet
 from harness.networks.budget import run_halving
 from harness.networks.layer import Layer, Network
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import borrow, record_maps
 from harness.networks.running import run_network
 from harness.records import NEURON
 from harness.text import join_names
@@ -81,7 +81,7 @@ def dissect(
 
     def run_pass(make_recording: Callable[[], R], batch_size: int) -> R:
         recording = make_recording()
-        keep = ActivationRecorder(network.model, layers, recording.keep)
+        keep = record_maps(network.model, layers, recording.keep)
         with borrow(network.model), torch.no_grad(), network.device.computing(), keep:
             for ids, batch in batches(images, np.arange(len(images)), network.view, batch_size):
                 recording.start(ids)

@@ -24,7 +24,7 @@ from harness.images.sets import ImageSet
 from harness.networks.budget import FEWEST, run_halving
 from harness.networks.devices import Device
 from harness.networks.layer import Layer, Network
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import borrow, record_maps
 from harness.networks.running import run_network
 from harness.section import Section
 
@@ -107,11 +107,11 @@ def probe_range(
             borrow(model),
             torch.no_grad(),
             device.computing(),
-            ActivationRecorder(model, layers, recording.keep) as record,
+            record_maps(model, layers, recording.keep) as kept,
         ):
             for batch_ids, batch in batches(images, ids, network.view, batch_size):
                 run_network(model, device.batch(batch), "to record its neurons")
-                recording.add(batch_ids, [record.kept[layer.name] for layer in layers])
+                recording.add(batch_ids, [kept[layer.name] for layer in layers])
                 on_image(len(batch_ids))
         return recording
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.networks.execution import Execution
 from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
-from harness.networks.recording import ActivationRecorder, borrow, record_layers
+from harness.networks.recording import borrow, record_layers, record_maps
 from harness.networks.running import WithGradients, explain_errors, logits_of, run_network
 from harness.registry import uses
 
@@ -280,25 +280,16 @@ def maps_and_gradients(
         Two dicts, layer name -> float32 [batch, channels, positions], both without graph.
     """
     purpose = "for the gradients of its layers"
-    for copies in (False, True):  # needed only if the network overwrites its maps
-        recorder = ActivationRecorder(
-            model,
-            layers,
-            lambda maps, _: maps,
-            shares_memory=True,
-            start_gradient=True,
-            copies=copies,
-        )
-        with borrow(model), torch.enable_grad(), recorder as record:
-            with WithGradients():
-                answer = run_network(model, batch, purpose)
-            if record.overwritten:
-                continue
-            value = as_target(target).value(logits_of(model, answer)).sum()
-            maps = [record.kept[layer.name] for layer in layers]
-            with explain_errors(model, batch, purpose):
-                gradients = torch.autograd.grad(value, maps, materialize_grads=True)
-            break
+    recording = record_maps(
+        model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
+    )
+    with borrow(model), torch.enable_grad(), recording as kept:
+        with WithGradients():
+            answer = run_network(model, batch, purpose)
+        value = as_target(target).value(logits_of(model, answer)).sum()
+        maps = [kept[layer.name] for layer in layers]
+        with explain_errors(model, batch, purpose):
+            gradients = torch.autograd.grad(value, maps, materialize_grads=True)
     names = [layer.name for layer in layers]
     # float32 from here on, whatever the precision of the network
     maps_by_layer, gradients_by_layer = (

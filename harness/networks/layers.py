@@ -17,7 +17,7 @@ from harness.images.view import View
 from harness.networks.default_layers import map_sizes, split_layers, token_grid
 from harness.networks.layer import Layer
 from harness.networks.parts import find_sites
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import borrow, record_maps
 from harness.networks.running import WithGradients, explain_errors, run_network
 from harness.networks.watching import (
     ModuleRecord,
@@ -335,13 +335,13 @@ def measure_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> li
     shorter = min(view.size)
     smallest = min(SMALLEST_PATCH_PIXELS / shorter, 1.0)
     largest = max(LARGEST_PATCH, smallest)
-    recorder = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
+    recording = record_maps(model, layers, lambda maps, _: maps, shares_memory=True)
 
     def patch(layer: Layer) -> float:
         if layer.width == 1:
             return 1.0
         centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
-        target = layer.strength(recorder.kept[layer.name])[:, :, centre].sum()
+        target = layer.strength(maps[layer.name])[:, :, centre].sum()
         if not target.requires_grad:  # an earlier part of the network detaches its values
             return largest
         with explain_errors(model, image, f"for what neurons of layer {layer.name!r} see"):
@@ -352,7 +352,7 @@ def measure_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> li
         extent = max(_extent(mask.any(dim=1)), _extent(mask.any(dim=0)))
         return min(max(CONTEXT * extent / shorter, smallest), largest)
 
-    with borrow(model), torch.enable_grad(), recorder:
+    with borrow(model), torch.enable_grad(), recording as maps:
         with WithGradients():
             run_network(model, image, "to measure what neurons see")
         return [replace(layer, patch=patch(layer)) for layer in layers]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -132,11 +131,17 @@ def _hook(module: nn.Module, side: Side, action: Callable[[Tensor], Tensor | Non
     return module.register_forward_hook(act)
 
 
-@dataclass(eq=False)
-class ActivationRecorder(Generic[T]):
-    """While open, keeps a function of each layer's output at each forward pass.
+@contextmanager
+def record_maps(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    keep: Callable[[Tensor, Layer], T],
+    shares_memory: bool = False,
+    start_gradient: bool = False,
+) -> Iterator[dict[str, T]]:
+    """Keep a function of each layer's output at each forward pass in the block.
 
-    Attributes:
+    Args:
         model: any module.
         layers: the layers to record.
         keep: function of a layer's map (as `Layer.channel_first` returns it, [batch, units,
@@ -144,58 +149,31 @@ class ActivationRecorder(Generic[T]):
             `shares_memory` is set.
         shares_memory: the kept value is (a view of) the map itself. The network then continues with
             a copy, so that later in-place operations do not change the kept value.
-        copies: if False, the network continues without these copies, which cost time and memory;
-            check `overwritten` afterwards.
         start_gradient: let gradients start at the layers (for `torch.autograd.grad` with respect to
             the kept maps); for a borrowed model, whose parameters have no gradients.
-        kept: layer name -> value kept at the last forward pass.
+
+    Yields:
+        Layer name -> value kept at the last forward pass.
 
     Example:
-        >>> with ActivationRecorder(model, layers, keep=lambda maps, layer: maps.amax(2)) as record:
+        >>> with record_maps(model, layers, keep=lambda maps, layer: maps.amax(2)) as kept:
         ...     model(batch)
-        >>> record.kept["features.3"].shape  # [batch, channels]
+        >>> kept["features.3"].shape  # [batch, channels]
     """
+    kept: dict[str, T] = {}
 
-    model: nn.Module
-    layers: Sequence[Layer]
-    keep: Callable[[Tensor, Layer], T]
-    shares_memory: bool = False
-    copies: bool = True
-    start_gradient: bool = False
-    kept: dict[str, T] = field(default_factory=dict, init=False)
-    _versions: dict[str, int] = field(default_factory=dict, init=False)
-
-    def _record(self, layer: Layer, output: Tensor) -> Tensor | None:
-        if not self.shares_memory:  # of a part of the network under torch.enable_grad()
+    def record(layer: Layer, output: Tensor) -> Tensor | None:
+        if not shares_memory:  # of a part of the network under torch.enable_grad()
             output = output.detach()
-        starts_gradient = self.start_gradient and not output.requires_grad
-        if starts_gradient:  # it then is a leaf, which in-place operations must not change
+        if start_gradient and not output.requires_grad:
             output = output.detach().requires_grad_()
         maps = layer.channel_first(output)
-        self.kept[layer.name] = self.keep(maps, layer)
-        if not self.shares_memory:
-            return None
+        kept[layer.name] = keep(maps, layer)
         # from `maps`, not from `output`: the logits must depend on the kept value
-        continuation = layer.like_output(maps, output)
-        if self.copies or starts_gradient:
-            return continuation.clone()
-        self._versions[layer.name] = maps._version
-        return continuation
+        return layer.like_output(maps, output).clone() if shares_memory else None
 
-    @property
-    def overwritten(self) -> bool:
-        """Whether the network has written to a map that was kept without a copy."""
-        kept: dict[str, Any] = self.kept
-        return any(kept[name]._version > version for name, version in self._versions.items())
-
-    def __enter__(self) -> ActivationRecorder[T]:
-        hooks = {layer: partial(self._record, layer) for layer in self.layers}
-        self._lifetime = attach_hooks(self.model, hooks)
-        self._lifetime.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._lifetime.__exit__(*error)
+    with attach_hooks(model, {layer: partial(record, layer) for layer in layers}):
+        yield kept
 
 
 def record_layers(
@@ -206,7 +184,7 @@ def record_layers(
     purpose: str,
 ) -> dict[str, T]:
     """Run a model once, without gradients, and return layer name -> what is kept of its map (see
-    `ActivationRecorder`). The purpose completes the message of an error."""
-    with borrow(model), torch.no_grad(), ActivationRecorder(model, layers, keep) as record:
+    `record_maps`). The purpose completes the message of an error."""
+    with borrow(model), torch.no_grad(), record_maps(model, layers, keep) as kept:
         run_network(model, batch, purpose)
-    return record.kept
+    return kept

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.networks.execution import execution
 from harness.networks.layer import Layer
-from harness.networks.recording import ActivationRecorder, borrow
+from harness.networks.recording import borrow, record_maps
 from harness.networks.running import INFERENCE, UNDEFINED, WithGradients, explain_errors, run_logits
 from harness.text import join_names
 
@@ -73,12 +73,12 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
     Raises:
         ValueError: the gradient does not reach a layer (detached values), or is NaN or infinite.
     """
-    recorder = ActivationRecorder(
+    recording = record_maps(
         model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
     )
-    with borrow(model), torch.enable_grad(), WithGradients(), recorder as record:
+    with borrow(model), torch.enable_grad(), WithGradients(), recording as kept:
         outputs = run_logits(model, batch, "to see whether it has gradients")
-        maps = [record.kept[layer.name] for layer in layers]
+        maps = [kept[layer.name] for layer in layers]
         gradients: Sequence[Tensor | None] = [None] * len(layers)
         if outputs.requires_grad:
             with explain_errors(model, batch, "to see whether it has gradients"):

@@ -25,7 +25,7 @@ from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.layers import find_layers
 from harness.networks.objectives import objective_identity
-from harness.networks.recording import ActivationRecorder, borrow, record_layers
+from harness.networks.recording import borrow, record_layers, record_maps
 from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import FolderSource, Source, TrainedSource
@@ -179,12 +179,12 @@ def _report_precision(
     full_precision = replace(device, precision="float32")
     strongest = []
     for variant in (device, full_precision):
-        hooks = ActivationRecorder(
+        recording = record_maps(
             model, layers, lambda maps, la: la.strength(maps).amax(dim=2).argmax(dim=0)
         )
-        with borrow(model), torch.no_grad(), variant.computing(), hooks as record:
+        with borrow(model), torch.no_grad(), variant.computing(), recording as kept:
             answer = run_logits(model, batch)
-        strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
+        strongest.append(torch.cat([kept[layer.name] for layer in layers]))
     units = (strongest[0] == strongest[1]).float().mean()
     images = (logits.argmax(dim=1) == answer.cpu().argmax(dim=1)).sum()
     logger.warning(
