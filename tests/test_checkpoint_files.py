@@ -224,6 +224,10 @@ class Trainer:
         ),
         ({n: t.to("meta") for n, t in STATE.items()}, r"cannot be loaded: .*meta"),
         (
+            {"module": {n: torch.empty(0) for n in STATE}},
+            r"has shape \(0,\) inst.* between processes \(DeepSpeed\): .python zero_to_fp32.py",
+        ),
+        (
             STATE | {"3.weight": torch.ones(7, 4, 1, 1), "3.bias": torch.ones(7)},
             r"3.weight has shape \(7, 4, 1, 1\) instead of \(2, 4, 1, 1\).*set outputs = 7 in",
         ),
@@ -361,6 +365,11 @@ def test_weights_in_several_files(tmp_path):
     before = source(tmp_path, "checkpoint-{epoch}").identity(1)
     save_file({n: STATE[n] + 1 for n in names[3:]}, folder / "model-00002-of-00002.safetensors")
     assert source(tmp_path, "checkpoint-{epoch}").identity(1) != before
+    save_file({n: STATE[n] for n in names[2:]}, folder / "model-00002-of-00002.safetensors")
+    assert same(load_weights(network(9), folder))
+    save_file({n: STATE[n] + 1 for n in names[2:]}, folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match=f"different values of {names[2]} in several of its"):
+        load_weights(network(9), folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="files that do not exist: model-00002-of-0000"):
         load_weights(network(9), folder)

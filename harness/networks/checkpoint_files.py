@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from harness.files import describe_format
 from harness.networks.state_dicts import CheckpointError, fill
@@ -107,9 +107,21 @@ def read_checkpoint(path: Path) -> object:
     contents = [_read_file(file) for file in files]
     if len(contents) == 1:
         return contents[0]
-    return {
-        k: v for content in contents if isinstance(content, Mapping) for k, v in content.items()
-    }
+    tensors: dict[object, Any] = {}
+    for content in (content for content in contents if isinstance(content, Mapping)):
+        if twice := [k for k in content if k in tensors and not _equal(content[k], tensors[k])]:
+            raise CheckpointError(
+                f"checkpoint {path} holds different values of {join_names(map(str, twice), 4)} in "
+                f"several of its files ({join_names([file.name for file in files], 4)}), so it is "
+                f"unknown which of them belong to it: save or download it again, into a new folder"
+            )
+        tensors |= content
+    return tensors
+
+
+def _equal(one: object, other: object) -> bool:
+    """Return whether two values of files are equal; values that are no tensors never are."""
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:

@@ -75,7 +75,7 @@ def suggest_remedy(tensors: Tensors, expected: Tensors, count: int) -> str:
         (tensors[name].shape[0], expected[name].shape[0])
         for name in expected
         if name in tensors
-        and tensors[name].dim() > 0
+        and min(tensors[name].dim(), expected[name].dim()) > 0
         and tensors[name].shape != expected[name].shape
         and tensors[name].shape[1:] == expected[name].shape[1:]
     }
@@ -115,6 +115,11 @@ def _remedy(tensors: Tensors, expected: Tensors) -> str:
     if any(type(tensor).__name__ == "DTensor" for tensor in tensors.values()):
         return f". They are split between processes (FSDP): {ADVICE_ON_PIECES}"
     known = [(tensors[name], value) for name, value in expected.items() if name in tensors]
+    if any(value.numel() and not tensor.numel() for tensor, value in known):
+        return (
+            ". Those of shape (0,) are split between processes (DeepSpeed): `python zero_to_fp32.py "
+            "FOLDER FILE`, a script that DeepSpeed writes beside them, joins them in one file"
+        )
     are_codes = any(is_composed(pair[0]) or not _can_convert(*pair) for pair in known)
     if are_codes or any(part in name for name in unknown for part in _QUANTISED):
         return ". If its weights are quantised, use those from before they were"
