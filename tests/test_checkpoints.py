@@ -146,6 +146,22 @@ def test_torchvision_by_name():
         )
 
 
+def test_random_weights_are_random_in_all_parts_of_a_torchvision_model(monkeypatch):
+    """By default, torchvision downloads weights for the backbone of a segmentation network."""
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", None)
+    first, second = (build("lraspp_mobilenet_v3_large", 3, seed) for seed in (0, 1))
+    assert not torch.equal(*(next(model.backbone.parameters()) for model in (first, second)))
+    with pytest.raises(ValueError, match="architecture 'raft_small' of torchvision failed: Type"):
+        build("raft_small", 3)
+
+
+def test_modules_whose_state_has_a_version_are_loaded(tmp_path):
+    """MNASNet refuses a state dict without it, as files of safetensors have none."""
+    model = build("mnasnet0_5", 3, 0)
+    torch.save(dict(build("mnasnet0_5", 3, 1).state_dict()), tmp_path / "w.pth")
+    assert same(load_weights(model, tmp_path / "w.pth"), build("mnasnet0_5", 3, 1))
+
+
 @pytest.mark.parametrize(
     ("architecture", "changes", "told"),
     [

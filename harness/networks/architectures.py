@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from inspect import Parameter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +56,13 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
                 f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}, any name of "
                 f"torchvision.models.list_models(), or your own as 'package.module:function'"
             )
-        extra = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
-        return models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        settings: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+        if name in ("inception_v3", "googlenet"):
+            settings["init_weights"] = True
+        if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+            settings["weights_backbone"] = None  # which it would download
+        make = partial(models.get_model, name, **settings)
+        return call_user_code(f"architecture {name!r} of torchvision", make)
 
 
 def _bind(make: Callable[..., nn.Module], num_classes: int) -> Callable[[], nn.Module]:

@@ -105,13 +105,13 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
     if others := own.keys() - expected.keys():
         names = join_names(others)
         logger.info("weights: %s, which are no tensors, stay the architecture's", names)
-    rest = {name: value for name, value in own.items() if name not in part.tensors}
     try:
         dense = {
             name: tensor if tensor.layout == own[name].layout else tensor.to_dense()
             for name, tensor in part.tensors.items()
         }
-        model.load_state_dict(rest | dense)
+        own.update(dense)  # it holds the versions of the modules, too, which some ask for
+        model.load_state_dict(own)
     except (RuntimeError, NotImplementedError) as error:  # of tensors without numbers (meta)
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"checkpoint {origin} cannot be loaded: {reason}") from error
