@@ -374,8 +374,22 @@ def test_a_file_that_is_cut_off_is_named_before_work(tmp_path):
     for form in ("jpg", "png", "webp", "tif"):
         noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path := tmp_path / "a" / f"1.{form}")
-        path.write_bytes(path.read_bytes()[:-400])
-    assert (image_remarks(folder_images(tmp_path))["fault"] != "").all()
+        content = bytearray(path.read_bytes())
+        path.write_bytes(content[:-400])
+        if form == "jpg":  # an interrupted download into a file of the full size
+            content[-400:] = bytes(400)
+            path.with_name("2.jpg").write_bytes(content)
+        if form == "png":  # a damaged part
+            content[len(content) // 2] ^= 1
+            path.with_name("2.png").write_bytes(content)
+    images = folder_images(tmp_path)
+    assert len(images) == 6 and (image_remarks(images)["fault"] != "").all()
+
+
+def test_data_behind_the_end_of_an_image_are_no_damage(tmp_path):
+    path = write(tmp_path, "a/1.jpg", Image.new("RGB", (64, 64)))
+    path.write_bytes(path.read_bytes() + b"\xff\xda and a film")
+    assert image_remarks(folder_images(tmp_path))["fault"].tolist() == [""]
 
 
 def test_names_that_are_no_unicode_are_refused(tmp_path):

@@ -142,6 +142,11 @@ def test_what_does_not_fit_is_said(drawn, tmp_path):
     pq.write_table(table, tmp_path / "c.parquet")
     with pytest.raises(ValueError, match="0 cannot be read .*refers to an image elsewhere"):
         folder_images(tmp_path / "c.parquet").pixels(0, VIEW)
+    for image, kind in (([[0, 255]], "list"), (None, "NoneType")):
+        file = tmp_path / f"{kind}.parquet"
+        pq.write_table(pa.table({"image": [image], "label": [0]}), file)
+        with pytest.raises(ValueError, match=f"must be the bytes of an image file, got {kind}"):
+            folder_images(file).pixels(0, VIEW)
     pq.write_table(table.rename_columns(["image", "class"]), tmp_path / "d.parquet")
     with pytest.raises(ValueError, match="ClassLabel or named 'label'; it has image"):
         folder_images(tmp_path / "d.parquet")

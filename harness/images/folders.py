@@ -226,7 +226,12 @@ def _inspect(path: Path) -> tuple[str, str, str]:
     """Return the remarks on a file, the reason why it cannot be opened, and its SHA-256."""
     try:
         file = image_bytes(path)
-        with Image.open(BytesIO(file)) as image:
+        with Image.open(stream := BytesIO(file)) as image:
+            # Pillow reads a JPEG file that was cut off and filled up, and has just read its header
+            if image.format == "JPEG" and file.find(ENDINGS[0], stream.tell()) < 0:
+                raise ValueError("it is cut off: the end of its image is missing")
+            if image.format == "PNG":  # the only format with checksums
+                Image.open(BytesIO(file)).verify()
             deep = image.mode.startswith(("I", "F"))
             profile = image.info.get("icc_profile", b"sRGB").replace(b"\0", b"")
             cut = re.search(";16[BLN]", str(image.tile))  # of RGB, Pillow keeps the high bytes

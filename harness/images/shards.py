@@ -262,9 +262,10 @@ def _make_shard(
 def _file_bytes(value: pa.Scalar) -> bytes:
     content = value.as_py()
     content = content.get("bytes") if isinstance(content, dict) else content
-    if not isinstance(content, bytes):
-        raise ValueError(
-            "the file refers to an image elsewhere instead of containing it; save the data set "
-            "with its images (`Dataset.to_parquet` does)"
-        )
-    return content
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str) or isinstance(value.as_py(), dict):
+        problem = "the file refers to an image elsewhere instead of containing it"
+    else:
+        problem = f"an image must be the bytes of an image file, got {type(content).__name__}"
+    raise ValueError(f"{problem}; save the data set with its images (`Dataset.to_parquet` does)")
