@@ -279,6 +279,18 @@ class Named(Around):
         return self.body(self.get_submodule("re:lu")(self.block(x).maps))
 
 
+class Quantisable(Around):
+    """A network that could be quantised, but is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.add = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.body(self.add.add_relu(x, x))
+
+
 def normalised(**changes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **changes), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))  # fmt: skip
@@ -371,6 +383,7 @@ MEASURED = {
     "sigmoid": (Sigmoid, {}, "probabilities (a sigmoid's)"),
     "masked": (Masked, {}, ""),
     "cached": (Cached, {}, ""),
+    "quantisable": (Quantisable, {}, ""),
     "named": (Named, {"layers": ("block:residual", "end[0]", "re:lu")}, ""),
 }
 

@@ -262,6 +262,7 @@ def test_logits_are_taken_out_of_what_a_network_returns(answer, output):
         ([FEATURES, LOGITS], None, r"output = 1"),
         (FEATURES, None, r"a tensor of shape \(2, 9, 3\)"),
         ((LOGITS,), 3, "output = 0"),
+        ({"out": torch.ones(2, 4, 9, 9)}, None, "a number for each image and class"),
         (None, None, "an object of class NoneType; wrap it in .*, as a torch tensor"),
         (LOGITS.numpy(), None, "an object of class ndarray; wrap it in .*, as a torch tensor"),
         (SimpleNamespace(maps=FEATURES, scores=LOGITS), None, r"output = \"scores\""),
@@ -362,6 +363,12 @@ PLANTED = {
         {},
         "problem",
         "to have 4 channels, .*; mean and std say how many colour channels images have",
+    ),
+    "films": (
+        lambda: nn.Sequential(nn.Conv3d(3, 4, 16), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)),
+        {},
+        "problem",
+        "the network takes videos or volumes: wrap it",
     ),
     "width": (lambda: small(64), {}, "problem", "64 outputs for 3 classes: say in class_outputs"),
     "unknown class": (

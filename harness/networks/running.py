@@ -54,6 +54,9 @@ _ADVICE = {
     r"uninitialized parameter": (
         "its lazy modules have no weights yet: run it once before its weights are saved or loaded"
     ),
+    r"weight of size \[\d+(, \d+){4}\]|expected 5, got 4": (
+        "the network takes videos or volumes: wrap it in a module that makes them from images"
+    ),
     r"to have \d+ channels, but got": (
         "mean and std say how many colour channels images have: lists of one number for greyscale "
         "images, of three for others; wrap a network of further channels in a module that makes "
@@ -161,8 +164,7 @@ def _remedy(answer: Any) -> str:
     if not isinstance(answer, Tensor):
         values = dict(enumerate(answer)) if isinstance(answer, tuple | list) else answer
         values = values if isinstance(values, Mapping) else getattr(answer, "__dict__", {})
-        tensors = [k for k, v in values.items() if isinstance(v, Tensor)]
-        keys = [k for k in tensors if values[k].dim() == 2] or tensors
+        keys = [k for k, v in values.items() if isinstance(v, Tensor) and v.dim() == 2]
         shown = " or ".join(f'"{k}"' if isinstance(k, str) else str(k) for k in keys)
         several = "if it returns several values, name the one that holds the logits: output"
         return f"{several} = {shown}" if keys else f"{wrap}, as a torch tensor"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 
 import torch
 from torch import Tensor, fx, nn
@@ -88,7 +89,12 @@ def unwrap(model: nn.Module) -> nn.Module:
             f"its lazy modules have no weights yet ({', '.join(lazy[:4])}): run it on one batch "
             f"before its weights are saved or loaded"
         )
-    quantised = [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
+    quantised = [
+        name
+        for name, m in model.named_modules()
+        if re.match(r"torch\b.*\.quantized\b", type(m).__module__)
+        and not type(m).__name__.endswith("FloatFunctional")  # ordinary arithmetic, until converted
+    ]
     quantised += [name for name, value in tensors if value.is_quantized]
     quantised += [
         name
