@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -349,17 +349,16 @@ def _explain_unknown_key(problem: Any) -> str:
             f"a series with source = {problem['series'].get('source', 'train')!r} has no such key, "
             f"but one with source = {' or '.join(map(repr, kinds))} has"
         )
-    suggestion = suggest(key, _keys(place)) or ";"
+    suggestion = suggest(key, _keys(place, problem["series"])) or ";"
     return f"unknown key{suggestion} `conceptevo init` writes a file with all keys"
 
 
-def _keys(place: Sequence[str | int]) -> dict[str, str]:
-    """Return the valid keys beside an unknown one, or those of other sections of its kind, and the
-    table of each."""
+def _keys(place: Sequence[str | int], series: Mapping[str, Any]) -> dict[str, str]:
+    """Return the valid keys of the section of an unknown one and of its sub-sections, and the table
+    of each; `series` is the section, if it is one of a series."""
     if len(place) == 1:
         return fields_of(Config)
     if place[0] == "series":
-        sources = [fields_of(SOURCES.get(source), "series") for source in SOURCES]
-        return {key: table for fields in sources for key, table in fields.items()}
+        return fields_of(SOURCES.get(series.get("source", "train")), "series")
     field = Config.model_fields.get(str(place[0]))
     return fields_of(field.annotation, str(place[0])) if field else {}

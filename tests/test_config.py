@@ -32,6 +32,10 @@ SERIES = [{"name": "a"}]
             r"series 'a': architekture: unknown key; did you mean architecture\?",
         ),
         (
+            {"series": [{"name": "a", "source": "function", "function": "m:f", "epochs": [1]}]},
+            r"series 'a': epochs: unknown key; .conceptevo init",
+        ),
+        (
             {"series": [{"name": "a", "training": {"epoch": 2}}]},
             r"series 'a': training\.epoch: unknown key; did you mean epochs\?",
         ),
