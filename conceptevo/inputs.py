@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
@@ -130,7 +130,7 @@ class Images:
 
     Attributes:
         pixels: uint8 [images, height, width, 3], or [images, height, width] for greyscale; or
-            Pillow images of one size.
+            Pillow images of one size, which are rotated by their EXIF orientation.
         labels: int [images], indices into `classes`.
         classes: class names in the order of the labels; each has an image.
     """
@@ -175,8 +175,11 @@ def _read_pixels(pixels: Any) -> np.ndarray:
             f"Images: pixels must be an array or a list of images, got a "
             f"{type(pixels).__name__}; of a data set: [image for image, label in data]"
         )
-    if isinstance(pixels, Sequence):
-        pixels = [to_rgb(p) if isinstance(p, Image.Image) else _as_numpy(p) for p in pixels]
+    if isinstance(pixels, Sequence) and not isinstance(pixels, memoryview):
+        pixels = [
+            to_rgb(ImageOps.exif_transpose(p)) if isinstance(p, Image.Image) else _as_numpy(p)
+            for p in pixels
+        ]
         if pairs := [p for p in pixels if isinstance(p, tuple)]:
             raise ValueError(
                 f"Images: an image must be an array or a Pillow image, got a tuple of "
@@ -208,6 +211,8 @@ def _advise_on_type(pixels: np.ndarray) -> str:
     if not pixels.size or not np.issubdtype(pixels.dtype, np.number):
         return ""
     low, high = pixels.min(), pixels.max()
+    if pixels.dtype == np.uint16 and high > 255:
+        return "; convert integers of 16 bits by (x / 257).round().astype('uint8')"
     if not (low >= 0 and high <= 255):  # also if a number is NaN
         return (
             f" between {low:.3g} and {high:.3g}; give the images before their normalisation, which "
@@ -305,9 +310,10 @@ class MemorySource(Source):
         return copy_network(self.models[epoch])
 
     def identity(self, epoch: int) -> str:
-        """Return a hash of the weights and of the printed structure."""
-        digest = hashlib.sha256(repr(self.models[epoch]).encode())
-        for name, value in self.models[epoch].state_dict().items():
+        """Return a hash of the weights, of all buffers and of the printed structure."""
+        model = self.models[epoch]
+        digest = hashlib.sha256(repr(model).encode())
+        for name, value in (model.state_dict() | dict(model.named_buffers())).items():
             if not isinstance(value, Tensor) or value.is_meta or nn.parameter.is_lazy(value):
                 digest.update(f"{name} {value!r}".encode())  # `unwrap` refuses missing values
                 continue

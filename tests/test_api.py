@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from network_pairs import perturbed
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -27,6 +27,7 @@ from harness.concepts.space_methods import SPACES
 from harness.evolutions.ablation import reads_donors
 from harness.evolutions.arms import ReversionParameters
 from harness.evolutions.importance import IMPORTANCE
+from harness.images.folders import ORIENTATION
 from harness.images.sets import draw_arrays
 from harness.images.view import View
 from harness.registry import Registry
@@ -248,6 +249,7 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
             (torch.rand(2, 4, 4, 3).bfloat16(), [0, 0], ["a"]),
             "a tensor of torch.bfloat16 and .* NumPy",
         ),
+        ((np.full((1, 4, 4), 999, np.uint16), [0], ["a"]), r"16 bits by .x / 257..round.."),
         ((np.zeros((1, 4, 4), np.uint8), ["a"], ["a"]), "1 integers, got <U1 .*classes.index"),
         ((np.zeros((2, 4, 4), np.uint8), [0], ["a"]), "labels must be 2 integers"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),
@@ -270,8 +272,12 @@ def test_pillow_images_are_read_as_files_are():
     colours = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     first, second = map(Image.fromarray, colours)
     palette = first.quantize(16)
-    images = ce.Images([palette, second.convert("RGBA")], [0, 1], ["a", "b"])
+    turned = ImageOps.flip(second.convert("RGBA"))
+    turned.getexif()[ORIENTATION] = 4
+    images = ce.Images([palette, turned], [0, 1], ["a", "b"])
     np.testing.assert_array_equal(images.pixels, [np.asarray(palette.convert("RGB")), colours[1]])
+    images = ce.Images(memoryview(colours), [0, 1], ["a", "b"])
+    np.testing.assert_array_equal(images.pixels, colours)
 
 
 def test_only_what_a_function_needs_is_required(images, caplog):
@@ -305,6 +311,10 @@ def test_bad_series_are_named(images, series):
     still = ce.Series("mine", {1: copy.deepcopy(last), 4: last}, series.view)
     with pytest.raises(ValueError, match="epochs 1 and 4 of series 'mine' have the same weights"):
         ce.importance(still, images, (1, 4), progress=False)
+    for model, mask in zip(still.models.values(), (0.0, 1.0), strict=True):
+        model.register_buffer("mask", torch.tensor(mask), persistent=False)
+    source = still.source()
+    assert source.identity(1) != source.identity(4)
 
 
 @pytest.mark.parametrize(
