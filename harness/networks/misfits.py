@@ -117,8 +117,8 @@ def _remedy(tensors: Tensors, expected: Tensors) -> str:
     known = [(tensors[name], value) for name, value in expected.items() if name in tensors]
     if any(value.numel() and not tensor.numel() for tensor, value in known):
         return (
-            ". Those of shape (0,) are split between processes (DeepSpeed): `python zero_to_fp32.py "
-            "FOLDER FILE`, a script that DeepSpeed writes beside them, joins them in one file"
+            ". Those of shape (0,) are split between processes (DeepSpeed): `python "
+            "zero_to_fp32.py FOLDER FILE`, a script that DeepSpeed writes beside them, joins them"
         )
     are_codes = any(is_composed(pair[0]) or not _can_convert(*pair) for pair in known)
     if are_codes or any(part in name for name in unknown for part in _QUANTISED):
