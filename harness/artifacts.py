@@ -244,15 +244,9 @@ class Run:
             )
         return table[is_present].reset_index(drop=True)
 
-    def stored(self, kind: str, *parts: str | int) -> list[Artifact]:
-        """Return the artifacts of a kind whose files exist, in path order; `parts`: their first
-        parts, if only those are wanted that have them."""
-        return list(self._find(kind, parts))
-
-    def _find(
-        self, kind: str, parts: tuple[str | int, ...] = (), suffix: str = ""
-    ) -> Iterator[Artifact]:
-        """Yield the artifacts of a kind for which there is a file of their path and a suffix."""
+    def stored(self, kind: str, *parts: str | int, suffix: str = "") -> list[Artifact]:
+        """Return the artifacts of a kind for which there is a file of their path and a suffix, in
+        path order; `parts`: their first parts, if only those are wanted that have them."""
         layout = LAYOUT[kind] + suffix  # the pattern of a kind matches no file of another kind
 
         def fill(text: Callable[[re.Match[str]], str]) -> str:
@@ -261,13 +255,14 @@ class Run:
                 lambda p: p[0].format(*parts) if int(p[1]) < len(parts) else text(p), layout
             )
 
-        paths = find_paths(self.root, fill(lambda part: "*"))
         name = re.compile(fill(lambda part: r"(\d+)" if part[2] else r"([^./][^/]*)"))
         types = [int if part[2] else str for part in _PART.finditer(layout)][len(parts) :]
-        for path in sorted(paths):
+        artifacts = []
+        for path in sorted(find_paths(self.root, fill(lambda part: "*"))):
             if match := name.fullmatch(path.relative_to(self.root).as_posix()):
                 others = (to(text) for to, text in zip(types, match.groups(), strict=True))
-                yield Artifact(kind, (*parts, *others))
+                artifacts.append(Artifact(kind, (*parts, *others)))
+        return artifacts
 
     def holds(self, kind: str) -> bool:
         """Return whether the run has any artifact of a kind."""
@@ -281,7 +276,7 @@ class Run:
     def files(self) -> list[Path]:
         """Return every artifact's file for which the file or its sidecar exists, in order."""
         suffixes = ("", ".json")
-        found = (a for kind in LAYOUT for end in suffixes for a in self._find(kind, suffix=end))
+        found = (a for kind in LAYOUT for end in suffixes for a in self.stored(kind, suffix=end))
         return sorted({self.path(artifact) for artifact in found})
 
     def locked(self) -> AbstractContextManager[None]:

@@ -95,20 +95,13 @@ def dissect(
     thresholds = run_halving(partial(run_pass, make_thresholds), batch_size, "naming neurons")
     make_overlaps = partial(_Overlaps, thresholds, masks)
     overlaps = run_halving(partial(run_pass, make_overlaps), batch_size, "naming neurons")
-    frames = []
+    frames = {}
     for layer in layers:
-        largest = overlaps.overlaps(layer).max(dim=1)
-        frame = pd.DataFrame(
-            {
-                **vars(network.checkpoint),
-                "layer": layer.name,
-                "channel": np.arange(layer.channels),
-                "concept": [concepts[number] for number in largest.indices],
-                "iou": largest.values.numpy(),
-            }
-        )
-        frames.append(frame[thresholds.varies(layer)])
-    return pd.concat(frames, ignore_index=True)
+        iou, best = overlaps.overlaps(layer).max(dim=1)
+        frame = pd.DataFrame({"concept": [concepts[i] for i in best], "iou": iou.numpy()})
+        frames[layer.name] = frame[thresholds.varies(layer)]
+    table = pd.concat(frames, names=["layer", "channel"]).reset_index()
+    return table.assign(**vars(network.checkpoint))[[*NEURON, "concept", "iou"]]
 
 
 def _spatial_layers(layers: Sequence[Layer]) -> list[Layer]:

@@ -198,8 +198,6 @@ def responsive_table(
 ) -> pd.DataFrame:
     """Return the responsive neurons of some images from those of a RangeRecord: series, epoch,
     image_id, rank, layer, channel, activation."""
-    neurons = neurons_of(layers)
-    neuron = responses["neuron"].to_numpy()
-    names = {name: neurons[name].to_numpy()[neuron] for name in ("layer", "channel")}
     columns = [*vars(checkpoint), "image_id", "rank", "layer", "channel", "activation"]
-    return responses.assign(**vars(checkpoint), **names)[columns]
+    rows = responses.join(neurons_of(layers), on="neuron")
+    return rows.assign(**vars(checkpoint))[columns]

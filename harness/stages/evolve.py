@@ -116,16 +116,11 @@ def summaries(
         share: as in ImportanceMethod.
         halves, ties: draw the halves of the images, and break ties of ranks.
     """
-    parts = [summarise(values, share) for values in sensitivities.values()]
-    scores = pd.DataFrame(
-        {
-            "layer": np.repeat(list(sensitivities), [len(means) for means, _ in parts]),
-            "channel": np.concatenate([np.arange(len(means)) for means, _ in parts]),
-            "score": np.concatenate([means for means, _ in parts]),
-            "stderr": np.concatenate([errors for _, errors in parts]),
-            "images": max(map(len, sensitivities.values())),
-        }
-    )
+    parts = {}
+    for name, values in sensitivities.items():
+        score, stderr = summarise(values, share)
+        parts[name] = pd.DataFrame({"score": score, "stderr": stderr, "images": len(values)})
+    scores = pd.concat(parts, names=["layer", "channel"]).reset_index()
     splits = {name: split_half(values, share, halves) for name, values in sensitivities.items()}
     reliability = pd.concat(splits, names=["layer", None]).reset_index("layer")
     return scores.assign(rank=ranks(scores, ties)), reliability
