@@ -8,6 +8,7 @@ import logging
 import pathlib
 import pickle
 import zipfile
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from harness.networks.conversion import convert
 from harness.networks.sources import FolderSource
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import save_weights
+from harness.torchvision_import import call_with_torchvision
 
 
 def network(seed=0):
@@ -421,6 +423,23 @@ def test_tensors_that_are_one_in_the_architecture_must_be_equal():
     with pytest.raises(CheckpointError, match="0.weight and 1.weight are one tensor in the archit"):
         fill(model, apart, "w")
     fill(model, apart | {"1.weight": apart["0.weight"]}, "w")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_names_that_a_networks_own_code_takes_fit(caplog):
+    former = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3)), nn.BatchNorm2d(3))
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+        call_with_torchvision(import_module, "torchvision.ops").FrozenBatchNorm2d(3),
+    )
+    state = {f"net.{name}": tensor for name, tensor in former.state_dict().items()}
+    with caplog.at_level(logging.INFO):
+        fill(model, state, "w")
+    assert torch.equal(model[0].weight, former[0].weight)
+    assert "converted from other names by the network's own code" in caplog.text
+    for name, wrong in (("0.weight_g", torch.ones(2)), ("1.weight", torch.ones(3).int())):
+        with pytest.raises(CheckpointError, match="does not fit the architecture"):
+            fill(model, state | {f"net.{name}": wrong}, "w")
 
 
 def test_torchscript_is_no_damaged_file(tmp_path):

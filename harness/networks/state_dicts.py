@@ -24,6 +24,7 @@ from harness.networks.misfits import (
     suggest_remedy,
 )
 from harness.networks.transformers_names import own_names
+from harness.networks.wrappers import copy_network
 from harness.text import join_names
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
     if not fitting:
         candidates = _rename(model, candidates, expected)
         if fitting := _find_all(candidates, expected):
-            logger.info("weights: converted by transformers from the names of its files")
+            logger.info("weights: converted from other names by the network's own code")
     if not fitting:
         numbered = [name for name, state in candidates.items() if all(n.isdigit() for n in state)]
         if numbered and len(numbered) == len(candidates):
@@ -179,9 +180,22 @@ def _rename(
         _, _, prefix = _best_prefix(key, state, expected)
         tensors = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
         others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-        values = own_names(model, tensors)
+        values = _load_by_itself(model, own_names(model, tensors), expected)
         renamed[key] = others | {prefix + name: tensor for name, tensor in values.items()}
     return renamed
+
+
+def _load_by_itself(model: nn.Module, state: Tensors, expected: Tensors) -> Tensors:
+    """Return a state dict by the network's names if its own code takes other ones, such as those of
+    the former weight norm in torch; else unchanged."""
+    try:
+        trial = copy_network(model)
+        trial.load_state_dict(state)
+    except Exception:  # raised by torch, or by the network's own code
+        return state
+    converted = {n: t for n, t in trial.state_dict().items() if isinstance(t, Tensor)}
+    # torch converts types and takes shared tensors that differ; those are checked as in the file
+    return converted | {name: tensor for name, tensor in state.items() if name in expected}
 
 
 def _find_all(candidates: Mapping[str, Tensors], expected: Tensors) -> list[Part]:
