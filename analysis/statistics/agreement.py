@@ -66,7 +66,7 @@ class KrippendorffAlpha:
 
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
         coefficient = partial(_alpha, metric=self.metric)
-        return _of_pairable(frame, unit, value, coefficient, self.level)
+        return _estimate(frame, unit, value, coefficient, self.level)
 
 
 def _pair_agreement(counts: np.ndarray) -> float:
@@ -79,10 +79,13 @@ def _pair_agreement(counts: np.ndarray) -> float:
     return float(((counts * (counts - 1)).sum(axis=1) / (ratings * (ratings - 1))).mean())
 
 
-def _kappa(counts: np.ndarray) -> float:
-    """Compute Fleiss' κ from a count table as `_pair_agreement`; NaN if all ratings are equal."""
-    chance = float(np.square(counts.sum(axis=0) / counts.sum()).sum())
+def _kappa(counts: np.ndarray, chance: float) -> float:
+    """Compute `_pair_agreement` beyond chance, as a share of the possible; NaN if chance is 1."""
     return (_pair_agreement(counts) - chance) / (1 - chance) if chance < 1 else np.nan
+
+
+def _fleiss_kappa(counts: np.ndarray) -> float:
+    return _kappa(counts, float(np.square(counts.sum(axis=0) / counts.sum()).sum()))
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,13 @@ class FleissKappa:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        answered = frame.dropna(subset=[value])
-        ratings = answered[unit].value_counts()
-        if ratings.empty:
-            return Estimate(np.nan, level=self.level, clustered=CLUSTERED)
-        if ratings.nunique() > 1 or ratings.iloc[0] < 2:
+        ratings = frame.dropna(subset=[value])[unit].value_counts()
+        if ratings.nunique() > 1 or (ratings < 2).any():
             raise ValueError(
                 f"Fleiss' kappa needs the same number of ratings, at least 2, in every {unit}; "
                 f"found {ratings.min()} to {ratings.max()}: use Krippendorff's alpha"
             )
-        return _estimate(answered, unit, value, _kappa, self.level)
+        return _estimate(frame, unit, value, _fleiss_kappa, self.level)
 
 
 @dataclass(frozen=True)
@@ -129,39 +129,18 @@ class FreeMarginalKappa:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        def kappa(counts: np.ndarray) -> float:
-            return (_pair_agreement(counts) - self.chance) / (1 - self.chance)
-
-        return _of_pairable(frame, unit, value, kappa, self.level)
+        return _estimate(frame, unit, value, partial(_kappa, chance=self.chance), self.level)
 
 
-def _of_pairable(
+def _estimate(
     frame: pd.DataFrame,
     unit: str,
     value: str,
     coefficient: Callable[[np.ndarray], float],
     level: float,
 ) -> Estimate:
-    """Estimate a coefficient, as `_estimate`, from the units with two ratings or more; count the
-    others that have one."""
-    answered = frame.dropna(subset=[value])
-    ratings = answered.groupby(unit)[value].transform("size")
-    left_out = int(answered.loc[ratings < 2, unit].nunique())
-    pairable = answered[ratings >= 2]
-    if pairable.empty:
-        return Estimate(np.nan, left_out=left_out, level=level, clustered=CLUSTERED,
-                        reason=f"no {unit} has two ratings")  # fmt: skip
-    return replace(_estimate(pairable, unit, value, coefficient, level), left_out=left_out)
-
-
-def _estimate(
-    answered: pd.DataFrame,
-    unit: str,
-    value: str,
-    coefficient: Callable[[np.ndarray], float],
-    level: float,
-) -> Estimate:
-    """Estimate a coefficient of agreement for other participants and other units.
+    """Estimate a coefficient of agreement for other participants and other units, from the units
+    with two ratings or more; those with one are counted in `left_out`.
 
     The interval is the coefficient ± t_df √V, limited to [−1, 1], where V and df are those of
     `clusters.combine`, from leaving out one participant, one unit and one rating at a time. (With
@@ -170,6 +149,14 @@ def _estimate(
     Args:
         coefficient: count table [units, values] -> value; NaN if it is undefined.
     """
+    answered = frame.dropna(subset=[value])
+    ratings_of_unit = answered.groupby(unit)[value].transform("size")
+    left_out = int(answered.loc[ratings_of_unit < 2, unit].nunique())
+    answered = answered[ratings_of_unit >= 2]
+    undefined = Estimate(np.nan, n=len(answered), left_out=left_out, level=level,
+                         clustered=CLUSTERED, reason=f"no {unit} has two ratings")  # fmt: skip
+    if answered.empty:
+        return undefined
     codes, _ = pd.factorize(answered[value], sort=True)
     data = code_responses(answered.assign(code=codes, group=""), "code", "group", item=unit)
     counts = np.zeros((data.items, int(codes.max()) + 1))
@@ -177,7 +164,7 @@ def _estimate(
     point = coefficient(counts)
     if np.isnan(point):
         reason = "all ratings are alike, so that agreement by chance is certain"
-        return Estimate(np.nan, n=len(codes), level=level, clustered=CLUSTERED, reason=reason)
+        return replace(undefined, reason=reason)
 
     def variance(parts: Iterable[np.ndarray], repeats: np.ndarray) -> np.ndarray:
         """Return the variance from leaving out one part at a time: rows of responses."""
@@ -202,6 +189,7 @@ def _estimate(
     result = combine(data, np.atleast_1d(point), people, [units], ratings)
     n = np.array([len(codes)])
     estimate = as_estimates(result, lambda ends: ends.clip(-1, 1), None, n, level)[0]
+    estimate = replace(estimate, left_out=left_out)
     if np.isnan(result.variance[0]) and not result.reasons[0]:
         reason = "without one participant or trial, all ratings would be alike"
         return replace(estimate, reason=reason)
