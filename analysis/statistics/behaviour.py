@@ -36,27 +36,6 @@ NEARLY_UNBOUNDED = (
 )
 
 
-def _participant_jackknife(
-    top: np.ndarray, bottom: np.ndarray, level: float, null: float
-) -> tuple[float, float, float, float]:
-    """Return value, low, high and p of the ratio Σ top / Σ bottom over participants [P].
-
-    The variance is the jackknife's; t has as many degrees of freedom as participants are effective
-    (Kish, by `bottom`) less one. Undefined parts are NaN.
-    """
-    n, total = len(top), bottom.sum()
-    if not total > 0:
-        return np.nan, np.nan, np.nan, np.nan
-    value = top.sum() / total
-    if (bottom > 0).sum() < FEWEST:
-        return float(value), np.nan, np.nan, np.nan
-    remaining = total - bottom
-    replicates = np.divide(top.sum() - top, remaining, out=np.full(n, np.nan), where=remaining > 0)
-    variance = (n - 1) / n * float(np.square(replicates - value).sum())
-    freedom = total**2 / np.square(bottom).sum() - 1  # participants with bottom = 0 do not count
-    return float(value), *t_interval(value, variance, max(freedom, 1.0), level, null)
-
-
 @STATISTICS.add("learning")
 @dataclass(frozen=True)
 class Learning:
@@ -66,10 +45,10 @@ class Learning:
     means in the condition, β = Σ x̃ỹ / Σ x̃², so that neither ability nor the order of conditions
     enters. It equals least squares with a dummy variable for every participant × condition. The
     interval leaves out one participant at a time (CV3); t has the effective number of participants
-    less one degrees of freedom. A slope above 0 indicates learning, below 0 fatigue. Participants
-    with one position per condition carry no information. The interval is limited to the steepest
-    slope that is possible at these positions: incorrect responses in the earlier half of each
-    participant's trials, correct responses in the later half.
+    (Kish, by Σ x̃²) less one degrees of freedom. A slope above 0 indicates learning, below 0
+    fatigue. Participants with one position per condition carry no information. The interval is
+    limited to the steepest slope that is possible at these positions: incorrect responses in the
+    earlier half of each participant's trials, correct responses in the later half.
     """
 
     level: float = 0.95
@@ -87,14 +66,18 @@ class Learning:
         person = pd.factorize(answered["participant"], sort=True)[0]
         top = np.bincount(person, (x * y).to_numpy(dtype=float))
         bottom = np.bincount(person, (x * x).to_numpy(dtype=float))
-        value, low, high, p = _participant_jackknife(top, bottom, self.level, 0.0)
-        if bottom.sum() > 0:
-            steepest = float(x.clip(lower=0).sum() / bottom.sum())
+        total, moving = bottom.sum(), int((bottom > 0).sum())
+        value = float(top.sum() / total) if total > 0 else np.nan
+        low = high = p = np.nan
+        reason = f"a slope needs {FEWEST} participants with several positions (here: {moving})"
+        if moving >= FEWEST:
+            n, replicates = len(top), (top.sum() - top) / (total - bottom)
+            variance = (n - 1) / n * float(np.square(replicates - value).sum())
+            freedom = max(total**2 / np.square(bottom).sum() - 1, 1.0)
+            low, high, p = t_interval(value, variance, freedom, self.level, 0.0)
+            steepest = float(x.clip(lower=0).sum() / total)
             low, high = np.clip([low, high], -steepest, steepest).tolist()
-        moving = int((bottom > 0).sum())
-        reason = ALIKE if np.isnan(p) else ""
-        if moving < FEWEST:
-            reason = f"a slope needs {FEWEST} participants with several positions (here: {moving})"
+            reason = ALIKE if np.isnan(p) else ""
         return {
             ("all conditions",): Estimate(
                 value, low, high, n=len(answered), left_out=len(frame) - len(answered),
