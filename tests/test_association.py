@@ -14,7 +14,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from analysis.study import association
 from analysis.study.association import EVIDENCE, Associations, partial_ranks
-from analysis.study.frozen_study import read_study, to_frozen_study
+from analysis.study.frozen_study import read_study
 from analysis.study.networks import compare_with_observer, observer
 from analysis.study.pipeline import analyse_study
 from analysis.study.release import rebuild, release
@@ -200,11 +200,9 @@ def test_published_values_beside_the_runs_are_those_of_the_file_and_marked_where
 
 def test_studies_without_neurons_are_refused(folder, run):
     study = read_study(folder)
-    bare = study.study.model_copy(
-        update={"trials": tuple(t.model_copy(update={"neurons": ()}) for t in study.study.trials)}
-    )
+    bare = replace(study, trials=study.trials.assign(neurons=[()] * len(study.trials)))
     with pytest.raises(ValueError, match="names no neurons"):
-        association.network_measures(to_frozen_study(bare, study.keys), run, pd.DataFrame())
+        association.network_measures(bare, run, pd.DataFrame())
 
 
 def test_partial_ranks_are_spearmans_and_hold_conditions_constant():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
@@ -56,14 +56,6 @@ class FrozenStudy:
         keyed = pd.Series([self.keys.get(trial) in options for trial, options in trials])
         by_task = keyed.groupby(self.trials["task"]).all()
         return frozenset(by_task.index[by_task])
-
-    @property
-    def hash(self) -> str:
-        return self.study.hash
-
-    @property
-    def title(self) -> str:
-        return self.study.title
 
     @cached_property
     def data(self) -> pd.DataFrame:
@@ -138,11 +130,7 @@ def _task_label(task: str) -> str:
 
 def read_study(folder: Path) -> FrozenStudy:
     """Read a frozen study. Raises ValueError if it is missing or was changed."""
-    frozen = to_frozen_study(*load_study(folder))
-    return replace(frozen, pictures=folder / "images", recruitment=load_recruitment(folder))
-
-
-def to_frozen_study(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
+    study, keys = load_study(folder)
     columns = ["trial", "task", "condition", "role", "options", "neurons"]
     rows = [
         (t.id, t.task, t.condition, t.role, tuple(o.id for o in t.options), t.neurons)
@@ -150,4 +138,4 @@ def to_frozen_study(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
     ]
     trials = pd.DataFrame(rows, columns=columns)
     rules = {k: v for k, v in study.exclusion.model_dump().items() if v is not None}
-    return FrozenStudy(study, keys, trials, rules)
+    return FrozenStudy(study, keys, trials, rules, folder / "images", load_recruitment(folder))

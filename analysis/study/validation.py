@@ -72,7 +72,7 @@ class _Rows:
 
 def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
     people = rows.table
-    rows.refuse(people["study"] != study.hash, OTHER_STUDY + repr(study.hash))
+    rows.refuse(people["study"] != study.study.hash, OTHER_STUDY + repr(study.study.hash))
     normalised_names = people["participant"].str.strip().str.casefold()
     rows.refuse(
         normalised_names.duplicated(keep=False) | normalised_names.isna(),
@@ -126,7 +126,7 @@ def _describe_answers(question: Question) -> str:
 
 def _check_trials(study: FrozenStudy, rows: _Rows) -> None:
     table = rows.table
-    rows.refuse(table["study"] != study.hash, OTHER_STUDY + repr(study.hash))
+    rows.refuse(table["study"] != study.study.hash, OTHER_STUDY + repr(study.study.hash))
     rows.refuse(
         table.duplicated(["participant", "trial"], keep=False),
         "participant {participant!r} answered trial {trial!r} more than once",
