@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import floor, inf, log10, nan
 from typing import Any
 
@@ -23,11 +23,6 @@ def as_words(name: str) -> str:
 
 def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def rows_of(table: pd.DataFrame) -> Iterator[Any]:
-    """Yield rows with columns as attributes, typed Any (the stubs of pandas do not type them)."""
-    return iter(table.itertuples(index=False))
 
 
 def join(parts: Sequence[str]) -> str:

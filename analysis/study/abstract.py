@@ -14,7 +14,6 @@ from analysis.exhibits.phrases import (
     number_text,
     p_text,
     percent,
-    rows_of,
     share_ci_text,
 )
 from analysis.study.controls import failed_controls
@@ -38,7 +37,7 @@ def abstract_of_study(results: Results) -> Iterator[str]:
     yield from (failed.warning for failed in failed_controls(results))
     responses = results.responses
     answers, study = responses.answers, responses.study
-    steps = {row.step: row.participants for row in rows_of(responses.flow)}
+    steps = {row.step: row.participants for row in responses.flow.itertuples()}
     yield (
         "Question. Do people recognise the concepts that neurons of "
         f"{_series_names(results)} detect"
@@ -90,7 +89,7 @@ def _primary_result(results: Results) -> str:
     if primary_tests["p"].isna().all():
         return f"The primary hypothesis, {measure}, could not be tested."
     parts = []
-    for row in rows_of(primary_tests):
+    for row in primary_tests.itertuples():
         name = as_words(row.what)
         if pd.isna(row.p):
             parts.append(f"{name} not testable")

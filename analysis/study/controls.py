@@ -15,7 +15,6 @@ from analysis.exhibits.phrases import (
     as_words,
     p_text,
     percent,
-    rows_of,
     share_ci_text,
     with_sign,
 )
@@ -117,7 +116,7 @@ def _control_tests(results: Results, kind: str) -> pd.DataFrame:
 
 def _failed_detection(results: Results) -> Iterator[FailedControl]:
     """Yield tasks in which stages of two neurons were not distinguished from unchanged stages."""
-    for row in rows_of(_control_tests(results, "detection")):
+    for row in _control_tests(results, "detection").itertuples():
         if control_outcome("detection", row, {}) != "failed":
             continue
         yield FailedControl(
@@ -133,7 +132,7 @@ def _failed_detection(results: Results) -> Iterator[FailedControl]:
 def _failed_accuracy(results: Results) -> Iterator[FailedControl]:
     """Yield tasks in which random trials were solved or may have been, or obvious ones were not."""
     lowest = lowest_claimed_accuracy(results.claims)
-    for row in rows_of(_control_tests(results, "chance")):
+    for row in _control_tests(results, "chance").itertuples():
         shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
         name = f"control condition {as_words(str(row.what))} of {row.task}"
         is_negative, result = row.what in NEGATIVE_CONTROLS, control_outcome("chance", row, lowest)

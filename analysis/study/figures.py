@@ -23,7 +23,7 @@ from analysis.exhibits.figures import (
     subplots,
     wrap,
 )
-from analysis.exhibits.phrases import as_words, rows_of
+from analysis.exhibits.phrases import as_words
 from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.study.responses import rules_in_words
 from analysis.study.results import Results
@@ -81,7 +81,7 @@ def _draw_rows(
 @shelf.figure("study", "collected")
 def flow(results: Results) -> Figure:
     """Boxes from arrival to analysis; beside them, who left or was excluded, with reasons."""
-    steps = {row.step: row for row in rows_of(results.responses.flow)}
+    steps = {row.step: row for row in results.responses.flow.itertuples()}
     left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     names = ["arrived", *left]
     rule_words = rules_in_words(results.responses.study)
@@ -133,7 +133,7 @@ def accuracy(results: Results) -> Figure | None:
         squeeze=False, height_ratios=[*map(len, tasks.values())], layout="constrained",
     )  # fmt: skip
     for axis, (task, task_rows) in zip(axes[:, 0], tasks.items(), strict=True):
-        labels = [f"{as_words(row.condition)} (n = {row.n})" for row in rows_of(task_rows)]
+        labels = [f"{as_words(row.condition)} (n = {row.n})" for row in task_rows.itertuples()]
         _draw_rows(axis, task_rows, labels, filled=task_rows["claimed"])
         places = np.arange(len(task_rows))[::-1]
         axis.vlines(
@@ -160,7 +160,7 @@ def contrasts(results: Results) -> Figure | None:
     table = table[table["measure"] == "risk difference"]
     table = table.assign(**100 * table[ESTIMATE])
     has_tasks = table["task"].nunique() > 1
-    labels = [f"{row.task}: " * has_tasks + as_words(row.what) for row in rows_of(table)]
+    labels = [f"{row.task}: " * has_tasks + as_words(row.what) for row in table.itertuples()]
     canvas, axis = _draw_forest(table, labels, filled=table["claimed"])
     axis.axvline(0, **ZERO)
     axis.set_xlabel("difference in accuracy,\nfirst minus second (percentage points)")
@@ -275,7 +275,7 @@ def evolution(results: Results) -> Figure | None:
     if (table := results.tests_of("detection")).empty:
         return None
     shares = table[table["signal"] == ""]
-    labels = [f"{as_words(row.what)} (n = {row.n})" for row in rows_of(shares)]
+    labels = [f"{as_words(row.what)} (n = {row.n})" for row in shares.itertuples()]
     canvas, axis = _draw_forest(shares, labels)
     axis.set(xlim=SHARES, xlabel="share judged changed")
     return Figure(
@@ -294,7 +294,7 @@ def ratings(results: Results) -> Figure | None:
     if (table := results.tests_of("ratings")).empty:
         return None
     table = table[table["second"] == ""]
-    labels = [f"{row.task}, {row.asked}: {as_words(row.first)}" for row in rows_of(table)]
+    labels = [f"{row.task}, {row.asked}: {as_words(row.first)}" for row in table.itertuples()]
     canvas, axis = _draw_forest(table, labels)
     ends = [
         end

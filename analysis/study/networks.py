@@ -16,7 +16,6 @@ from analysis.exhibits.phrases import (
     join,
     p_text,
     percent,
-    rows_of,
     with_sign,
 )
 from analysis.exhibits.tables import Table
@@ -212,7 +211,7 @@ def describe_associations(results: Results, tables: Mapping[str, Table]) -> Iter
     if tests.empty or (tests := tests.dropna(subset=["value"])).empty:
         return
     choice_tasks = set(map(results.name, results.choice_tasks))
-    for row in rows_of(tests[tests["claimed"]]):
+    for row in tests[tests["claimed"]].itertuples():
         response_name = "accuracy" if row.task in choice_tasks else "the share judged changed"
         yield (
             f"In {row.task}, {response_name} {'increased' if row.value > 0 else 'decreased'} with "

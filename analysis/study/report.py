@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import capitalise, join, number_text, rows_of
+from analysis.exhibits.phrases import capitalise, join, number_text
 from analysis.exhibits.report import paragraphs, write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
@@ -82,7 +82,7 @@ def conditions(results: Results) -> Table:
 @shelf.sentences("study", "collected")
 def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list[str]:
     responses = results.responses
-    steps = {row.step: row.participants for row in rows_of(responses.flow)}
+    steps = {row.step: row.participants for row in responses.flow.itertuples()}
     rule_words = rules_in_words(responses.study)
     excluded = {
         step.removeprefix("excluded: "): n

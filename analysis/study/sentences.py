@@ -15,7 +15,6 @@ from analysis.exhibits.phrases import (
     number_text,
     p_text,
     percent,
-    rows_of,
     share_ci_text,
     with_sign,
 )
@@ -185,7 +184,7 @@ def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[st
     if (table := results.tests_of("chance")).empty:
         return
     level = f"unadjusted {results.level}"
-    verdicts = [_compare_with_chance(row) for row in rows_of(table)]
+    verdicts = [_compare_with_chance(row) for row in table.itertuples()]
     table = table.assign(control=is_control(table), verdict=verdicts)
     for (task, control, null, verdict), rows in table.groupby(
         ["task", "control", "null", "verdict"], sort=False
@@ -194,7 +193,7 @@ def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[st
         texts = [
             f"{as_words(row.condition)} ({percent(row.value)}, {share_ci_text(row, level)}; "
             f"{p_texts(row)})"
-            for row in rows_of(rows)
+            for row in rows.itertuples()
         ]
         yield (
             f"In {task}, accuracy was {verdict} ({percent(null)}) in the {noun}"
@@ -213,7 +212,7 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
     if (table := results.tests_of("contrasts")).empty:
         return
     table = table[table["question"] != ""]
-    for row in rows_of(table[table["claimed"]]):
+    for row in table[table["claimed"]].itertuples():
         larger, smaller = row.first, row.second
         if row.value < 0:
             larger, smaller = smaller, larger
@@ -225,9 +224,10 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
             f"{effect_text(results, row, '+.1f', 100)})."
         )
     yield from _not_significant(table, "differences in accuracy between conditions", "contrasts")
-    not_tested = [f"{row.task}, {as_words(row.what)}" for row in rows_of(table[table["p"].isna()])]
-    if not_tested:
-        yield f"Differences in accuracy that could not be tested: {'; '.join(not_tested)}."
+    untested = table[table["p"].isna()]
+    if len(untested):
+        names = [f"{row.task}, {as_words(row.what)}" for row in untested.itertuples()]
+        yield f"Differences in accuracy that could not be tested: {'; '.join(names)}."
 
 
 def _not_significant(tests: pd.DataFrame, nouns: str, name: str) -> Iterator[str]:
@@ -251,7 +251,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         return
     changed_shares = table[table["signal"] == ""].set_index("what")["value"]
     names = {"evolution": "real evolutions", "false_evolution": "false evolutions (two neurons)"}
-    for row in rows_of(table[table["question"] != ""]):
+    for row in table[table["question"] != ""].itertuples():
         change = names[row.signal]
         rates = (
             f"{percent(changed_shares[row.signal])} of the former and "
@@ -275,7 +275,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         verb = "distinguished" if _is_significant(row) else "did not significantly distinguish"
         yield f"Participants {verb} {change} from unchanged stages: {rates} ({statistics})."
     if "evolution" in changed_shares and "same_stage" not in changed_shares:
-        row = next(rows_of(table[table["what"] == "evolution"]))
+        row = next(table[table["what"] == "evolution"].itertuples())
         yield (
             f"Real evolutions were judged changed in {percent(row.value)} of responses "
             f"({share_ci_text(row, f'unadjusted {results.level}')}); without unchanged stages, "
@@ -289,7 +289,7 @@ def compare_ratings(results: Results, tables: Mapping[str, Table]) -> Iterator[s
     if (table := results.tests_of("ratings")).empty:
         return
     table = table[table["question"] != ""]
-    for row in rows_of(table[table["claimed"]]):
+    for row in table[table["claimed"]].itertuples():
         yield (
             f"In {row.task}, the mean {row.asked} was {number_text(abs(row.value), '.2f')} points "
             f"{'higher' if row.value > 0 else 'lower'} for {as_words(row.first)} than for "
@@ -302,7 +302,7 @@ def compare_ratings(results: Results, tables: Mapping[str, Table]) -> Iterator[s
 @shelf.sentences("study", "naming")
 def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield the similarity of labels of the same pictures, compared with labels of other trials."""
-    for row in rows_of(results.tests_of("labels")):
+    for row in results.tests_of("labels").itertuples():
         if pd.isna(row.value):
             continue
         significance = "significantly" if row.claimed else "not significantly"
@@ -321,7 +321,7 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 @shelf.sentences("study", "behaviour")
 def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield sentences on learning and confidence."""
-    for row in rows_of(results.tests_of("learning")):
+    for row in results.tests_of("learning").itertuples():
         if pd.isna(row.p):
             continue
         change = (
@@ -332,7 +332,7 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             "did not change" if not row.claimed else ("increased" if row.value > 0 else "decreased")
         )
         yield f"In {row.task}, accuracy {verb} significantly over the session ({change})."
-    for row in rows_of(results.tests_of("confidence")):
+    for row in results.tests_of("confidence").itertuples():
         if pd.isna(row.p):
             continue
         statistics = (
