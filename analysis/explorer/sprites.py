@@ -6,7 +6,7 @@ The browser cuts patches from the sheets, so that each image is stored once per 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,27 +38,13 @@ def draw_sheets(source: Source, largest: int) -> Iterator[tuple[dict[str, Any], 
         ids = np.unique(stimuli.loc[stimuli["view"] == view, "image_id"]).astype(np.int32)
         for start in range(0, len(ids), columns**2):
             of_sheet = ids[start : start + columns**2]
-            rows = -(-len(of_sheet) // columns)
-            sheet = np.zeros((rows, height, columns, width, 3), dtype=np.uint8)
-            pictures = (images.pixels(int(image), view) for image in of_sheet)
-            _place(pictures, sheet)
-            yield layout | {"images": of_sheet}, _as_webp(sheet)
-
-
-def _place(pictures: Iterable[np.ndarray], sheet: np.ndarray) -> None:
-    """Place pictures row by row, each reduced to its place: [rows, height, columns, width, 3]."""
-    _, height, columns, width, _ = sheet.shape
-    for position, pixels in enumerate(pictures):
-        if pixels.shape[:2] != (height, width):
-            reduced = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-            pixels = np.asarray(reduced)
-        row, column = divmod(position, columns)
-        sheet[row, :, column] = pixels
-
-
-def _as_webp(sheet: np.ndarray) -> bytes:
-    rows, height, columns, width, _ = sheet.shape
-    buffer = io.BytesIO()
-    picture = Image.fromarray(sheet.reshape(rows * height, columns * width, 3))
-    picture.save(buffer, "WEBP", quality=QUALITY, method=4)
-    return buffer.getvalue()
+            sheet = Image.new("RGB", (columns * width, -(-len(of_sheet) // columns) * height))
+            for position, image in enumerate(of_sheet):
+                picture = Image.fromarray(images.pixels(int(image), view))
+                if picture.size != (width, height):
+                    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+                row, column = divmod(position, columns)
+                sheet.paste(picture, (column * width, row * height))
+            buffer = io.BytesIO()
+            sheet.save(buffer, "WEBP", quality=QUALITY, method=4)
+            yield layout | {"images": of_sheet}, buffer.getvalue()
