@@ -76,7 +76,10 @@ def tables(
         row["options"] = json.dumps(row["options"])
         row["answer"] = json.dumps(row["answer"], ensure_ascii=False)
     for row in people:
-        row |= _summarise(row)
+        device = row["device"] or {}
+        row |= {column: device.get(name) for column, name in DEVICE.items()}
+        row["total_seconds"] = _total_seconds(row)
+        row["questionnaire"] = json.dumps(row["questionnaire"], ensure_ascii=False)
     return as_table(answers, RESPONSES), as_table(people, PARTICIPANTS)
 
 
@@ -102,15 +105,6 @@ def _is_late(row: dict[str, Any], limit: float | None) -> bool | None:
         return None
     seconds = (row["answered_at"] - row["shown_at"]).total_seconds()
     return row["missing"] is None and seconds > limit + LATE_AFTER
-
-
-def _summarise(row: dict[str, Any]) -> dict[str, Any]:
-    device = row["device"] or {}
-    return {
-        "total_seconds": _total_seconds(row),
-        **{column: device.get(name) for column, name in DEVICE.items()},
-        "questionnaire": json.dumps(row["questionnaire"], ensure_ascii=False),
-    }
 
 
 def _total_seconds(row: dict[str, Any]) -> float | None:
@@ -198,7 +192,7 @@ def export(
         {
             out: response_table,
             participants_path: participant_table,
-            codebook_path: codebook(_read_study(store, study)),
+            codebook_path: codebook(_served_study(store, study)),
         },
         excel,
     )
@@ -254,9 +248,9 @@ def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
     return cells.to_csv(index=False)
 
 
-def _read_study(store: Store, study: str | None) -> list[Study]:
-    """Return the study as it was served, or an empty list if the database holds none."""
+def _served_study(store: Store, study: str | None) -> Study | None:
+    """Return the study as it was served; None if the database holds none."""
     query = select(studies.c.content).where(studies.c.hash == study)
     with store.read() as connection:
         content = connection.scalar(query)
-    return [Study.model_validate(content)] if content else []
+    return Study.model_validate(content) if content else None

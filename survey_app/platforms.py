@@ -39,7 +39,6 @@ PARAMETERS = {
     "mturk": Parameters("workerId", "hitId", "assignmentId"),
 }
 LINK_OVER = N_("This link has expired. Please start again from the platform.")
-PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
 
 @dataclass(frozen=True)
@@ -184,11 +183,6 @@ def _submission_url(address: str) -> str:
     if host := _TURK.fullmatch(address):
         return f"https://{host[1]}/mturk/externalSubmit"
     raise _incomplete("turkSubmitTo")
-
-
-def prolific_return(code: str) -> str:
-    """Return the address at which a participant returns to Prolific with a completion code."""
-    return PROLIFIC_RETURN + code
 
 
 def pseudonym(visitor: Visitor, source: str, study: str, salt: str) -> str:

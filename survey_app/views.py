@@ -15,7 +15,6 @@ from markupsafe import Markup
 from survey_app.endings import REASONS
 from survey_app.flow import ENDS, QUESTION_TIMES, Stage
 from survey_app.participant_state import ParticipantState
-from survey_app.platforms import prolific_return
 from tasks.base import TEXT_LIMIT
 from tasks.files import render_markdown
 from tasks.language import Words
@@ -62,7 +61,6 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters |= {
     "markdown": markdown,
     "inline": lambda text: Markup(render_markdown(text, inline=True)),
-    "prolific_return": prolific_return,
 }
 _TEMPLATES.globals |= {
     "images": IMAGES,

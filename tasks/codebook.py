@@ -18,14 +18,11 @@ RULES = (
 )
 
 
-def codebook(studies: Sequence[Study]) -> str:
-    """Return the columns of both files, then the design of each study, in Markdown."""
-    return columns() + "".join(map(design, studies))
-
-
-def design(study: Study) -> str:
-    """Describe the design of one study in Markdown."""
-    parts = [f"\n## Study {study.hash}: {study.title}\n"]
+def codebook(study: Study | None) -> str:
+    """Return the columns of both files, then the design of the study, in Markdown."""
+    if study is None:
+        return columns()
+    parts = [columns(), f"\n## Study {study.hash}: {study.title}\n"]
     parts += [_task(study, text.name) for text in study.tasks]
     if study.questions:
         parts.append("\n### Questionnaire\n\nThe keys of `questionnaire`.\n\n")
