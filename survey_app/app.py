@@ -27,7 +27,6 @@ _SHELL = f"""<style>
 
 
 def _page(survey) -> dict:
-    """Return the visitor's page."""
     if PREVIEW in os.environ and "page" in st.query_params:
         return preview.page(survey, st.query_params["page"])
     try:

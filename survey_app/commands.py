@@ -46,7 +46,6 @@ def database_url(study: Path, url: str | None) -> str:
 
 
 def file_url(path: Path) -> str:
-    """Return the URL of an SQLite file."""
     from sqlalchemy import URL
 
     return URL.create("sqlite", database=str(path.resolve())).render_as_string()

@@ -135,7 +135,6 @@ def read_again(progress: Progress, course: Course) -> Progress:
 
 
 def introduce(progress: Progress, course: Course) -> Progress:
-    """Record that a task's introduction was read."""
     return _step(progress, introduced=_introductions_due(progress, course))
 
 
@@ -168,7 +167,6 @@ def acknowledge(progress: Progress, course: Course) -> Progress:
 
 
 def answer(progress: Progress, course: Course) -> Progress:
-    """Record that a trial was answered."""
     return _finish_if_done(_step(progress, done=progress.done + 1), course)
 
 

@@ -100,7 +100,6 @@ class Places:
         return opens if opens is not None and opens > self.store.clock() else None
 
     def state(self, connection: Connection) -> State:
-        """Return whether recruitment is open, paused or closed."""
         return self._recruitment_row(connection).state
 
     # Participants
@@ -160,7 +159,6 @@ class Places:
         )
 
     def free_place(self, connection: Connection, participant: str) -> None:
-        """Make the participant's place free."""
         connection.execute(
             update(places)
             .where(self._is_own(places), places.c.participant == participant)
@@ -179,7 +177,6 @@ class Places:
         connection.execute(delete(turned_away).where(own_row))
 
     def is_blocked(self, connection: Connection, platform_id: str) -> bool:
-        """Return whether the person with this platform id is blocked from taking part."""
         query = select(blocked.c.digest).where(
             blocked.c.study == self.study,
             blocked.c.digest == self._digest(connection, platform_id),

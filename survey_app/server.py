@@ -90,7 +90,6 @@ def pictures() -> dict[str, bytes]:
 
 @cache
 def cached_first_page() -> str:
-    """Return the first page that a browser loads."""
     return first_page(service().view.words, service().study.title)
 
 

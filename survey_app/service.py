@@ -103,11 +103,9 @@ class Service:
         self.view = View(study, self.recruitment.lease_minutes)
 
     def identify(self, parameters: Mapping[str, str]) -> Visitor:
-        """Identify a visitor by the address; see `platforms.identify`."""
         return identify(parameters, self.secret, self.recruitment)
 
     def pseudonym(self, visitor: Visitor) -> str:
-        """Return the pseudonym of a visitor."""
         return pseudonym(visitor, self.source, self.study.hash, self.salt)
 
     def welcome(self, visitor: Visitor) -> dict[str, Any]:
@@ -301,7 +299,6 @@ class Service:
             raise BadAction(str(error)) from error
 
     def _store_answer(self, turn: Turn) -> Step:
-        """Check and store the response to a trial."""
         row, state = turn.row, turn.state
         planned = state.upcoming[0]
         trial = self.study.by_id[planned["trial"]]

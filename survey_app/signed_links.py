@@ -29,7 +29,6 @@ class BadAddress(Refusal):
 
 
 def api() -> str:
-    """Return the URL of Prolific's API."""
     return os.environ.get(API, "https://api.prolific.com").rstrip("/")
 
 

@@ -56,7 +56,6 @@ class FormField(Section):
     choices: tuple[tuple[str, str], ...] = ()
 
     def translate(self, words: Words) -> Self:
-        """Return the field in a language."""
         readable = ("label", "none_label", "low", "high")
         texts: dict[str, Any] = {name: words(text) for name, text in self if name in readable}
         texts["choices"] = tuple((value, words(label)) for value, label in self.choices)
@@ -83,7 +82,6 @@ class Pictures(Section):
 
     @property
     def images(self) -> list[str]:
-        """Return the names of all pictures, in order."""
         panels = [image for panel in self.panels for image in panel.images]
         return panels + [option.image for option in self.options]
 
@@ -157,7 +155,6 @@ class NoTrial(ValueError):
 
 
 def unknown_condition(task: Task, condition: str) -> ValueError:
-    """Return the error for a condition that a task does not have."""
     return ValueError(
         f"{task.name} has no condition {condition!r}; it has {', '.join(task.conditions)}"
     )

@@ -31,7 +31,6 @@ def N_(text: str) -> str:
 
 
 def languages() -> tuple[str, ...]:
-    """Return the languages that studies can use."""
     return tuple(sorted({SOURCE, *(file.stem for file in LOCALES.glob("*.po"))}))
 
 
@@ -110,7 +109,6 @@ class Refusal(ValueError):
         super().__init__(self.message(Words(SOURCE)))
 
     def message(self, words: Words) -> str:
-        """Return the message in a language."""
         values = {
             name: words(value) if isinstance(value, str) else words.number(value)
             for name, value in self.values.items()

@@ -92,7 +92,6 @@ class Questionnaire:
 
 
 def is_shown(question: Question, answers: Mapping[str, Any]) -> bool:
-    """Return whether a question is shown, given the answers."""
     if question.shown_if is None:
         return True
     answer = answers.get(question.shown_if.question)
@@ -176,7 +175,6 @@ def _number(question: Question, value: Any, decimal_mark: str) -> float:
 
 
 def is_screened_out(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
-    """Return whether an answer ends the study."""
 
     def ends(question: Question, value: Any) -> bool:
         if question.stay_within and not question.stay_within[0] <= value <= question.stay_within[1]:

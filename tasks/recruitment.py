@@ -144,7 +144,6 @@ audience = {audience}     # for signed links: this survey's domain
 
 
 def write_recruitment(folder: Path, recruitment: Recruitment) -> None:
-    """Write recruitment.toml."""
     values = recruitment.model_dump(mode="json", exclude={"codes"})
     lines = [f"{name} = {json.dumps(code)}" for name, code in recruitment.codes]
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}

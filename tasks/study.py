@@ -103,7 +103,6 @@ class Study(Section):
         return tuple(sorted(names | {q.picture for q in self.questions if q.picture}))
 
     def questions_at(self, when: When) -> tuple[Question, ...]:
-        """Return the questions of one page."""
         return tuple(q for q in self.questions if q.when == when)
 
 

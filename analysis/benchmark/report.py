@@ -60,7 +60,6 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
 
 @shelf.sentences("bench", "leaderboard")
 def name_objectives(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """Return sentences on what importance is measured."""
     return bench.results.objective_sentences
 
 
@@ -137,7 +136,6 @@ def _gap_text(row: pd.Series) -> str:
 
 
 def _undefined_values(bench: Bench) -> list[str]:
-    """Return sentences on what could not be evaluated."""
     remarks, gaps = [], bench.ranking()
     if unranked := [name for name in bench.methods if np.isnan(gaps[name])]:
         remarks.append(f"No class has a value for {join(unranked)}, which could not be ranked.")

@@ -136,7 +136,6 @@ def get(report: str, kind: str, name: str) -> Callable[..., Any]:
 
 
 def names(report: str, kind: str) -> list[str]:
-    """Return the names of a report's exhibits of one kind."""
     return [e.name for e in _exhibits.values() if e.report == report and e.kind == kind]
 
 

@@ -83,7 +83,6 @@ class Table:
         return [(self.headings.get(c, as_words(c)), numeric(self.frame[c])) for c in names]
 
     def rows(self) -> list[list[str]]:
-        """Return the visible cells."""
         return self.shown_cells().to_numpy().tolist()
 
     def _text(self, column: str, value: object) -> str:
@@ -119,12 +118,10 @@ class Table:
         return f"**{as_sentence(self.title)}** {self.caption}\n\n{grid}\n"
 
     def _repr_html_(self) -> str:
-        """Return the table as HTML, with which notebooks show it."""
         caption = html.escape(f"{as_sentence(self.title)} {self.caption}")
         return self._headed_cells().to_html(index=False) + f"<p>{caption}</p>"
 
     def __repr__(self) -> str:
-        """Return the table as text, with which consoles show it."""
         cells = self._headed_cells().to_string(index=False)
         return f"{as_sentence(self.title)}\n{cells}\n{self.caption}"
 
@@ -132,12 +129,10 @@ class Table:
         return self.shown_cells().set_axis([name for name, _ in self.heads()], axis=1)
 
     def latex(self) -> str:
-        """Return the table in LaTeX, see `latex_table`."""
         caption = f"{as_sentence(self.title)} {self.caption}"
         return latex_table(self.name, caption, self.heads(), self.rows())
 
     def write(self, folder: Path) -> None:
-        """Write CSV, Markdown and LaTeX files."""
         texts = {".csv": self.csv(), ".md": self.markdown(), ".tex": self.latex()}
         for suffix, text in texts.items():
             write_text(folder / f"{self.name}{suffix}", text)

@@ -63,7 +63,6 @@ class Source:
 
     @cached_property
     def views(self) -> list[View]:
-        """The different views of images that networks of the run have."""
         return list(dict.fromkeys(self.layers["view"]))
 
     @cached_property
@@ -79,7 +78,6 @@ class Source:
 
     @cached_property
     def units_of_series(self) -> dict[str, range]:
-        """The rows of `units` of each series."""
         rows = self.units.groupby("series", sort=False).indices
         return {str(series): range(own[0], own[-1] + 1) for series, own in rows.items()}
 

@@ -176,7 +176,6 @@ def emergence(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def strips(run: Run) -> Figure | None:
-    """Show the neurons with the largest displacement from the first trained to the last epoch."""
     space, album = next(spaces(run)), Album(run)
     rows = []
     series_names = series_of(run)
@@ -215,7 +214,6 @@ def strips(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def neighbours(run: Run) -> Figure | None:
-    """Show some base neurons and their nearest neighbours in the base and in every other series."""
     space, album, base = next(spaces(run)), Album(run), base_checkpoint(run)
     last_rows = [
         space.rows(series=str(name), epoch=int(epochs.max()))

@@ -194,7 +194,6 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "limits")
 def name_linear_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
     methods = reversion.reversion_study(run).about["methods"] if has_results(run, REVERSION) else {}
     names = [name for name, description in methods.items() if description["linearises"] == "revert"]
     return [
@@ -289,7 +288,6 @@ def _baseline_sentences(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
 
 @shelf.sentences("run", "space")
 def compare_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return sentences on differences from the first space, and on untrained networks."""
     if run_tables.named_concepts(run) is None:
         return [
             "The probe images have no masks and the test images no attributes, so the neurons' "

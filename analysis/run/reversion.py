@@ -60,7 +60,6 @@ def reversion_means(run: Run, outcome: str, layer: str | None = JOINT) -> pd.Dat
 
 @shelf.sentences("run", "reversion")
 def unchanged_pairs(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return a sentence on the pairs of epochs between which no neuron changed."""
     if not has_results(run, REVERSION):
         return []
     about = reversion_study(run).about["pairs"]
@@ -198,7 +197,6 @@ def main_method(run: Run) -> str:
 
 @shelf.table("run", "supplement", "matching")
 def matching(run: Run) -> Table | None:
-    """Show how similar matched sets are to q1 in size of change."""
     if not has_results(run, REVERSION):
         return None
     results, parts = reversion_study(run), []

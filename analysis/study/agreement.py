@@ -23,8 +23,6 @@ METRICS = {"changed": "nominal", "clarity": "ordinal", "rating": "ordinal"}
 
 @shelf.table("study", "agreement")
 def agreement(results: Results) -> Table | None:
-    """Return Krippendorff's α, for complete designs Fleiss' κ, and for choices κ by Brennan and
-    Prediger, by question and condition."""
     level = results.settings.level
     rows: Estimates = {}
     for task in results.tasks:
@@ -67,7 +65,6 @@ def agreement(results: Results) -> Table | None:
 
 @shelf.table("study", "agreement")
 def annotators(results: Results) -> Table | None:
-    """Return Dawid and Skene's estimates and the raw majority, for tasks with common categories."""
     rows = []
     for task in results.tasks:
         answers = results.answers_of(task)

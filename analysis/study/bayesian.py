@@ -21,7 +21,6 @@ RHAT, ESS = 1.05, 100
 
 @shelf.table("study", "accuracy")
 def bayesian(results: Results) -> Table | None:
-    """Return posterior shares of correct responses and their differences, by task."""
     plan = results.plan
     if not plan.bayesian or not can_sample() or not results.choice_tasks:
         return None

@@ -23,7 +23,6 @@ EVOLUTIONS = 4
 
 @shelf.figure("study", "trials")
 def examples(results: Results) -> Figure | None:
-    """Return the easiest and the hardest trials of the tasks with a key."""
     if results.responses.study.pictures is None:
         return None
     trials = results.responses.study.study.by_id
@@ -46,7 +45,6 @@ def examples(results: Results) -> Figure | None:
 
 @shelf.figure("study", "evolution")
 def evolutions(results: Results) -> Figure | None:
-    """Return real evolutions that most participants judged changed, with their labels."""
     if results.responses.study.pictures is None or "evolution_labelling" not in results.tasks:
         return None
     answers = results.answers_of("evolution_labelling")

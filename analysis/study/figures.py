@@ -55,7 +55,6 @@ def study_figures(results: Results) -> dict[str, Figure]:
 def _draw_forest(
     table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
 ) -> tuple[Canvas, Axes]:
-    """Draw `_draw_rows` as a separate figure."""
     labels = [wrap(label, 4, 9) for label in labels]
     height = 0.36 + 0.15 * max(label.count("\n") for label in labels)
     canvas, axes = subplots(figsize=(5.6, height * len(table) + 1.0), layout="constrained")
@@ -80,7 +79,6 @@ def _draw_rows(
 
 @shelf.figure("study", "collected")
 def flow(results: Results) -> Figure:
-    """Boxes from arrival to analysis; beside them, who left or was excluded, with reasons."""
     steps = {row.step: row for row in results.responses.flow.itertuples()}
     left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     names = ["arrived", *left]

@@ -89,7 +89,6 @@ def observer(results: Results) -> Table | None:
 
 @shelf.table("study", "evolution")
 def displacement(results: Results) -> Table | None:
-    """Share judged changed of real evolutions, by third of displacement in the space."""
     if results.joined_trials is None or "evolution_labelling" not in results.tasks:
         return None
     displacements = results.joined_trials.groupby("trial")["displacement"].max().dropna()

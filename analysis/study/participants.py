@@ -88,7 +88,6 @@ MEASURED = {
 
 @shelf.table("study", "people")
 def sample_sizes(results: Results) -> Table | None:
-    """Return the sample sizes of every estimate, by measured value."""
     tables = []
     for task in results.tasks:
         answers, labels = results.answers_of(task), results.labels_of(task)

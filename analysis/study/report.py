@@ -49,7 +49,6 @@ def _lead(results: Results) -> str:
 
 @shelf.table("study", "method")
 def conditions(results: Results) -> Table:
-    """What each condition of each task shows, as frozen."""
     study, rows = results.responses.study, []
     is_clustered = study.study.evidence.get("grouping") == "clusters"
     for task in results.planned_tasks:

@@ -320,7 +320,6 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 @shelf.sentences("study", "behaviour")
 def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield sentences on learning and confidence."""
     for row in results.tests_of("learning").itertuples():
         if pd.isna(row.p):
             continue

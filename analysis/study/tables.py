@@ -143,7 +143,6 @@ def claims(results: Results) -> Table | None:
 
 
 def _equivalence_note(results: Results, tests: pd.DataFrame) -> str:
-    """Explain rows of equivalence tests, if there are any."""
     if not tests["question"].str.endswith(".equivalence").any():
         return ""
     return (

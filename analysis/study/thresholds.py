@@ -81,7 +81,6 @@ def threshold_grid(results: AnalysedStudy, long: pd.DataFrame) -> pd.DataFrame:
 
 
 def _apply_rules(results: AnalysedStudy, rules: dict[str, Any]) -> AnalysedStudy:
-    """Return the same study under other rules."""
     responses = replace(results.responses, rules=rules)
     joined_trials = results.joined_trials
     if joined_trials is not None and len(responses.answers):
@@ -90,7 +89,6 @@ def _apply_rules(results: AnalysedStudy, rules: dict[str, Any]) -> AnalysedStudy
 
 
 def _test_with_count(results: AnalysedStudy) -> pd.DataFrame:
-    """Return the tests of the primary hypothesis, with the number of participants."""
     people = int((results.responses.everyone["excluded"] == "").sum())
     only_count = pd.DataFrame({"participants": [people]})
     if not people or not len(tests := primary_tests(results)):
