@@ -64,9 +64,9 @@ class KrippendorffAlpha:
     metric: str = "nominal"
     level: float = 0.95
 
-    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
+    def __call__(self, frame: pd.DataFrame, value: str = "answer") -> Estimate:
         coefficient = partial(_alpha, metric=self.metric)
-        return _estimate(frame, unit, value, coefficient, self.level)
+        return _estimate(frame, value, coefficient, self.level)
 
 
 def _pair_agreement(counts: np.ndarray) -> float:
@@ -102,14 +102,14 @@ class FleissKappa:
 
     level: float = 0.95
 
-    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        ratings = frame.dropna(subset=[value])[unit].value_counts()
+    def __call__(self, frame: pd.DataFrame, value: str = "answer") -> Estimate:
+        ratings = frame.dropna(subset=[value])["trial"].value_counts()
         if ratings.nunique() > 1 or (ratings < 2).any():
             raise ValueError(
-                f"Fleiss' kappa needs the same number of ratings, at least 2, in every {unit}; "
+                f"Fleiss' kappa needs the same number of ratings, at least 2, in every trial; "
                 f"found {ratings.min()} to {ratings.max()}: use Krippendorff's alpha"
             )
-        return _estimate(frame, unit, value, _fleiss_kappa, self.level)
+        return _estimate(frame, value, _fleiss_kappa, self.level)
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,12 @@ class FreeMarginalKappa:
     chance: float
     level: float = 0.95
 
-    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
-        return _estimate(frame, unit, value, partial(_kappa, chance=self.chance), self.level)
+    def __call__(self, frame: pd.DataFrame, value: str = "answer") -> Estimate:
+        return _estimate(frame, value, partial(_kappa, chance=self.chance), self.level)
 
 
 def _estimate(
-    frame: pd.DataFrame,
-    unit: str,
-    value: str,
-    coefficient: Callable[[np.ndarray], float],
-    level: float,
+    frame: pd.DataFrame, value: str, coefficient: Callable[[np.ndarray], float], level: float
 ) -> Estimate:
     """Estimate a coefficient of agreement for other participants and other units, from the units
     with two ratings or more; those with one are counted in `left_out`.
@@ -150,15 +146,15 @@ def _estimate(
         coefficient: count table [units, values] -> value; NaN if it is undefined.
     """
     answered = frame.dropna(subset=[value])
-    ratings_of_unit = answered.groupby(unit)[value].transform("size")
-    left_out = int(answered.loc[ratings_of_unit < 2, unit].nunique())
+    ratings_of_unit = answered.groupby("trial")[value].transform("size")
+    left_out = int(answered.loc[ratings_of_unit < 2, "trial"].nunique())
     answered = answered[ratings_of_unit >= 2]
     undefined = Estimate(np.nan, n=len(answered), left_out=left_out, level=level,
-                         clustered=CLUSTERED, reason=f"no {unit} has two ratings")  # fmt: skip
+                         clustered=CLUSTERED, reason="no trial has two ratings")  # fmt: skip
     if answered.empty:
         return undefined
     codes, _ = pd.factorize(answered[value], sort=True)
-    data = code_responses(answered.assign(code=codes, group=""), "code", "group", item=unit)
+    data = code_responses(answered.assign(code=codes, group=""), "code", "group")
     counts = np.zeros((data.items, int(codes.max()) + 1))
     np.add.at(counts, (data.item, codes), 1.0)
     point = coefficient(counts)
@@ -241,7 +237,6 @@ class DawidSkeneFit:
 
 def dawid_skene(
     frame: pd.DataFrame,
-    unit: str = "trial",
     value: str = "answer",
     tolerance: float = 1e-8,
     max_iterations: int = 10_000,
@@ -264,7 +259,7 @@ def dawid_skene(
     answered = frame.dropna(subset=[value])
     if answered.empty:
         raise ValueError("Dawid-Skene needs at least one response; the table has none")
-    items, units = pd.factorize(answered[unit], sort=True)
+    items, units = pd.factorize(answered["trial"], sort=True)
     people, participants = pd.factorize(answered["participant"], sort=True)
     answers, classes = pd.factorize(answered[value], sort=True)
     c = len(classes)
