@@ -139,10 +139,9 @@ class Evidence:
 
     def rows(self, series: str | None = None, epoch: int | None = None) -> np.ndarray:
         """Return usable rows of the space, optionally of one series and epoch."""
-        neurons = self.space.neurons.iloc[self.usable]
-        mask = (neurons["series"] == series) | (series is None)
-        mask &= (neurons["epoch"] == epoch) | (epoch is None)
-        return self.usable[mask.to_numpy()]
+        values = {"series": series, "epoch": epoch}
+        rows = self.space.rows(**{name: v for name, v in values.items() if v is not None})
+        return np.intersect1d(rows, self.usable)
 
     def stimuli(self, neuron: Neuron) -> pd.DataFrame:
         """Return the neuron's stimuli, strongest first."""
