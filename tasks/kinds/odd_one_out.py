@@ -139,16 +139,13 @@ class OddOneOut(PickOne):
         rows = [*members, odd]
         order = rng.permutation(GROUPS)
         neurons = [evidence.neurons[rows[i]] for i in order]
-        ranks = [self._ranks(evidence, neuron, condition, rng) for neuron in neurons]
+        ranks: list[list[int] | None] = [None] * GROUPS  # the strongest stimuli
+        if condition == self.control:  # one neuron is shown five times
+            numbers = (len(evidence.stimuli(neuron)) for neuron in neurons)
+            ranks = [rng.permutation(n)[: evidence.patches].tolist() for n in numbers]
         pictures = tuple(map(evidence.picture, neurons, ranks))
         key = int(np.flatnonzero(order == GROUPS - 1)[0])
         return Draft(tuple(dict.fromkeys(neurons)), key, options=pictures, recipe=recipe)
-
-    def _ranks(self, evidence, neuron, condition, rng):
-        """Return random ranks where one neuron is shown five times; None (the strongest) else."""
-        if condition != self.control:
-            return None
-        return rng.permutation(len(evidence.stimuli(neuron)))[: evidence.patches].tolist()
 
     def _choose(
         self, evidence: Evidence, condition: str, rng: np.random.Generator
