@@ -6,11 +6,11 @@ All text is escaped, except that the researcher's Markdown becomes markup; raw H
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from survey_app.endings import REASONS
 from survey_app.flow import ENDS, QUESTION_TIMES, Stage
@@ -28,11 +28,6 @@ TEMPLATES: Mapping[Stage, str] = {
     **dict.fromkeys(QUESTION_TIMES, "questions"),
     **dict.fromkeys(ENDS, "end"),
 }
-
-
-def markdown(text: str, files: Mapping[str, str] | None = None) -> Markup:
-    """Return a researcher's text as HTML; `files` maps the pictures it names to stored files."""
-    return Markup(render_markdown(text, IMAGES, files))
 
 
 class Keys:
@@ -59,8 +54,8 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters |= {
-    "markdown": markdown,
-    "inline": lambda text: Markup(render_markdown(text, inline=True)),
+    "markdown": lambda text, files=None: render_markdown(text, IMAGES, files),
+    "inline": partial(render_markdown, inline=True),
 }
 _TEMPLATES.globals |= {
     "images": IMAGES,

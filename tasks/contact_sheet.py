@@ -61,10 +61,10 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
         return study.words.translate_into(words, text)
 
     def line(text: str, words: Words) -> Markup:
-        return Markup(render_markdown(plain(text, words), inline=True))
+        return render_markdown(plain(text, words), inline=True)
 
     def page(text: str, words: Words, files: Mapping[str, str] | None = None) -> Markup:
-        return Markup(render_markdown(plain(text, words), "images", files))
+        return render_markdown(plain(text, words), "images", files)
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined

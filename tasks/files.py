@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 #: Formats that every browser shows, and how their files end.
@@ -55,7 +56,7 @@ _MARKDOWN.add_render_rule("link_open", _render_link)
 
 def render_markdown(
     text: str, folder: str = "", files: Mapping[str, str] | None = None, inline: bool = False
-) -> str:
+) -> Markup:
     """Render a researcher's Markdown as HTML; raw HTML in it is escaped.
 
     Args:
@@ -66,9 +67,9 @@ def render_markdown(
 
 
 @lru_cache(maxsize=4096)  # each page shows texts of the study that others have shown
-def _render(text: str, folder: str, files: tuple[tuple[str, str], ...], inline: bool) -> str:
+def _render(text: str, folder: str, files: tuple[tuple[str, str], ...], inline: bool) -> Markup:
     render = _MARKDOWN.renderInline if inline else _MARKDOWN.render
-    return render(text, {"files": dict(files), "folder": folder})
+    return Markup(render(text, {"files": dict(files), "folder": folder}))
 
 
 def picture_names(markdown: str) -> list[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored, wide
 
 import survey_app
-from survey_app.views import markdown
+from tasks.files import render_markdown
 
 pytestmark = needs_browser
 
@@ -49,7 +49,7 @@ def test_each_paragraph_of_the_researcher_begins_at_the_side_of_its_script(brows
     page = browser.new_page(viewport={"width": 700, "height": 400})
     page.set_content(
         f"<style>{css.read_text(encoding='utf-8')}</style><div dir={direction}><div class=prose>"
-        f"{markdown('شرکت داوطلبانه است.')}{markdown('You may stop.')}</div></div>"
+        f"{render_markdown('شرکت داوطلبانه است.')}{render_markdown('You may stop.')}</div></div>"
     )
     gaps = page.evaluate(
         """() => [...document.querySelectorAll("p")].map((p) => {

@@ -207,7 +207,8 @@ def test_mturk_gets_its_form_at_the_end(sqlite_service):
 def test_markup_shows_as_text(frozen, tmp_path):
     from survey_app.flow import Stage as S
     from survey_app.participant_state import ParticipantState
-    from survey_app.views import View, markdown
+    from survey_app.views import View
+    from tasks.files import render_markdown
 
     study, _ = frozen
     evil = "<img src=x onerror=alert(1)>"
@@ -218,7 +219,7 @@ def test_markup_shows_as_text(frozen, tmp_path):
     assert "<img" not in html
     assert "&lt;img" in html
     assert 'href="javascript' not in html
-    assert "<b>" not in markdown("<b>bold</b>")
+    assert "<b>" not in render_markdown("<b>bold</b>")
 
 
 @pytest.mark.parametrize(
