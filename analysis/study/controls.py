@@ -78,7 +78,7 @@ def failed_controls(results: Results) -> list[FailedControl]:
 
     If untested controls were left out, omitting the responses to a control would hide its failure.
     """
-    return [*_failed_detection(results), *_failed_accuracy(results), *_untested_controls(results)]
+    return [*_failed_tests(results), *_untested_controls(results)]
 
 
 def _untested_controls(results: Results) -> Iterator[FailedControl]:
@@ -108,55 +108,44 @@ def _lacks_labels(results: Results, row: Any) -> bool:
     return row.Index[0] == "labels" and row.what in NEGATIVE_CONTROLS and bool(rows.any())
 
 
-def _control_tests(results: Results, kind: str) -> pd.DataFrame:
-    if (table := results.tests_of(kind)).empty:
-        return table
-    return table[is_control(table) & table["p_alone"].notna()]
-
-
-def _failed_detection(results: Results) -> Iterator[FailedControl]:
-    """Yield tasks in which stages of two neurons were not distinguished from unchanged stages."""
-    for row in _control_tests(results, "detection").itertuples():
-        if control_outcome("detection", row, {}) != "failed":
-            continue
-        yield FailedControl(
-            row.task,
-            f"Caution: the control condition false evolution of {row.task} failed. It combines "
-            "stages of two neurons, but participants did not judge it changed significantly more "
-            f"often than unchanged stages (d′ = {with_sign(row.value, '.2f')}, unadjusted "
-            f"{p_text(row.p_alone)}). They may not have understood the task; no claim about this "
-            "task can be trusted.",
-        )
-
-
-def _failed_accuracy(results: Results) -> Iterator[FailedControl]:
-    """Yield tasks in which random trials were solved or may have been, or obvious ones were not."""
+def _failed_tests(results: Results) -> Iterator[FailedControl]:
+    """Yield tasks in which stages of two neurons were not distinguished from unchanged stages,
+    random trials were solved or may have been, or obvious ones were not."""
     lowest = lowest_claimed_accuracy(results.claims)
-    for row in _control_tests(results, "chance").itertuples():
-        shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
-        name = f"control condition {as_words(str(row.what))} of {row.task}"
-        is_negative, result = row.what in NEGATIVE_CONTROLS, control_outcome("chance", row, lowest)
-        warning = f"Caution: the {name} failed. "
-        if is_negative and result == "failed":
-            yield FailedControl(
-                row.task,
-                f"{warning}It has no correct response to be found, but {shares}. The key may be "
-                "visible in the pictures or known to participants; no claim about this task can be "
-                "trusted.",
-            )
-        elif result == "inconclusive":
-            yield FailedControl(
-                row.task,
-                f"Caution: the {name} is inconclusive: {shares}, "
-                f"{share_ci_text(row, f'unadjusted {results.level}')}. It may be as high as the "
-                f"lowest accuracy claimed in this task ({percent(lowest[row.task])}): the key may "
-                "be visible in the pictures or known to participants.",
-                "a control condition of this task is inconclusive",
-            )
-        elif result == "failed":
-            yield FailedControl(
-                row.task,
-                f"{warning}Its concepts were chosen to be obvious, but {shares}, not significantly "
-                "above chance. Participants may not have understood the task; no claim about this "
-                "task can be trusted.",
-            )
+    controls = results.tests[is_control(results.tests)]
+    kinds = controls.index.get_level_values(0)
+    for kind in ("detection", "chance"):
+        for row in controls[kinds == kind].itertuples():
+            condition = "false_evolution" if kind == "detection" else row.what
+            subject = f"Caution: the control condition {as_words(condition)} of {row.task}"
+            accuracy = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
+            if (outcome := control_outcome(kind, row, lowest)) == "inconclusive":
+                yield FailedControl(
+                    row.task,
+                    f"{subject} is inconclusive: {accuracy}, "
+                    f"{share_ci_text(row, f'unadjusted {results.level}')}. It may be as high as "
+                    f"the lowest accuracy claimed in this task ({percent(lowest[row.task])}): the "
+                    "key may be visible in the pictures or known to participants.",
+                    "a control condition of this task is inconclusive",
+                )
+            if outcome != "failed":
+                continue
+            if kind == "detection":
+                reason = (
+                    "It combines stages of two neurons, but participants did not judge it changed "
+                    "significantly more often than unchanged stages (d′ = "
+                    f"{with_sign(row.value, '.2f')}, unadjusted {p_text(row.p_alone)}). They may "
+                    "not have understood the task"
+                )
+            elif condition in NEGATIVE_CONTROLS:
+                reason = (
+                    f"It has no correct response to be found, but {accuracy}. The key may be "
+                    "visible in the pictures or known to participants"
+                )
+            else:
+                reason = (
+                    f"Its concepts were chosen to be obvious, but {accuracy}, not significantly "
+                    "above chance. Participants may not have understood the task"
+                )
+            warning = f"{subject} failed. {reason}; no claim about this task can be trusted."
+            yield FailedControl(row.task, warning)
