@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import pandas as pd
 
 #: A pair is reported if response and time agree in at least this many trials, and in more than this
@@ -30,18 +28,16 @@ def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     seconds = (table["answered_at"] - consent).dt.total_seconds()
     # Moments that several responses of a participant share are those of a session, not of each.
     is_shared = table.assign(passed=seconds).duplicated(["participant", "passed"], keep=False)
-    times = browser_times, seconds.mask(is_shared)
-    agreeing: dict[tuple[str, str], set[str]] = {}
-    for time in times:
-        rows = table.assign(time=time).dropna(subset=["time", "answer"])
-        rows = rows[rows.duplicated(["trial", "answer", "time"], keep=False)]
-        for key, names in rows.groupby(["trial", "answer", "time"])["participant"]:
-            for pair in combinations(sorted(set(names)), 2):
-                agreeing.setdefault(pair, set()).add(str(key[0]))
-    answered_trials = {name: set(trials) for name, trials in table.groupby("participant")["trial"]}
-    pairs = []
-    for (first, second), trials in sorted(agreeing.items()):
-        common = len(answered_trials[first] & answered_trials[second])
-        if len(trials) >= TRIALS and len(trials) > SHARE * common:
-            pairs.append((first, second, len(trials), common))
-    return pd.DataFrame(pairs, columns=["first", "second", "agreeing", "common"])
+    names, same = ["first", "second"], ["trial", "answer", "time"]
+    frames = []
+    for time in (browser_times, seconds.mask(is_shared)):
+        rows = table[["participant", "trial", "answer"]].assign(time=time).dropna()
+        rows = rows[rows.duplicated(same, keep=False)].rename(columns={"participant": "first"})
+        both = rows.merge(rows.rename(columns={"first": "second"}), on=same)
+        frames.append(both[both["first"] < both["second"]])
+    agreeing = pd.concat(frames).drop_duplicates([*names, "trial"])
+    pairs = agreeing.groupby(names).size().reset_index(name="agreeing")
+    trials_of = {name: set(trials) for name, trials in table.groupby("participant")["trial"]}
+    pairs["common"] = [len(trials_of[a] & trials_of[b]) for a, b in pairs[names].to_numpy()]
+    is_reported = (pairs["agreeing"] >= TRIALS) & (pairs["agreeing"] > SHARE * pairs["common"])
+    return pairs[is_reported].reset_index(drop=True)
