@@ -21,18 +21,14 @@ def people_flow(people: pd.DataFrame, inattentive: list[str], places: int) -> pd
     return counts.rename_axis("status").reset_index(name="people")
 
 
-def interval(successes: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % CI of a share of n independent responses; NaN if n is 0."""
-    if not n:
-        return nan, nan
-    bounds = binomtest(successes, n).proportion_ci(method="wilson")
-    return bounds.low, bounds.high
-
-
 def accuracy(correct: pd.Series) -> tuple[float, float, float]:
-    """Return the share of correct responses among those with a key, and its 95 % CI."""
+    """Return the share of correct responses among those with a key, and Wilson's 95 % CI for
+    independent responses; NaN if there are none."""
     scores = correct.dropna().astype(float)
-    return float(scores.mean()), *interval(int(scores.sum()), len(scores))
+    if scores.empty:
+        return nan, nan, nan
+    bounds = binomtest(int(scores.sum()), len(scores)).proportion_ci(method="wilson")
+    return float(scores.mean()), bounds.low, bounds.high
 
 
 def median(numbers: pd.Series) -> float:

@@ -15,8 +15,8 @@ from visitors import needs_browser
 import survey_app
 from survey_app.export import tables
 from survey_app.figures import (
+    accuracy,
     agreement,
-    interval,
     people_flow,
     per_condition,
     per_form,
@@ -76,7 +76,8 @@ def test_the_figures_by_hand(filled, frozen):
     assert forms.to_dict("list") == {  # the third has only practised
         "form": [0, 1], "started": [1, 1], "finished": [1, 1], "places": [31, 30],
     }  # fmt: skip
-    assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson, by hand
+    correct = pd.Series([True] * 8 + [False] * 2)
+    assert accuracy(correct) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)  # Wilson, by hand
     # Two people did different forms: no trial has two answers, so there are no pairs.
     assert agreement(answers) != agreement(answers)
 
