@@ -150,7 +150,7 @@ def checkpoints(run: Run) -> Table | None:
 
 
 @shelf.table("run", "supplement")
-def images(run: Run) -> Table | None:
+def images(run: Run) -> Table:
     rows = []
     for split in ("train", "probe", "test"):
         if (index := table_of_split(run, "image_index", split)) is None:
@@ -164,8 +164,6 @@ def images(run: Run) -> Table | None:
              "converted": _list_counts(remark_counts(run, split)),
              "left out": _list_counts(reasons)}
         )  # fmt: skip
-    if not rows:
-        return None
     return Table(
         "images",
         "Images",

@@ -64,7 +64,7 @@ def agreement(results: Results) -> Table | None:
 
 
 @shelf.table("study", "agreement")
-def annotators(results: Results) -> Table | None:
+def annotators(results: Results) -> Table:
     rows = []
     for task in results.tasks:
         answers = results.answers_of(task)
@@ -85,8 +85,6 @@ def annotators(results: Results) -> Table | None:
                     "ties": int((~has_majority).sum()), "converged": fit.converged,
                 }
             )  # fmt: skip
-    if not rows:
-        return None
     return Table(
         "annotators",
         "Consistency of participants, by the model of Dawid and Skene",
@@ -103,7 +101,7 @@ def annotators(results: Results) -> Table | None:
 
 
 @shelf.table("study", "agreement")
-def variance_components(results: Results) -> Table | None:
+def variance_components(results: Results) -> Table:
     rows = []
     for task in results.tasks:
         answers = results.answers_of(task, controls=False)
@@ -124,8 +122,6 @@ def variance_components(results: Results) -> Table | None:
                  **table["effect"].add_prefix("variance, "), "note": table["reason"].iloc[0]}
             )  # fmt: skip
     frame = pd.DataFrame(rows)
-    if frame.empty:
-        return None
     variances = tuple(c for c in frame.columns if c.startswith("variance, "))
     shares = [c for c in frame.columns if c.startswith("ICC ")]
     return Table(
