@@ -148,28 +148,25 @@ def add_missing(results: AnalysedStudy, kind: str, table: pd.DataFrame) -> pd.Da
 
     The rows that are added come last; their value, interval and p are NaN.
     """
+    planned = [
+        {
+            "question": f"{task}.{CONTROL if test.control else kind}", "task": results.name(task),
+            "what": test.what, "asked": test.asked, "reason": _missing_reason(results, task, test),
+            "n": 0, "left_out": 0,
+            **dict.fromkeys(["value", "low", "high", "null", "p"], float("nan")),
+        }
+        for task, test in planned_tests(results, kind)
+    ]  # fmt: skip
     computed = {_key(row) for row in table.to_dict("records")}
-    missing = pd.DataFrame(r for r in _planned_rows(results, kind) if _key(r) not in computed)
+    missing = pd.DataFrame([row for row in planned if _key(row) not in computed])
     if missing.empty:
         return table
-    numbers = dict.fromkeys(["value", "low", "high", "null", "p"], float("nan"))
-    missing = missing.assign(n=0, left_out=0, **numbers)
     return pd.concat([table, missing], ignore_index=True) if len(table) else missing
 
 
 def _key(row: dict) -> tuple[str, ...]:
     """Return what distinguishes tests of one kind."""
     return tuple(str(row.get(key, "")) for key in ("question", "what", "asked"))
-
-
-def _planned_rows(results: AnalysedStudy, kind: str) -> Iterator[dict]:
-    """Yield rows of question, task, what, asked and the reason why the test would be missing."""
-    for task, test in planned_tests(results, kind):
-        question = f"{task}.{CONTROL if test.control else kind}"
-        yield {
-            "question": question, "task": results.name(task), "what": test.what,
-            "asked": test.asked, "reason": _missing_reason(results, task, test),
-        }  # fmt: skip
 
 
 def _missing_reason(results: AnalysedStudy, task: str, test: PlannedTest) -> str:
