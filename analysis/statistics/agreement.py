@@ -14,20 +14,18 @@ from analysis.statistics.clusters import CLUSTERED, as_estimates, code_responses
 from analysis.statistics.statistic import Estimate
 
 
-def _nominal(counts: np.ndarray) -> np.ndarray:
-    """Return the squared distance of nominal values: 0 for equal values, 1 for different ones."""
-    return 1.0 - np.eye(len(counts))
-
-
 def _ordinal(counts: np.ndarray) -> np.ndarray:
-    """Return the squared distance of ordinal values c and k: the square of the sum of the counts
-    from c to k, where the counts of c and of k are halved. The values must be sorted."""
     middle = np.cumsum(counts) - counts / 2
     return np.square(middle[:, None] - middle)
 
 
-#: Squared distances between values: marginal counts [v] -> distances [v, v].
-METRICS = {"nominal": _nominal, "ordinal": _ordinal}
+#: Squared distances between sorted values: marginal counts [v] -> distances [v, v]. Nominal: 0 for
+#: equal values, 1 for different ones. Ordinal, for c and k: the square of the sum of the counts
+#: from c to k, where the counts of c and of k are halved.
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "nominal": lambda counts: 1.0 - np.eye(len(counts)),
+    "ordinal": _ordinal,
+}
 
 
 def _alpha(counts: np.ndarray, metric: str) -> float:

@@ -74,6 +74,13 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
     tests = planned_claims(results)
     roles = frozen.trials["role"].value_counts()
     parameters = {"similarity": results.similarity, "permutations": results.settings.permutations}
+    weights = pd.DataFrame(
+        {
+            "question": tests["question"], "test": tests["what"].map(name_measure),
+            "scale": tests["asked"],
+            "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
+        }
+    )  # fmt: skip
     return render(
         "preregistration.md",
         {"grid": _format_grid},
@@ -96,7 +103,7 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
             for kind in tests["kind"].unique()
         ],
         alpha=ALPHA,
-        tests=_weights_table(tests),
+        tests=weights,
         without_equivalence=_tasks_without_equivalence(results, set(tests["question"])),
         claims=f"{claim_rule(results.level)} {describe_ruled_out(results)}".rstrip(),
         exclusions=[rule_in_words(*rule) for rule in frozen.exclusions.items()],
@@ -196,16 +203,6 @@ def _measured_variables(results: Results) -> list[str]:
     if questions:
         variables.append(f"Questions beside the trials: {'; '.join(questions)}")
     return [*variables, "Time from the moment all pictures are visible to the response."]
-
-
-def _weights_table(tests: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "question": tests["question"], "test": tests["what"].map(name_measure),
-            "scale": tests["asked"],
-            "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
-        }
-    )  # fmt: skip
 
 
 def _tasks_without_equivalence(results: Results, questions: set[str]) -> list[str]:
