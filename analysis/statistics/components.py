@@ -72,7 +72,7 @@ class VarianceComponents:
         return {
             (name,): Estimate(
                 float(share), n=n, left_out=len(frame) - n, effect=float(variance),
-                effect_name="variance", level=self.level, reason=note,
+                level=self.level, reason=note,
             )
             for name, share, variance in zip(COMPONENTS, shares, variances, strict=True)
         }  # fmt: skip

@@ -124,17 +124,12 @@ class CrossedEffects:
         if model is None:
             return results
         sd = model.standard_deviation
-        for name, beta, weights in zip(
-            model.names, model.fit.beta, np.eye(len(model.names)), strict=True
-        ):
+        for name, weights in zip(model.names, np.eye(len(model.names)), strict=True):
             null = mixed_model.mean_logit(chance_of(self.chance, name), sd)
             estimate = model.estimate(
                 weights, lambda ends: mixed_model.marginal_share(ends, sd), null, self.level
             )
-            results[(name,)] = replace(
-                estimate, left_out=int(counts[name] - estimate.n),
-                effect=float(np.exp(beta - null)), effect_name="odds ratio to chance",
-            )  # fmt: skip
+            results[(name,)] = replace(estimate, left_out=int(counts[name] - estimate.n))
         return results
 
 

@@ -86,7 +86,6 @@ class Equivalence:
                 value, low, high, n=int(counts[[a, b]].sum()), left_out=len(frame) - len(answered),
                 test="two one-sided tests, participants and items clustered",
                 p=two_one_sided_p(value, self.margin, p_low, p_high),
-                effect=self.margin, effect_name="smallest effect of interest",
                 level=level, clustered=CLUSTERED, reason=reason or (ALIKE if np.isnan(low) else ""),
             )  # fmt: skip
         return results

@@ -108,8 +108,8 @@ class LabelAgreement:
             reasons.append(f"{undefined} of {self.shuffles} permutations have no pair of labels")
         estimate = Estimate(
             value, n=used_labels, left_out=left_out, test="answers moved to other trials",
-            effect=value - null_mean, effect_name="beyond shuffled answers",
-            level=self.level, clustered=("trial",), reason="; ".join(reasons),
+            effect=value - null_mean, level=self.level, clustered=("trial",),
+            reason="; ".join(reasons),
         )  # fmt: skip
         if not len(shuffled):
             return estimate

@@ -113,12 +113,7 @@ class ClusteredShares:
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         data = code_responses(frame.dropna(subset=["correct"]))
         chances = np.array([chance_of(self.chance, name) for name in data.groups])
-        estimates = clustered_shares(data, chances, self.level)
-        results = [
-            replace(estimate, effect=estimate.value - chance, effect_name="above chance")
-            for estimate, chance in zip(estimates, chances, strict=True)
-        ]
-        return by_condition(frame, data.groups, results)
+        return by_condition(frame, data.groups, clustered_shares(data, chances, self.level))
 
 
 def clustered_shares(data: CrossedData, chances: np.ndarray | None, level: float) -> list[Estimate]:

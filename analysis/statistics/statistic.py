@@ -39,8 +39,7 @@ class Estimate:
         left_out: number of observations that could not be used.
         test: name of the test; "" if nothing was tested.
         p: p-value, unadjusted unless `test` says otherwise; NaN if undefined.
-        effect: effect size; NaN if there is none.
-        effect_name: name of the effect size, e.g. "odds ratio".
+        effect: effect size, as the statistic defines it; NaN if there is none.
         level: nominal coverage of the interval.
         clustered: the units that were resampled or given random effects, e.g. ("participant",).
         p_error: Monte Carlo standard error of p; NaN if p is not simulated.
@@ -58,7 +57,6 @@ class Estimate:
     test: str = ""
     p: float = nan
     effect: float = nan
-    effect_name: str = ""
     level: float = 0.95
     clustered: tuple[str, ...] = field(default=())
     p_error: float = nan
