@@ -121,8 +121,8 @@ def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
 
     Returns:
         the columns SET, ablation, layer, images (their number), before (accuracy), change (of
-        accuracy, after minus before), probability (change of the class's probability), change_error
-        and probability_error (standard errors over images).
+        accuracy, after minus before), change_error (its standard error over images) and probability
+        (change of the class's probability).
     """
     parts = []
     for study in studies:
@@ -130,9 +130,7 @@ def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
             study.class_means(outcome, split=SPLIT).set_index(ARM_ON_CLASS)
             for outcome in ("correct", "probability")
         )
-        names = {"change": "probability", "change_error": "probability_error"}
-        changes = probability[list(names)].rename(columns=names)
-        parts.append(accuracy.join(changes).reset_index())
+        parts.append(accuracy.join(probability["change"].rename("probability")).reset_index())
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     table = table.drop(columns=["split", "after"])
     return table.drop_duplicates(ARM_ON_CLASS[:-1]).reset_index(drop=True)
@@ -149,5 +147,5 @@ def _outcome_columns(
                "draw": ints(table["draw"]), "layer": ints(layer_rows),
                "images": ints(table["images"])}  # fmt: skip
     columns |= {key: ints(pd.Categorical(table[key], names[key]).codes) for key in names}
-    numbers = ("before", "change", "change_error", "probability", "probability_error")
+    numbers = ("before", "change", "change_error", "probability")
     return columns | {name: floats(table[name]) for name in numbers}

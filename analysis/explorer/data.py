@@ -162,9 +162,7 @@ def explorer_columns(source: Source) -> dict[str, Any]:
 
 def _neurons(source: Source) -> dict[str, Any]:
     space = source.space
-    table = space.neurons[[*NEURON, "coverage"]]
-    positions = source.run.table(Artifact("map"))
-    table = table.merge(positions, on=NEURON, how="left")
+    table = space.neurons[NEURON].merge(source.run.table(Artifact("map")), on=NEURON, how="left")
     concepts_found = run_tables.true_concepts(source.run)
     if concepts_found is None:
         table = table.assign(concept=None, iou=np.nan)
@@ -182,7 +180,6 @@ def _neurons(source: Source) -> dict[str, Any]:
             "y": floats(table["y"]),
             "concept": ints(names.map({c: i for i, c in enumerate(concepts)}).fillna(-1)),
             "overlap": floats(table["iou"]),
-            "coverage": floats(table["coverage"]),
             "moved": floats(_displacements(source)),
         },
     }

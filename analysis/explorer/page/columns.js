@@ -84,7 +84,7 @@ if (D.outcomes) {
     if (!OUTCOMES.has(key)) OUTCOMES.set(key, []);
     OUTCOMES.get(key).push({ arm: O.names.arm[O.arm[i]], draw: O.draw[i], images: O.images[i],
       before: O.before[i], change: O.change[i], error: O.change_error[i],
-      probability: O.probability[i], probabilityError: O.probability_error[i] });
+      probability: O.probability[i] });
   }
 }
 // a method's arms and the controls of one pair, class and layer
