@@ -69,12 +69,10 @@ class Bench:
     def linearises(self, method: str) -> str:
         return self.results.about["methods"][method]["linearises"]
 
-    @cached_property
-    def depth(self) -> pd.Series:
-        """Depth, from 0 to 1, of the layers in which arms were run, by series and layer."""
-        layers = self.results.run.tables("layers").set_index(["series", "layer"])["depth"]
-        keys = [(s, name) for s, names in self.results.about["layers"].items() for name in names]
-        return layers.loc[[key for key in keys if key in layers.index]]
+    @property
+    def layers(self) -> list[tuple[str, str]]:
+        """The series and the names of the layers in which arms were run."""
+        return [(s, name) for s, names in self.results.about["layers"].items() for name in names]
 
     @lru_cache(maxsize=32)  # noqa: B019 - there is one Bench per process
     def outcomes(
@@ -131,7 +129,7 @@ class Bench:
                 yield "series", str(series), self.ranking_of(group)
         for (series, start, end), group in outcomes.groupby(level=PAIR):
             yield "pair", f"{series} {start} → {end}", self.ranking_of(group)
-        for series, layer in self.depth.index:
+        for series, layer in self.layers:
             yield "layer", f"{series} {layer}", self.ranking_of(self.layer_outcomes(series, layer))
 
     def layer_outcomes(self, series: str, layer: str) -> pd.DataFrame:

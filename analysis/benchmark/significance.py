@@ -48,16 +48,15 @@ def class_tests(outcomes: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         method, the p-values page (the outcome increases from q1 to the last bin, one-sided), random
-        and matched (q1 against the arm, two-sided Wilcoxon), each Holm-adjusted over the methods,
-        and classes (their number).
+        and matched (q1 against the arm, two-sided Wilcoxon), each Holm-adjusted over the methods.
     """
     rows = []
     for method in methods:
         classes = class_means(outcomes, method)
-        page, count = page_trend(classes)
+        page, _ = page_trend(classes)
         q1, *other_arms = (classes.get(arm, pd.Series(dtype=float)) for arm in ("q1", *_AGAINST))
         tests = {arm: wilcoxon(q1, means) for arm, means in zip(_AGAINST, other_arms, strict=True)}
-        rows.append({"method": method, "page": page, **tests, "classes": count})
+        rows.append({"method": method, "page": page, **tests})
     table = pd.DataFrame(rows)
     for test in ("page", *_AGAINST):
         table[test] = holm(table[test].to_numpy(float))

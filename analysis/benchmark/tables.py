@@ -174,7 +174,7 @@ def ablations(bench: Bench) -> Table | None:
 @shelf.table("bench", "stability")
 def by_layer(bench: Bench) -> Table | None:
     rows = []
-    for series, layer in bench.depth.index:
+    for series, layer in bench.layers:
         outcomes = bench.layer_outcomes(series, layer)
         cells_planned = sum(p["series"] == series for p in bench.results.about["pairs"])
         cells_planned *= len(bench.classes)
