@@ -178,3 +178,17 @@ def test_what_does_not_fit_is_said(drawn, tmp_path):
         folder_images(tmp_path / "h.tar")
     (tmp_path / "notes.txt").touch()
     assert count_unused(tmp_path) == {"file outside the class folders": 1}
+    (tmp_path / "data").mkdir()
+    for name, labels in (("a", [0]), ("b", ["y", "z"])):
+        features = {"label": {"_type": "ClassLabel", "names": ["x"]}} if name == "a" else {}
+        info = {"huggingface": json.dumps({"info": {"features": features}})}
+        part = pa.table({"image": [b""] * len(labels), "label": labels}).replace_schema_metadata(
+            info
+        )
+        pq.write_table(part, tmp_path / "data" / f"{name}.parquet")
+    with pytest.raises(
+        ValueError, match="some files have the classes y, z, .* another file .*: x$"
+    ):
+        folder_images(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"; name the files of many images .* e.g. .*a\.parquet"):
+        folder_images(tmp_path)

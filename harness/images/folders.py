@@ -129,9 +129,11 @@ def _unusable(root: Path, files_of_class: Mapping[str, Sequence[Path]]) -> Itera
         yield f"image folder {root}: names that are not UTF-8: {join_names(unreadable, 4)}"
     if empty := [str(root / name) for name, files in files_of_class.items() if not files]:
         problem = "class folder" if len(empty) == 1 else "class folders"
+        shards = [file for name in empty for file in shard_files(Path(name))]
+        hint = f"; name the files of many images themselves, e.g. {shards[0]}" if shards else ""
         yield (
             f"{problem} {', '.join(empty)} {'holds' if len(empty) == 1 else 'hold'} no image; "
-            f"allowed: {', '.join(sorted(SUFFIXES))}"
+            f"allowed: {', '.join(sorted(SUFFIXES))}{hint}"
         )
 
 

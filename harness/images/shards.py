@@ -117,7 +117,12 @@ def read_shards(
     class_names = next((shard.classes for shard in shards if shard.classes), occurring)
     own_classes = tuple(map(normalise_name, class_names))
     names = own_classes if classes is None else tuple(classes)
-    if set(names) != set(own_classes) or not set(labels) <= set(names):
+    if unknown := sorted(set(labels) - set(own_classes)):
+        raise ValueError(
+            f"images {root}: some files have the classes {join_names(unknown, 4)}, which are not "
+            f"among those that another file states: {join_names(own_classes, 4)}"
+        )
+    if set(names) != set(own_classes):
         raise ValueError(
             f"images {root} have the classes {', '.join(own_classes)}, and the probe images "
             f"{', '.join(names)}: all splits must have the same ones"
