@@ -271,24 +271,20 @@ def _float_types(tensors: Iterable[Tensor]) -> set[str]:
 
 def _log_choice(part: Part, fitting: list[Part], expected: Tensors, state: Tensors) -> None:
     """Log how the weights were found; `state` is the state dict as it is in the file."""
-    remarks = []
-    if part.key:
-        remarks.append(f"state dict {part.key!r}")
-    if part.prefix:
-        remarks.append(f"prefix {part.prefix!r} removed")
-    if part.wrappers:
-        remarks.append(f"{', '.join(map(repr, part.wrappers))} removed within names")
-    if part.unused:
-        remarks.append(f"other tensors not used: {join_names(part.unused, 3)}")
-    if others := [other.address for other in fitting if other is not part]:
-        remarks.append(f"{join_names(others, 4)} would fit, too (choose by `key`)")
+    others = [other.address for other in fitting if other is not part]
     stored = _float_types(tensor for name, tensor in state.items() if name not in part.unused)
     own = _float_types(expected.values())
-    if stored - own:
-        types = (join_names(sorted(names)) for names in (stored - own, own))
-        remarks.append("numbers of type {} converted to {}".format(*types))
-    if remarks:
-        logger.info("weights: %s", "; ".join(remarks))
+    types = (join_names(sorted(names)) for names in (stored - own, own))
+    remarks = {
+        f"state dict {part.key!r}": part.key,
+        f"prefix {part.prefix!r} removed": part.prefix,
+        f"{', '.join(map(repr, part.wrappers))} removed within names": part.wrappers,
+        f"other tensors not used: {join_names(part.unused, 3)}": part.unused,
+        f"{join_names(others, 4)} would fit, too (choose by `key`)": others,
+        "numbers of type {} converted to {}".format(*types): stored - own,
+    }
+    if texts := [text for text, applies in remarks.items() if applies]:
+        logger.info("weights: %s", "; ".join(texts))
 
 
 def _misfit(dicts: Mapping[str, Tensors], expected: Tensors) -> str:
