@@ -1,5 +1,7 @@
 """`conceptevo run CONFIG --plan`: what a run would take, before it starts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,12 +10,15 @@ from rich.console import Console
 from small_runs import small, write_toml
 
 from harness.config import parse_config
-from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Cost
+from harness.images.view import View
+from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Cost, Resources
 from harness.networks.objectives import OBJECTIVES, Objective
+from harness.networks.sources import TrainedSource
 from harness.records import PAIR
 from harness.results import REVERSION, read_results
 from harness.stages.estimate import SPACE_SIZE, _space_cost
 from harness.stages.run import run_until, show_estimate
+from harness.stages.sample import Sample
 
 QUIET = Console(quiet=True)
 VALUES = small(
@@ -119,3 +124,17 @@ def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
             run_until("evolve", config, tmp_path / "run", QUIET)
         else:
             show_estimate(config, tmp_path / "run", QUIET)
+
+
+def test_a_training_keeps_images_in_a_quarter_of_the_memory_at_most(monkeypatch):
+    monkeypatch.setattr("harness.stages.sample.training_cost", lambda *a: (Cost(1.0, 1.0), 0))
+    work = SimpleNamespace(steps=1)
+    plan = SimpleNamespace(
+        remaining=lambda works: [work], test_images=SimpleNamespace(classes=("a",))
+    )
+    sample = SimpleNamespace(plan=plan, images=SimpleNamespace(view=View(64, 64)), sample_size=1)
+    sample.batch, sample._estimate = (lambda count: None), (lambda *values: values[3])
+    (few,) = Sample.training(sample, TrainedSource(name="a"), 100)
+    (many,) = Sample.training(sample, TrainedSource(name="a"), 10**7)
+    assert few == 64 + 100 * 3 * 64**2  # a batch, and a byte per number
+    assert many == 64 + Resources().memory // 4

@@ -110,9 +110,9 @@ class Sample:
             return
         batch = self.batch(min(parameters.batch_size, 4 * self.sample_size))
         cost, weights = training_cost(source, classes, batch)
-        view = self.images.view
-        image_bytes = 4.0 * view.channels * math.prod(view.size) * images
-        memory = cost.bytes * parameters.batch_size + weights + image_bytes
+        # decoded images are kept as far as they fit into a quarter of the memory
+        kept = min(3 * math.prod(self.images.view.size) * images, resources().memory // 4)
+        memory = cost.bytes * parameters.batch_size + weights + kept
         seconds = cost.seconds * parameters.batch_size * sum(work.steps for work in rest)
         yield self._estimate(
             "train", rest, seconds, memory, weights / 4 * (len(parameters.save) + 3)
