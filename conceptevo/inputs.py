@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,13 +46,11 @@ class View:
     width: Side
     mean: float | Sequence[float] | np.ndarray | Tensor = 0.5
     std: float | Sequence[float] | np.ndarray | Tensor = 0.25
-    channels: int = 3
+    channels: Literal[1, 3] = 3
     resize: Size | None = None
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"View: channels must be 1 or 3, got {self.channels}")
         try:
             _ = self.preparation
         except ValueError as error:

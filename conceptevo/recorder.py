@@ -17,10 +17,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import nn
 
 from conceptevo.arguments import check_fields
@@ -119,7 +120,7 @@ class Recorder:
     """
 
     folder: str | Path
-    every: int = 1
+    every: Annotated[int, Field(ge=1)] = 1
     schedule: Literal["linear", "log"] = "linear"
     evidence: Evidence | None = None
     weights: Sequence[int] | AbstractSet[int] = ()
@@ -127,8 +128,6 @@ class Recorder:
     _recorded: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"Recorder: every must be at least 1, got {self.every}")
         if min(self.weights, default=0) < 0:
             raise ValueError(f"Recorder: weights must be epochs of at least 0, got {self.weights}")
         self.folder = Path(self.folder)

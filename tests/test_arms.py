@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.evolutions import arms
-from harness.evolutions.arms import ArmParameters, Ranking
+from harness.evolutions.arms import BenchParameters, Ranking, ReversionParameters
 from harness.images.view import View
 from harness.networks.architectures import build
 from harness.networks.layers import find_layers
@@ -18,7 +18,9 @@ from harness.randomness import generator
 from harness.records import CONTROLS, JOINT
 
 
-def ranked(sizes, seed=0, pair=("vgg", 1, 4), **numbers):
+def ranked(
+    sizes, seed=0, pair=("vgg", 1, 4), revert=ReversionParameters(), bench=BenchParameters()
+):
     """Return a random ranking of layers of some sizes, with scores of other methods."""
     rng = np.random.default_rng(seed)
     order = {name: rng.permutation(count) for name, count in sizes.items()}
@@ -34,7 +36,7 @@ def ranked(sizes, seed=0, pair=("vgg", 1, 4), **numbers):
     def draws(purpose, draw):
         return generator(seed, purpose, *pair, draw)
 
-    return Ranking(ArmParameters(**numbers), order, scores_of, other, draws)
+    return Ranking(revert, bench, order, scores_of, other, draws)
 
 
 def sets_of(ranking, control=False):
@@ -45,7 +47,12 @@ def sets_of(ranking, control=False):
 @given(st.integers(1, 40), st.integers(3, 5), st.integers(2, 9), st.integers(0, 99))
 @settings(deadline=None, max_examples=60)
 def test_bins_part_a_layer_and_all_sets_have_the_sizes_they_should(count, bins, steps, seed):
-    ranking = ranked({"a": count, "b": 2 * count}, seed, bins=bins, steps=steps)
+    ranking = ranked(
+        {"a": count, "b": 2 * count},
+        seed,
+        revert=ReversionParameters(bins=bins),
+        bench=BenchParameters(steps=steps),
+    )
     sets, controls = sets_of(ranking), sets_of(ranking, control=True)
     for layer, channels in ranking.order.items():
         parts = [sets[f"q{n}", 0][layer] for n in range(1, bins + 1)]
@@ -126,8 +133,11 @@ def test_what_is_drawn_for_one_pair_class_or_draw_says_nothing_of_another():
 
 
 def test_more_random_sets_leave_the_first_ones_as_they_are():
-    few = sets_of(ranked({"a": 30}, layer_draws=2, draws=2), control=True)
-    many = sets_of(ranked({"a": 30}, layer_draws=2, draws=9), control=True)
+    two = ReversionParameters(random_draws=2)
+    few, many = (
+        sets_of(ranked({"a": 30}, revert=two, bench=BenchParameters(random_draws=n)), control=True)
+        for n in (2, 9)
+    )
     assert len(few) == 1 + 2 and len(many) == 1 + 9
     for key, sets in few.items():
         assert sets["a"].tolist() == many[key]["a"].tolist()

@@ -73,37 +73,21 @@ class BenchParameters(Section):
 
 
 @dataclass(frozen=True)
-class ArmParameters:
-    """The sizes and numbers of sets.
-
-    Attributes:
-        bins: number of equal parts of a layer by importance.
-        steps: cumulative sets hold 1/steps, 2/steps, … of the neurons of each layer.
-        layer_draws: number of random sets that are run in all layers at once and in each alone.
-        draws: number of random sets in all layers at once, including the `layer_draws`.
-    """
-
-    bins: int = 4
-    steps: int = 8
-    layer_draws: int = 5
-    draws: int = 39
-
-
-@dataclass(frozen=True)
 class Ranking:
     """The input of a family of arms: one class and pair of epochs, ranked by one importance method.
 
     Layers in which no neuron changed are absent everywhere.
 
     Attributes:
-        parameters: sizes and numbers of sets.
+        revert, bench: sizes and numbers of sets, of the reversion study and of the benchmark.
         order: layer -> its channels, most important first; for controls, all its channels.
         scores_of: function of a method's name that returns layer, channel, score of this case.
         order_of_other_class: `order` for another class; None if there is none.
         generator: function of a draw's purpose and number that returns its own generator.
     """
 
-    parameters: ArmParameters
+    revert: ReversionParameters
+    bench: BenchParameters
     order: Mapping[str, np.ndarray]
     scores_of: Callable[[str], pd.DataFrame]
     order_of_other_class: Mapping[str, np.ndarray] | None
@@ -113,7 +97,7 @@ class Ranking:
     def bins(self) -> dict[str, list[np.ndarray]]:
         """Layer -> its channels, divided into bins."""
         return {
-            layer: to_bins(channels, self.parameters.bins) for layer, channels in self.order.items()
+            layer: to_bins(channels, self.revert.bins) for layer, channels in self.order.items()
         }
 
 
@@ -150,7 +134,7 @@ def _quarters(ranking: Ranking) -> Sets:
 def _cumulative(ranking: Ranking) -> Sets:
     """Return `most` and `least`: set i holds the first, or the last, i/S of each layer."""
     sets: Sets = {}
-    steps = ranking.parameters.steps
+    steps = ranking.bench.steps
     for layer, channels in ranking.order.items():
         for step in range(1, steps):
             count = int(step * len(channels) / steps + 0.5)
@@ -173,9 +157,8 @@ def _other_class(ranking: Ranking) -> Sets:
     """Return the most important bin of another class: does the ranking depend on the class?"""
     if ranking.order_of_other_class is None:
         return {}
-    bins = ranking.parameters.bins
     first = {
-        layer: to_bins(channels, bins)[0]
+        layer: to_bins(channels, ranking.revert.bins)[0]
         for layer, channels in ranking.order_of_other_class.items()
     }
     return {("other_class", 0): first}
@@ -206,9 +189,9 @@ FAMILIES: Registry[Family] = Registry(
         ),
         "other_class": Family(_other_class, each_layer=False, benchmark=True, other_class=True),
         "whole layers": Family(lambda ranking: {("all", 0): dict(ranking.order)}, control=True),
-        "random": Family(lambda r: _random(r, 0, r.parameters.layer_draws), control=True),
+        "random": Family(lambda r: _random(r, 0, r.revert.random_draws), control=True),
         "more random": Family(
-            lambda r: _random(r, r.parameters.layer_draws, r.parameters.draws),
+            lambda r: _random(r, r.revert.random_draws, r.bench.random_draws),
             control=True,
             each_layer=False,
             benchmark=True,

@@ -98,9 +98,10 @@ class ChooseSets(SetsWork):
 
     @property
     def depends(self) -> object:
-        p = self.study.arm_parameters
-        numbers = [p.steps, p.draws] if self.kind == "benchmark" else []
-        return [self.kind, self.method, self.study.config.seed, p.bins, p.layer_draws, *numbers]
+        config, bench = self.study.config, self.study.config.bench
+        numbers = [config.revert.bins, config.revert.random_draws]
+        numbers += [bench.steps, bench.random_draws] * (self.kind == "benchmark")
+        return [self.kind, self.method, config.seed, *numbers]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         study, pair = self.study, self.pair
@@ -119,7 +120,8 @@ class ChooseSets(SetsWork):
                 if other_class is not None and any(family.other_class for family in self._families):
                     other_order = arms.by_rank(scores(other_class, self.method), channels)
             ranking = arms.Ranking(
-                study.arm_parameters,
+                study.config.revert,
+                study.config.bench,
                 order,
                 partial(scores, class_id),
                 other_order,
@@ -285,7 +287,7 @@ def _check_bins(study: AblationStudy, run: Run) -> None:
         names = study.layers.get(name)
         layers = [layer for layer in read_layers(run, name) if not names or layer.name in names]
         largest = max(layer.channels for layer in layers)
-        refuse(describe_small_layers(name, largest, study.arm_parameters.bins))
+        refuse(describe_small_layers(name, largest, study.config.revert.bins))
 
 
 def contents(study: AblationStudy) -> dict[str, list[Artifact]]:

@@ -234,10 +234,11 @@ class Sample:
 
 def count_arms(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:
     """Return a method's arms of one kind per class: over all layers at once, and in single ones."""
-    parameters = study.arm_parameters
-    channels = np.arange(max(parameters.bins, 2))
+    config = study.config
+    channels = np.arange(config.revert.bins)
     ranking = arms.Ranking(
-        parameters,
+        config.revert,
+        config.bench,
         {"layer": channels},
         lambda _: pd.DataFrame({"layer": "layer", "channel": channels, "score": 1.0}),
         {"layer": channels},

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.artifacts import Artifact
 from harness.config import Config, ConfigError
-from harness.evolutions.arms import ArmParameters, families
+from harness.evolutions.arms import families
 from harness.evolutions.importance import importance_method
 from harness.networks.sources import Source
 from harness.randomness import generator
@@ -65,11 +65,6 @@ class AblationStudy:
     def benchmark(self) -> bool:
         return self.name == BENCH
 
-    @property
-    def arm_parameters(self) -> ArmParameters:
-        revert, bench = self.config.revert, self.config.bench
-        return ArmParameters(revert.bins, bench.steps, revert.random_draws, bench.random_draws)
-
     @cached_property
     def blocks(self) -> list[tuple[int, ...]]:
         """The classes in blocks of `evolve.classes_per_file`."""
@@ -103,7 +98,7 @@ class AblationStudy:
     def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
         """Return the description that is saved with the results (see `harness/results.py`), with
         the names of the layers in which arms were run, by series."""
-        config = self.config
+        config, revert, bench = self.config, self.config.revert, self.config.bench
         return {
             "seed": config.seed,
             "methods": {name: importance_method(name).about for name in self.methods},
@@ -112,9 +107,14 @@ class AblationStudy:
             "classes": list(self.classes),
             "pairs": [vars(pair) for _, pair in self.pairs],
             "layers": layers,
-            "arms": vars(self.arm_parameters),
+            "arms": {
+                "bins": revert.bins,
+                "steps": bench.steps,
+                "layer_draws": revert.random_draws,
+                "draws": bench.random_draws,
+            },
             "images_per_class": config.evolve.images_per_class,
-            "heldout_images": config.revert.heldout_images,
+            "heldout_images": revert.heldout_images,
         }
 
 
