@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache, partial
 
 import numpy as np
@@ -33,7 +33,6 @@ from harness.stages.study import (
     AblationStudy,
     StudyWork,
     describe_small_layers,
-    pair_key,
     reversion_study,
     scope,
     slug,
@@ -65,7 +64,7 @@ class SetsWork(StudyWork):
     def sets(self) -> Artifact:
         """The sets of neurons."""
         suffix = scope(self.classes, self._other_classes)
-        return Artifact("sets", (*pair_key(self.pair), slug(self.method), self.kind, suffix))
+        return Artifact("sets", (*astuple(self.pair), slug(self.method), self.kind, suffix))
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class RunArms(SetsWork):
         layers = self.study.layers.get(self.source.name, ())
         suffix = scope(self.classes, self._other_classes, layers)
         parts = (slug(self.ablation), slug(self.method), self.kind, self.split, suffix)
-        return (Artifact("records", (*pair_key(self.pair), *parts)),)
+        return (Artifact("records", (*astuple(self.pair), *parts)),)
 
     @property
     def reads(self) -> tuple[Artifact, ...]:

@@ -19,6 +19,7 @@ import pandas as pd
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import read_attributes
 from harness.config import Config, FolderImagesSection, ReportSection
+from harness.images import drawn
 from harness.images.folders import image_remarks
 from harness.images.sets import FileImages, image_index
 from harness.networks.budget import use_resources
@@ -29,7 +30,6 @@ from harness.stages.check import CheckCheckpoint, describe_few_images, problems
 from harness.stages.checkpoints import loadable_checkpoints
 from harness.stages.images import (
     DrawImages,
-    class_names,
     count_images,
     describe_faults,
     folder_split,
@@ -152,7 +152,9 @@ def _check_probe_images(config: Config) -> None:
 
 
 def _check_classes(config: Config) -> None:
-    classes = class_names(config)
+    section, classes = config.images, drawn.CLASSES
+    if isinstance(section, FolderImagesSection):
+        classes = folder_split(section, "probe").classes
     if unknown := sorted(set(config.evolve.classes or ()) - set(classes)):
         raise ValueError(
             f"evolve.classes: no class {', '.join(unknown)}; there are {', '.join(classes)}"

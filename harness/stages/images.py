@@ -143,21 +143,9 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
 def count_images(config: Config, split: str) -> int:
     """Return the number of images of a split that the configuration has."""
     section = config.images
-    if isinstance(section, DrawnImagesSection):
-        return int(getattr(section, split))
     if isinstance(section, FolderImagesSection):
         return len(folder_split(section, split))
-    return len(section.images)
-
-
-def class_names(config: Config) -> tuple[str, ...]:
-    """Return the names of the classes of images, in the order of their labels."""
-    section = config.images
-    if isinstance(section, DrawnImagesSection):
-        return drawn.CLASSES
-    if isinstance(section, FolderImagesSection):
-        return folder_split(section, "probe").classes
-    return section.images.classes
+    return int(getattr(section, split))  # commands have no images in memory
 
 
 def _report_images(run: Run, split: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -93,7 +93,7 @@ class AblationStudy:
         return next(block for block in self.blocks if class_id in block)
 
     def scores(self, pair: Pair, method: str, block: tuple[int, ...]) -> Artifact:
-        return Artifact("importance", (*pair_key(pair), slug(method), scope(block)))
+        return Artifact("importance", (*astuple(pair), slug(method), scope(block)))
 
     def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
         """Return the description that is saved with the results (see `harness/results.py`), with
@@ -135,12 +135,7 @@ class StudyWork(Work):
 
     def generator(self, purpose: str, *values: str | int) -> np.random.Generator:
         """Return the generator of a purpose, for this pair and some values."""
-        return generator(self.study.config.seed, purpose, *pair_key(self.pair), *values)
-
-
-def pair_key(pair: Pair) -> tuple[str | int, ...]:
-    """Return the parts that identify a pair's artifacts."""
-    return pair.series, pair.epoch_from, pair.epoch_to
+        return generator(self.study.config.seed, purpose, *astuple(self.pair), *values)
 
 
 def slug(name: str) -> str:
