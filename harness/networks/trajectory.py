@@ -89,10 +89,10 @@ class Finding:
 def findings(trajectory: Trajectory) -> list[Finding]:
     """Return all reasons to doubt a series."""
     finite = np.asarray(trajectory.non_finite).sum(axis=0) == 0
-    states = [
-        (*trajectory.digests[:, i], trajectory.buffers[i]) for i in range(len(trajectory.epochs))
-    ]
-    equal = _group_positions(states)
+    positions: dict[object, list[int]] = {}  # of the checkpoints with each state
+    for i, buffers in enumerate(trajectory.buffers):
+        positions.setdefault((*trajectory.digests[:, i], buffers), []).append(i)
+    equal = list(positions.values())
     distinct = [group[0] for group in equal if finite[group[0]]]
     # if several checkpoints are equal, it is unknown to which epoch the weights belong
     single = [group[0] for group in equal if len(group) == 1 and finite[group[0]]]
@@ -123,14 +123,6 @@ def detours(distances: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         values[1:-1] = np.minimum(steps[:-1], steps[1:]) / np.diagonal(distances, 2)
     return values
-
-
-def _group_positions(keys: Sequence[object]) -> list[list[int]]:
-    """Return the positions of each key, in order of first occurrence."""
-    groups: dict[object, list[int]] = {}
-    for position, key in enumerate(keys):
-        groups.setdefault(key, []).append(position)
-    return list(groups.values())
 
 
 def _find_non_finite(trajectory: Trajectory) -> Iterator[Finding]:
