@@ -694,6 +694,30 @@ def test_windows_are_no_maps_of_the_image(merged, why, caplog):
     assert layer.name == "first" and f"({why}): act" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("prepare", "text"),
+    [
+        (lambda x: x, ""),
+        (lambda x: x.flip(3), "reaches only other parts of 1.1, 1.3"),
+        (lambda x: x.flip(2), "reaches only other parts of 1.1, 1.3"),
+        (
+            lambda x: x[:, :, 4:-4, 4:-4],
+            "changes nothing: the network seems to flip, shift or crop",
+        ),
+    ],
+)
+def test_networks_that_move_images_are_noticed(prepare, text, caplog):
+    class Moves(nn.Module):
+        def forward(self, x):
+            return prepare(x)
+
+    torch.manual_seed(0)
+    maps = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 6, 3, 2), nn.ReLU())
+    caplog.set_level("INFO")
+    assert len(find_layers(nn.Sequential(Moves(), maps), View(32, 32))) == 2
+    assert text in caplog.text and bool(text) == bool(caplog.text)
+
+
 class Unfolded(nn.Module):
     """A map with rows of positions within patches and columns of patches (MobileViTv2)."""
 

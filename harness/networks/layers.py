@@ -29,6 +29,7 @@ from harness.networks.watching import (
     shape_in,
 )
 from harness.records import JOINT
+from harness.registry import UserCodeError
 from harness.text import join_names, pluralise
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,38 @@ def find_layers(
     for name, site in sites.items():
         depth = len(layers) / max(1, len(sites) - 1)
         layers.append(_make_layer(name, site, passes, channels_last or {}, depth))
+    _note_moved_images(layers, passes)
     return layers
+
+
+def _note_moved_images(layers: Sequence[Layer], passes: Passes) -> None:
+    """Log if the upper left corner of the images does not reach that of a map: the network flips
+    or crops images itself, so that the patches of stimuli are not what its neurons see."""
+    try:
+        records = passes.two.modules, passes.variant("upper left").modules
+    except UserCodeError:  # the network may take numbers in [0, 1] only
+        return
+    changed: dict[str, Tensor] = {}  # which positions differ after the corner of the images did
+    for layer in layers:
+        site, present = Site(layer.module, layer.side), layer.module in records[1]
+        tensors = [site.value(record[layer.module]) for record in records if present]
+        if layer.height > 1 and layer.width > 1 and len(tensors) == 2:
+            one, other = (layer.strength(layer.channel_first(t)) for t in tensors if t is not None)
+            positions = (one != other).flatten(0, 1).any(dim=0)[layer.extra :]
+            changed[layer.name] = positions.view(layer.height, layer.width)
+    moved = [
+        name
+        for name, map_ in changed.items()
+        if map_.any() and not map_[: -(-len(map_) // 2), : -(-map_.shape[1] // 2)].any()
+    ]
+    unseen = bool(changed) and not any(bool(map_.any()) for map_ in changed.values())
+    if moved or unseen:
+        logger.info(
+            "the upper left corner of an image %s: the network seems to flip, shift or crop images "
+            "itself, so the patches of stimuli are not what its neurons see; let it take images "
+            "as they are, and set resize and crop",
+            "changes nothing" if unseen else f"reaches only other parts of {join_names(moved, 4)}",
+        )
 
 
 def _find_default(passes: Passes) -> list[str]:
