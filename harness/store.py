@@ -121,7 +121,6 @@ class StoredRun(Run):
         return {self._name(path) for path in self.files()}
 
     def _stored_names(self) -> set[str]:
-        """Return the paths of all artifacts in the store."""
         with self._explain_errors():
             files = self._store.get_file_info(pafs.FileSelector("", recursive=True))
         names = {file.path for file in files if file.is_file}

@@ -307,7 +307,6 @@ def to_table(sets: Sets, each_layer: bool) -> pd.DataFrame:
 
 
 def from_table(table: pd.DataFrame) -> Sets:
-    """Return the sets that `to_table` wrote."""
     sets: Sets = {}
     for (arm, draw, layer), group in table.groupby(
         ["arm", "draw", "layer"], observed=True, sort=False

@@ -148,8 +148,6 @@ class _Stroke:
 
 @dataclass(frozen=True)
 class Part:
-    """The appearance of a part."""
-
     number: int  # its value in the part map
     half: tuple[float, float]  # usual half-width and half-height
     details: tuple[str, ...]  # colours that its details may have

@@ -76,7 +76,6 @@ def resources() -> Resources:
 
 @contextmanager
 def use_resources(grant: Resources) -> Iterator[None]:
-    """Run a block with these resources."""
     token = _resources.set(grant)
     try:
         with use_readers(grant.readers):

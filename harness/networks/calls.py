@@ -126,7 +126,6 @@ def _has_own_code(module: nn.Module) -> bool:
 def _record_calls(
     model: nn.Module, modules: Sequence[nn.Module], images: Tensor
 ) -> dict[nn.Module, list[_Call]]:
-    """Record the calls of modules in one pass of the network."""
     arguments = defaultdict[nn.Module, list[tuple[Any, Any]]](list)
     calls = defaultdict[nn.Module, list[_Call]](list)
 

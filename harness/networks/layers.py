@@ -177,7 +177,6 @@ def _match_sites(
 def _make_layer(
     name: str, site: Site, passes: Passes, layouts: Mapping[str, bool], depth: float
 ) -> Layer:
-    """Return a layer with the shape of its map."""
     record = passes.two.modules[site.module]
     value, axis = site.value(record), passes.image_axis(site)
     if value is None or (record.several and name == site.module):

@@ -68,7 +68,6 @@ class RecordedSource(Source):
 
     @property
     def evidence(self) -> Run:
-        """The run that holds the evidence."""
         return Run(self.folder / EVIDENCE)
 
     def _weights(self) -> dict[int, Path]:
@@ -76,7 +75,6 @@ class RecordedSource(Source):
         return {epoch: path for path, epoch in files if epoch is not None}
 
     def _with_evidence(self) -> set[int]:
-        """Return the epochs with whole evidence."""
         run, kind = self.evidence, EVIDENCE_KINDS[0]
 
         def whole() -> set[int]:

@@ -124,7 +124,6 @@ class Source(Section, ABC):
         """Return a fingerprint of what `load` returns, without loading it."""
 
     def _without_skipped(self, epochs: Sequence[int]) -> tuple[int, ...]:
-        """Return the epochs without those in `skip`."""
         if unknown := sorted(set(self.skip) - set(epochs)):
             raise ValueError(
                 f"series {self.name!r}: skip names epochs {unknown}; there are {list(epochs)}"

@@ -103,7 +103,6 @@ def trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str
 
 
 def _may_overwrite(node: fx.Node) -> bool:
-    """Return whether a node may write to its input."""
     name = str(getattr(node.target, "__name__", node.target))
     if node.op == "call_method":
         return name.endswith("_") or name.startswith("__i")

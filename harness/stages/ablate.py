@@ -62,15 +62,12 @@ class SetsWork(StudyWork):
 
     @property
     def sets(self) -> Artifact:
-        """The sets of neurons."""
         suffix = scope(self.classes, self._other_classes)
         return Artifact("sets", (*astuple(self.pair), slug(self.method), self.kind, suffix))
 
 
 @dataclass(frozen=True)
 class ChooseSets(SetsWork):
-    """Work that chooses the sets."""
-
     @property
     def _families(self) -> list[arms.Family]:
         return arms.families(self.method == CONTROLS, self.kind == "benchmark")

@@ -205,7 +205,6 @@ def read_layers(run: Run, series: str) -> list[Layer]:
 
 
 def layer_names(run: Run, series: str) -> list[str]:
-    """Return the names of the probed layers of a series."""
     return [layer.name for layer in read_layers(run, series)]
 
 

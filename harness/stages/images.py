@@ -45,8 +45,6 @@ class SplitWork(Work):
 
 @dataclass(frozen=True)
 class DrawImages(SplitWork):
-    """Work that draws one split of the synthetic images."""
-
     count: int
     seed: int
 
@@ -141,7 +139,6 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
 
 
 def count_images(config: Config, split: str) -> int:
-    """Return the number of images of a split that the configuration has."""
     section = config.images
     if isinstance(section, FolderImagesSection):
         return len(folder_split(section, split))

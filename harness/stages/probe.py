@@ -69,8 +69,6 @@ class FindLayers(Work):
 
 @dataclass(frozen=True)
 class ProbeWork(LayersWork):
-    """A piece of work on one checkpoint and the probe images."""
-
     parameters: ProbeParameters
 
     split: ClassVar[str] = "probe"

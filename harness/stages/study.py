@@ -165,7 +165,6 @@ def select_classes(plan: Plan) -> tuple[int, ...]:
 
 
 def reversion_study(plan: Plan) -> AblationStudy:
-    """Return the configured reversion study."""
     config = plan.config
     return AblationStudy(
         name=REVERSION,
