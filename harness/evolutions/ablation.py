@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, reduce
+from operator import add
 
 import numpy as np
 import pandas as pd
@@ -215,25 +216,18 @@ def _means(
     model: nn.Module, layers: Sequence[Layer], batches: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """Return layer name -> mean output over the images, [1, ...] in the network's own shape."""
-    if not batches:
-        raise ValueError("ablation 'mean' needs importance images of the class")
-    total: dict[str, Tensor] = {}
 
     def sum_maps(maps: Tensor, _: Layer) -> Tensor:  # on the CPU: Apple's GPUs have no float64
         return maps.cpu().double().sum(dim=0, keepdim=True)
 
-    for batch in batches:
-        for name, part in record_layers(
-            model, layers, sum_maps, batch, "for its mean maps"
-        ).items():
-            total[name] = total[name] + part if name in total else part
+    sums = [record_layers(model, layers, sum_maps, b, "for its mean maps") for b in batches]
     outputs: dict[str, Tensor] = {}
-    count = sum(len(batch) for batch in batches)
     with execution(model, layers) as running:
         running.start(batches[0][:1])
         for layer in layers:
             output = running.output(layer.name)
-            outputs[layer.name] = layer.like_output((total[layer.name] / count).to(output), output)
+            mean = reduce(add, (part[layer.name] for part in sums)) / sum(map(len, batches))
+            outputs[layer.name] = layer.like_output(mean.to(output), output)
     return outputs
 
 

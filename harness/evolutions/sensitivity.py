@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -185,17 +186,16 @@ class Change:
         image of zeros (the mean colour) to x: the sum over steps of the gradient times the
         difference to the map of the next step; layer -> [batch, channels].
         """
-        steps = 2 * self.case.path_steps
+        steps, model = 2 * self.case.path_steps, self.case.models.newer
+        points = (
+            maps_and_gradients(model, self.layers, self._batch * (step / steps), self._target)
+            for step in range(steps + 1)
+        )
         total: dict[str, Tensor] = {}
-        previous: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
-        for step in range(steps + 1):
-            images, model = self._batch * (step / steps), self.case.models.newer
-            current = maps_and_gradients(model, self.layers, images, self._target)
-            if previous is not None:
-                for name, maps in current[0].items():
-                    part = (previous[1][name] * (maps - previous[0][name])).sum(dim=2)
-                    total[name] = total[name] + part if name in total else part
-            previous = current
+        for (maps, gradients), (next_maps, _) in pairwise(points):
+            for name, gradient in gradients.items():
+                part = (gradient * (next_maps[name] - maps[name])).sum(dim=2)
+                total[name] = total[name] + part if name in total else part
         return total
 
     def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
