@@ -120,20 +120,9 @@ def train(
     parts, layout = _initialise(
         architecture, data, parameters, seed, parameters.epochs * batches, device
     )
-    log: list[tuple[float, ...]] = []  # one row of LOG per epoch
-    if state := _read_state(data, parameters, device):
-        for name, part in parts._asdict().items():
-            part.load_state_dict(state[name])
-        log = state["log"]
-        for _ in range(batches * (len(log) - 1)):
-            on_batch()
-    else:
-        test_accuracy = accuracy(parts.model, data.test, parameters.batch_size, device)
-        log.append((0, np.nan, np.nan, test_accuracy))
-        if 0 in parameters.save:
-            save_weights(parts.model, data.weights(0))
 
-    for epoch in range(len(log), parameters.epochs + 1):
+    def run_epoch(epoch: int) -> tuple[float, float]:
+        """Return the mean loss and the accuracy of an epoch of training."""
         # The order, the augmentation and dropout depend on (seed, epoch) alone, so resuming at the
         # start of an epoch gives the same weights as an uninterrupted training.
         rng = np.random.default_rng([seed, epoch])
@@ -149,8 +138,19 @@ def train(
             total_loss += loss.item()
             correct += int((logits.argmax(1) == labels).sum())
             on_batch()
-        test_accuracy = accuracy(parts.model, data.test, parameters.batch_size, device)
-        log.append((epoch, total_loss / batches, correct / len(order), test_accuracy))
+        return total_loss / batches, correct / len(order)
+
+    log: list[tuple[float, ...]] = []  # one row of LOG per epoch
+    if state := _read_state(data, parameters, device):
+        for name, part in parts._asdict().items():
+            part.load_state_dict(state[name])
+        log = state["log"]
+        for _ in range(batches * (len(log) - 1)):
+            on_batch()
+    for epoch in range(len(log), parameters.epochs + 1):
+        on_training = run_epoch(epoch) if epoch else (np.nan, np.nan)
+        on_test = accuracy(parts.model, data.test, parameters.batch_size, device)
+        log.append((epoch, *on_training, on_test))
         if epoch in parameters.save:
             save_weights(parts.model, data.weights(epoch))
         states = {name: part.state_dict() for name, part in parts._asdict().items()}
