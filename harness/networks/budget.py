@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from harness.images.batches import use_readers
 from harness.networks.devices import CPU, Device
@@ -180,10 +180,11 @@ def measure_bytes(work: Callable[[], object], images: int, device: Device = CPU)
 def profile_events(work: Callable[[], T]) -> tuple[T, list[Any]]:
     """Run work; return its result, and what torch's profiler records of it on the CPU."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints at its start
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    # torch.profiler.profile would import torch's compiler, which takes seconds
+    with profile(use_kineto=True, profile_memory=True) as record:
         result = work()
-    assert record.profiler is not None and record.profiler.kineto_results is not None
-    return result, record.profiler.kineto_results.events()
+    assert record.kineto_results is not None
+    return result, record.kineto_results.events()
 
 
 def _peak_bytes(events: Iterable[Any]) -> int:

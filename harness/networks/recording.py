@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,10 +34,7 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
     model.requires_grad_(False)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.compiler.set_stance("force_eager"),
-            torch._dynamo.config.patch(error_on_nested_fx_trace=False),  # such code can be traced
-        ):
+        with _run_compiled_parts_as_python():
             yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -44,6 +42,18 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _run_compiled_parts_as_python() -> Iterator[None]:
+    if "torch._dynamo" not in sys.modules:  # whose import takes seconds: nothing is compiled
+        yield
+        return
+    with (
+        torch.compiler.set_stance("force_eager"),
+        torch._dynamo.config.patch(error_on_nested_fx_trace=False),  # such code can be traced
+    ):
+        yield
 
 
 def _set_evaluation_mode(model: nn.Module) -> None:
