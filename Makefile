@@ -4,7 +4,8 @@ BIN    := $(VENV)/bin
 # The environment for the program, and the one that also has what its tests need.
 READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
+# Python compiles what is imported; compiling all that is installed would take 100 s.
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # Test processes and BLAS threads for each would stand in one another's way.
 test nightly coverage: export OMP_NUM_THREADS = 1

@@ -44,8 +44,8 @@ CLAIMS = ("cluster jackknife", "crossed effects")
 @pytest.fixture(scope="module")
 def null():
     design = Design({"a": 1 / 6, "b": 1 / 6}, participants=30, items=10)
-    fast = measure(design, 250, ("cluster jackknife", "exact binomial"), seed=1)
-    slow = measure(design, 100, ("crossed effects",), seed=1)  # a fit takes a tenth of a second
+    fast = measure(design, 150, ("cluster jackknife", "exact binomial"), seed=1)
+    slow = measure(design, 50, ("crossed effects",), seed=1)  # a fit takes a tenth of a second
     return pd.concat([fast, slow]).set_index(["method", "what"])
 
 

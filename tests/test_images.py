@@ -499,15 +499,15 @@ def test_reading_in_processes_gives_the_same_batches_and_errors(tmp_path, monkey
         pixels = rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)
         write(tmp_path, f"a/{number}.png", Image.fromarray(pixels))
     images, view = folder_images(tmp_path), View(8, 8)
-    plain = list(batches(images, np.arange(7), view, 2))
+    plain = list(batches(images, np.arange(6), view, 2))
+    (tmp_path / "a" / "6.png").write_bytes(b"no image")
     with use_readers(2):
-        read = list(batches(images, np.arange(7), view, 2))
-    for (ids, batch), (other_ids, other) in zip(plain, read, strict=True):
-        assert torch.equal(ids, other_ids) and torch.equal(batch, other)
-        assert batch.stride() == other.stride()
-    (tmp_path / "a" / "3.png").write_bytes(b"no image")
-    with use_readers(2), pytest.raises(ValueError, match=r"3\.png cannot be read"):
-        list(batches(images, np.arange(7), view, 2))
+        read = batches(images, np.arange(7), view, 2)
+        for (ids, batch), (other_ids, other) in zip(plain, read, strict=False):
+            assert torch.equal(ids, other_ids) and torch.equal(batch, other)
+            assert batch.stride() == other.stride()
+        with pytest.raises(ValueError, match=r"6\.png cannot be read"):
+            next(read)
 
 
 def test_an_image_in_two_classes_is_told_from_a_copy(tmp_path):

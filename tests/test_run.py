@@ -187,10 +187,11 @@ def test_with_another_configuration_it_reports_what_a_new_run_would(finished, tm
     assert [name for name in {**old, **new} if old.get(name) != new.get(name)] == []
 
 
-def test_killed_it_leaves_no_worker_and_goes_on_to_the_same_bytes(finished, config, tmp_path):
+def test_killed_it_leaves_no_worker_and_goes_on_to_the_same_bytes(tmp_path):
     """`test_interrupted.py` stops runs everywhere, and kills more of them at night."""
-    out, workers = tmp_path / "run", write_toml(tmp_path / "two.toml", {**VALUES, "workers": 2})
-    process = start(workers, out)
+    out, whole = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
+    config = write_toml(tmp_path / "one.toml", small())
+    process = start(write_toml(tmp_path / "two.toml", small(workers=2)), out)
     while not list(out.glob("probe/*/stimuli-*")):  # until it is in the middle of its work
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -198,12 +199,13 @@ def test_killed_it_leaves_no_worker_and_goes_on_to_the_same_bytes(finished, conf
     children = subprocess.run(listing, capture_output=True, text=True).stdout.split()
     process.kill()
     process.communicate(timeout=60)
-    say("run", config, "--out", out)
+    for folder in (out, whole):
+        say("run", config, "--out", folder)
     for child in children:
         status = Path(f"/proc/{child}/status")
         assert not status.exists() or "Z (zombie)" in status.read_text()
-    assert children and artifacts_of(out) == artifacts_of(finished)
-    assert tables_of(out) == tables_of(finished)
+    assert children and artifacts_of(out) == artifacts_of(whole)
+    assert tables_of(out) == tables_of(whole)
 
 
 def test_a_moved_run_gives_the_same_tables(finished, config, tmp_path, monkeypatch):
