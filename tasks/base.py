@@ -154,12 +154,6 @@ class NoTrial(ValueError):
     """The evidence does not contain a (further) trial of that condition; the message says why."""
 
 
-def unknown_condition(task: Task, condition: str) -> ValueError:
-    return ValueError(
-        f"{task.name} has no condition {condition!r}; it has {', '.join(task.conditions)}"
-    )
-
-
 class Task(Protocol):
     """The interface of a task.
 

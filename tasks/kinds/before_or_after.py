@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.images.patches import make_grid
 from harness.records import Neuron
-from tasks.base import TASKS, TRIES, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
+from tasks.base import TASKS, TRIES, Draft, Example, NoTrial, PickOne, Trial
 from tasks.drawings import draw_group
 from tasks.evidence import GAP, TILE, Evidence
 from tasks.language import N_
@@ -88,8 +88,6 @@ class BeforeOrAfter(PickOne):
     control: str | None = "catch"
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
-        if condition not in REFERENCES:
-            raise unknown_condition(self, condition)
         if condition == "catch":
             # An attention trial must be plain to everyone: the clearest of several.
             candidates = [self._candidate(evidence, condition, rng) for _ in range(CLEAREST_OF)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import LABELS, TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
+from tasks.base import LABELS, TASKS, Draft, Example, Field, NoTrial, Trial
 from tasks.drawings import COLOURS, draw_group
 from tasks.evidence import Evidence
 from tasks.kinds.odd_one_out import GROUPS, nearest_neighbours
@@ -76,7 +76,7 @@ class ConceptAgreement:
         all_rows = evidence.rows()
         if condition == "random":
             rows = [int(r) for r in rng.choice(all_rows, GROUPS, replace=False)]
-        elif condition == "neighbours":
+        else:
             base = evidence.base
             target = int(rng.choice(evidence.rows(base.series, base.epoch)))
             rows = [target, *nearest_neighbours(evidence, target, all_rows, GROUPS - 1)]
@@ -85,8 +85,6 @@ class ConceptAgreement:
                     f"concept_agreement: fewer than {GROUPS - 1} neighbours with a vector; lower "
                     f"evidence.min_depth in study.toml, or leave the task out of [trials]"
                 )
-        else:
-            raise unknown_condition(self, condition)
         neurons = [evidence.neurons[rows[i]] for i in rng.permutation(GROUPS)]
         panels = tuple(("", (evidence.picture(n),)) for n in neurons)
         return Draft(tuple(neurons), None, panels=panels)

@@ -28,7 +28,6 @@ from tasks.base import (
     Field,
     NoTrial,
     Trial,
-    unknown_condition,
 )
 from tasks.drawings import draw_group
 from tasks.evidence import Evidence
@@ -165,8 +164,6 @@ class EvolutionLabelling:
             ranks_by_stage = [range(first, 3 * PATCHES, 3) for first in range(3)]
         elif condition == "false_evolution":
             neurons = draw_false_evolution(evidence, moves, neurons, rng)
-        elif condition != "evolution":
-            raise unknown_condition(self, condition)
         panels = tuple(
             (name, (evidence.picture(neuron, ranks),))
             for name, neuron, ranks in zip(STAGES, neurons, ranks_by_stage, strict=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import TASKS, TRIES, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
+from tasks.base import TASKS, TRIES, Draft, Example, NoTrial, PickOne, Trial
 from tasks.clusters import find_clusters
 from tasks.drawings import COLOURS, draw_group
 from tasks.evidence import Evidence, channel_of
@@ -165,8 +165,6 @@ class OddOneOut(PickOne):
             "same_series": evidence.rows(base.series),
             "other_series": all_rows,
         }
-        if condition not in pools:
-            raise unknown_condition(self, condition)
         pool = pools[condition]
         if evidence.eps is not None:
             return self._choose_from_cluster(evidence, condition, pool, rng)
