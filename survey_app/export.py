@@ -15,14 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
 from harness.files import hold, remove_leftovers, whole_file
 from survey_app.platforms import PARAMETERS
-from survey_app.schema import (
-    identities,
-    participants,
-    people,
-    responses,
-    status_at,
-    studies,
-)
+from survey_app.schema import identities, participants, people, responses, status_at, studies
 from survey_app.store import Store
 from tasks.codebook import codebook
 from tasks.responses import LATE_AFTER, PARTICIPANTS, RESPONSES, as_table

@@ -25,12 +25,7 @@ from analysis.run.tables import (
     true_concepts,
 )
 from analysis.statistics.claims import ALPHA
-from analysis.statistics.classes import (
-    class_changes,
-    class_intervals,
-    find_bins,
-    smallest_wilcoxon,
-)
+from analysis.statistics.classes import class_changes, class_intervals, find_bins, smallest_wilcoxon
 from harness.artifacts import Run
 from harness.records import NAMED_OVERLAP
 from harness.text import pluralise

@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.phrases import (
-    as_words,
-    p_text,
-    percent,
-    share_ci_text,
-    with_sign,
-)
+from analysis.exhibits.phrases import as_words, p_text, percent, share_ci_text, with_sign
 from analysis.statistics.claims import ALPHA, is_control, name_kind
 from analysis.study.results import Results
 

@@ -10,14 +10,7 @@ from scipy import stats
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, draw_legend, style_of, subplots
-from analysis.exhibits.phrases import (
-    as_words,
-    capitalise,
-    join,
-    p_text,
-    percent,
-    with_sign,
-)
+from analysis.exhibits.phrases import as_words, capitalise, join, p_text, percent, with_sign
 from analysis.exhibits.tables import Table
 from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.statistics import STATISTICS, tabulate

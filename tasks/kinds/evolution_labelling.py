@@ -18,17 +18,7 @@ import numpy as np
 import pandas as pd
 
 from harness.records import Neuron
-from tasks.base import (
-    CLARITY,
-    LABELS,
-    TASKS,
-    TRIES,
-    Draft,
-    Example,
-    Field,
-    NoTrial,
-    Trial,
-)
+from tasks.base import CLARITY, LABELS, TASKS, TRIES, Draft, Example, Field, NoTrial, Trial
 from tasks.drawings import draw_group
 from tasks.evidence import Evidence
 from tasks.language import N_
