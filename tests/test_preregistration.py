@@ -191,11 +191,3 @@ def test_the_command_writes_markdown_curve_and_pdf_and_the_same_bytes_again(fold
     if not pdf.can_write_pdf():
         pytest.skip("fpdf2, of the extra `pdf`, is not installed")
     assert first["preregistration.pdf"].startswith(b"%PDF-")
-
-
-def test_without_the_extra_a_pdf_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(pdf, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"a PDF needs fpdf2: pip install 'conceptevo-harness\[pdf"
-    ):
-        pdf.write_pdf(tmp_path / "a.pdf", "# A")

@@ -27,12 +27,7 @@ def write_pdf(path: Path, markdown: str) -> None:
 
     Args:
         markdown: the text; paths of pictures are relative to the folder of `path`.
-
-    Raises:
-        ValueError: fpdf2 is not installed.
     """
-    if not can_write_pdf():
-        raise ValueError("a PDF needs fpdf2: pip install 'conceptevo-harness[pdf]'")
     from fpdf import FPDF
     from fpdf.fonts import FontFace, TextStyle
 

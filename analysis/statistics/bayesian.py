@@ -70,12 +70,8 @@ def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
         frame: participant, trial, condition, correct (without missing values).
 
     Raises:
-        ValueError: numpyro is not installed, or the table has no responses.
+        ValueError: the table has no responses.
     """
-    if not can_sample():
-        raise ValueError(
-            "the Bayesian model needs numpyro: pip install 'conceptevo-harness[bayes]'"
-        )
     from jax import random
     from numpyro.diagnostics import summary
     from numpyro.infer import MCMC, NUTS
