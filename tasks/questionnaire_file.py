@@ -113,12 +113,9 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     keyed = [q for q in questions if q.check == UNDERSTANDING]
     checks = []
     needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
-    _check_needed(needed, len(keyed), f"{path}: understanding.needed")
-    if hidden := [q for q in keyed if q.shown_if]:
-        _check_needed(
-            needed, len(keyed) - len(hidden), f"{path}: understanding.needed",
-            f" that everybody sees, as {hidden[0].name!r} has shown_if",
-        )  # fmt: skip
+    hidden = [q.name for q in keyed if q.shown_if]
+    which = f" that everybody sees, as {hidden[0]!r} has shown_if" if hidden else ""
+    _check_needed(needed, len(keyed) - len(hidden), f"{path}: understanding.needed", which)
     if file.understanding.model_fields_set and not keyed:
         raise ValueError(
             f"{path}: [understanding] has nothing to count: no question has `right`; name right "
