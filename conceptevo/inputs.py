@@ -122,7 +122,6 @@ class Series:
         )
 
 
-@dataclass(frozen=True, eq=False)
 class Images:
     """Labelled images in memory.
 
@@ -133,20 +132,14 @@ class Images:
         classes: class names in the order of the labels; each has an image.
     """
 
-    pixels: np.ndarray
-    labels: np.ndarray
-    classes: Sequence[str]
-
-    def __post_init__(self) -> None:
-        classes, pixels = _read_classes(self.classes), _read_pixels(self.pixels)
-        labels = _read_labels(self.labels, len(pixels), classes)
-        object.__setattr__(self, "pixels", pixels)
-        object.__setattr__(self, "labels", labels)
-        object.__setattr__(self, "classes", classes)
+    def __init__(
+        self, pixels: np.ndarray | Sequence, labels: np.ndarray | Sequence, classes: Iterable[str]
+    ) -> None:
+        self.classes, self.pixels = _read_classes(classes), _read_pixels(pixels)
+        self.labels = _read_labels(labels, len(self.pixels), self.classes)
 
     def section(self) -> MemoryImagesSection:
-        images = ArrayImages(self.pixels, self.labels, tuple(self.classes))
-        return MemoryImagesSection(images=images)
+        return MemoryImagesSection(images=ArrayImages(self.pixels, self.labels, self.classes))
 
 
 def _read_classes(classes: Any) -> tuple[str, ...]:
