@@ -21,6 +21,8 @@ from scipy import sparse
 
 #: Upper bound of the rounding error of a sum, relative to the size of its terms.
 ROUNDING = 64 * np.finfo(np.float64).eps
+#: Vectors of images have converged when the norm of the gradient has shrunk by this factor.
+TOLERANCE = 1e-10
 #: Number of pairs whose negatives are drawn at once; results do not depend on it.
 PAIRS_AT_ONCE = 2**18
 #: Number of neurons above which co-activation is factorised as a sparse matrix.
@@ -155,12 +157,7 @@ def mean_over_stimuli(incidence: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array(sparse.diags_array(scale) @ incidence.astype(float))
 
 
-def solve_image_vectors(
-    incidence: sparse.csr_array,
-    neuron_vectors: np.ndarray,
-    tolerance: float = 1e-10,
-    max_steps: int | None = None,
-) -> np.ndarray:
+def solve_image_vectors(incidence: sparse.csr_array, neuron_vectors: np.ndarray) -> np.ndarray:
     """Compute the image vectors v_x of smallest norm that minimise
 
         min sum_n || v_n - (1/|X_n|) sum_{x in X_n} v_x ||^2,
@@ -174,14 +171,12 @@ def solve_image_vectors(
     Args:
         incidence: 0/1 [neurons, images]; 1 if the image is a stimulus of the neuron.
         neuron_vectors: float [neurons, dimension].
-        tolerance: stop when the norm of the gradient has shrunk by this factor in every dimension.
-        max_steps: largest number of steps; default: 10 x the number of neurons + 100.
 
     Returns:
         float64 [images, dimension]; 0 for images that are stimuli of no neuron.
 
     Raises:
-        ArithmeticError: the solution has not converged after `max_steps` steps.
+        ValueError: the solution has not converged after 10 x the number of neurons + 100 steps.
     """
     image_count, used_images = incidence.shape[1], np.unique(incidence.indices)
     incidence = sparse.csr_array(incidence[:, used_images])  # all other images keep 0
@@ -195,8 +190,8 @@ def solve_image_vectors(
     # Where the exact gradient is zero, rounding errors of at most this size remain; reducing them
     # further would fit noise.
     scale = np.linalg.norm(neuron_vectors, axis=0) * sparse.linalg.norm(means)
-    limit = np.maximum(tolerance**2 * squared_norm, (ROUNDING * scale) ** 2)
-    for _ in range(10 * means.shape[0] + 100 if max_steps is None else max_steps):
+    limit = np.maximum(TOLERANCE**2 * squared_norm, (ROUNDING * scale) ** 2)
+    for _ in range(10 * means.shape[0] + 100):
         if (squared_norm <= limit).all():
             vectors = np.zeros((image_count, solution.shape[1]))
             vectors[used_images] = solution
@@ -212,6 +207,7 @@ def solve_image_vectors(
         ratio = np.divide(new_norm, squared_norm, out=np.zeros_like(squared_norm), where=active)
         direction = np.where(active, gradient + ratio * direction, 0.0)
         squared_norm = np.where(active, new_norm, squared_norm * (squared_norm <= limit))
-    raise ArithmeticError(
-        f"image vectors did not converge to tolerance={tolerance}; increase it or max_steps"
+    raise ValueError(
+        "the vectors of the probe images, from which sgns and ppmi compute those of neurons, did "
+        "not converge: choose other space.methods, or another probe.k"
     )

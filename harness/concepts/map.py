@@ -19,15 +19,12 @@ SMALL_BASE = 4096
 NEURONS_AT_ONCE = 4096
 
 
-def project(
-    space: SemanticSpace, base: Checkpoint, seed: int, neighbours: int = 15
-) -> pd.DataFrame:
+def project(space: SemanticSpace, base: Checkpoint, seed: int) -> pd.DataFrame:
     """Fit UMAP (McInnes et al., 2018) to the base neurons and map all other neurons with it.
 
     Args:
         base: the checkpoint to whose neurons UMAP is fitted.
         seed: seed of UMAP.
-        neighbours: UMAP's n_neighbors; at most the number of base neurons less one is used.
 
     Returns:
         One row per neuron that has a vector: series, epoch, layer, channel, x, y.
@@ -46,7 +43,7 @@ def project(
     base_vectors = _vectors_of(space, anchors)
     is_small = len(anchors) < SMALL_BASE
     mapper = import_umap()(
-        n_neighbors=min(neighbours, len(anchors) - 1),
+        n_neighbors=min(15, len(anchors) - 1),
         metric="precomputed" if is_small else "cosine",
         random_state=seed,
         n_jobs=1,

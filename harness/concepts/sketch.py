@@ -24,15 +24,14 @@ BLOCK_BYTES = 2**25
 ERROR_ROWS = 32
 
 
-def row_blocks(rows: np.ndarray, length: int, limit: int = 1024) -> Iterator[np.ndarray]:
+def row_blocks(rows: np.ndarray, length: int) -> Iterator[np.ndarray]:
     """Divide rows into blocks of nearly equal size and bounded memory.
 
     Args:
         rows: int [n].
         length: number of entries per row.
-        limit: largest number of rows per block.
     """
-    block_rows = max(1, min(limit, BLOCK_BYTES // (8 * max(length, 1))))
+    block_rows = max(1, min(1024, BLOCK_BYTES // (8 * max(length, 1))))
     yield from np.array_split(rows, max(1, -(-len(rows) // block_rows)))
 
 
