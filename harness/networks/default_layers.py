@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.networks.watching import Passes, PassRecord, Shape, Site, shape_in
 
 #: Version of the rules; where it differs, the layers of a run are found again.
-RULES_VERSION = 5
+RULES_VERSION = 6
 #: Largest number of tokens without a position in the image: class, distillation, registers.
 EXTRA_TOKENS = 8
 #: Largest number of times that a network halves the grid of patches.

@@ -240,7 +240,7 @@ def _count_tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
         if value is None or value.dim() != 3 or value.shape[axis] != tokens:
             continue
         first, last = (  # which tokens differ: bool [tokens]
-            _changed_tokens(name, corner, passes) for corner in ("upper left", "lower right")
+            _token_changes(name, corner, passes) > 0 for corner in ("upper left", "lower right")
         )
         if not (first.any() or last.any()):
             continue  # constants
@@ -251,12 +251,13 @@ def _count_tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
     return 0
 
 
-def _changed_tokens(name: str, region: str, passes: Passes) -> Tensor:
-    """Return which tokens of a module's output differ after a region of the images was changed:
-    bool [tokens]."""
+def _token_changes(name: str, region: str, passes: Passes) -> Tensor:
+    """Return the largest change of each token of a module's output after a region of the images was
+    changed: [tokens]."""
     axis = 0 if passes.image_axis(Site(name)) == 1 else 1
-    differs = passes.two.output(name) != passes.variant(region).output(name)
-    return differs.movedim(axis, 0).flatten(1).any(dim=1)
+    one, other = passes.two.output(name), passes.variant(region).output(name)
+    changes = (one - other).abs() if one.is_floating_point() else (one != other).float()
+    return changes.movedim(axis, 0).flatten(1).amax(dim=1)
 
 
 def _are_in_order(name: str, passes: Passes) -> bool:
@@ -276,8 +277,10 @@ def _are_in_order(name: str, passes: Passes) -> bool:
             continue
         height, width, extra = grid
         behind = _count_tokens_behind(value.shape[1 - axis], extra, passes) if extra else 0
-        changed = _changed_tokens(earlier, "left", passes).roll(behind)[extra:]
-        if changed.any() and not changed.all():
+        changes = _token_changes(earlier, "left", passes).roll(behind)[extra:]
+        if (changes > 0).any() and not (changes > 0).all():
+            # some small effects of a mean over the image (FocalNet) are lost in rounding
+            changed = changes > 0.01 * changes.max()
             columns = changed.view(height, width).any(dim=0).nonzero()
             # some tokens may not change, such as those of which a ReLU returns 0
             return (int(columns.max()) + 1) * height < 1.5 * int(changed.sum())
