@@ -48,6 +48,7 @@ nightly: $(TESTED) browser  ## every test
 
 coverage: $(TESTED)  ## are intervals and claims what they say? (simulated studies)
 	$(BIN)/python -m tests.simulated_studies
+	$(BIN)/python -m tests.simulated_answers
 	$(BIN)/python -m tests.null_studies --studies 400
 
 lint: $(TESTED)  ## style and types

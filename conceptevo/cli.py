@@ -267,8 +267,11 @@ def init(
         Path | None, typer.Option(help="folder of ImageNet with train/ and val/ (--preset paper)")
     ] = None,
     checkpoints: Annotated[
-        Path, typer.Option(help="folder with one sub-folder per series (--preset paper)")
-    ] = Path("checkpoints"),
+        Path | None,
+        typer.Option(
+            help="folder with one sub-folder per series (--preset paper); by default checkpoints"
+        ),
+    ] = None,
 ) -> None:
     """Write a commented configuration to start from."""
     from harness.files import write_text
@@ -278,15 +281,16 @@ def init(
         raise ValueError(f"{path} exists; name another file, or remove it first")
     if preset not in (None, "paper"):
         raise ValueError(f"--preset {preset!r} must be paper; without it, a template is written")
-    if (preset is None) != (images is None):
+    if preset is None and (images or checkpoints):
         raise ValueError(
-            "--preset paper needs --images, the folder of ImageNet's train/ and val/; without a "
-            "preset, leave --images out"
+            "--images and --checkpoints need --preset paper; leave them out, or add it"
         )
+    if preset and images is None:
+        raise ValueError("--preset paper needs --images, the folder of ImageNet's train/ and val/")
     if images is None:
         text = (CONFIGS / "template.toml").read_text(encoding="utf-8")
     else:
-        text = paper(images, checkpoints)
+        text = paper(images, checkpoints or Path("checkpoints"))
     write_text(path, text)
     console.print(f"wrote {path}; edit it, then: conceptevo check {path}")
 

@@ -90,8 +90,11 @@ def test_the_interval_leaves_out_people_units_and_ratings(statistic):
             level_of_measurement="ordinal",
         )
 
+    def fisher(r: float) -> float:
+        return np.log((1 + 6 * r) / (1 - r)) / 2  # seven ratings per trial
+
     def spread(groups) -> float:
-        left = [value_of(frame.drop(rows)) - estimate.value for rows in groups]
+        left = [fisher(value_of(frame.drop(rows))) - fisher(estimate.value) for rows in groups]
         return (len(left) - 1) / len(left) * float(np.square(left).sum())
 
     people, units = (
@@ -103,7 +106,18 @@ def test_the_interval_leaves_out_people_units_and_ratings(statistic):
     half_width = max(
         stats.t.ppf(0.975, df) * np.sqrt(variance), stats.norm.ppf(0.975) * np.sqrt(ratings)
     )
-    assert estimate.value - estimate.low == pytest.approx(half_width)
+    assert fisher(estimate.value) - fisher(estimate.low) == pytest.approx(half_width)
+    assert fisher(estimate.high) - fisher(estimate.value) == pytest.approx(half_width)
+
+
+def test_one_disagreement_has_an_interval():
+    """Without it, agreement would be perfect: the coefficient is not transformed."""
+    trial, participant = (axis.ravel() for axis in np.indices((8, 5)))
+    answer = trial % 3 + (np.arange(40) == 0)
+    frame = pd.DataFrame({"trial": trial, "participant": participant, "answer": answer})
+    for statistic in (KrippendorffAlpha(), FleissKappa(), FreeMarginalKappa(1 / 3)):
+        estimate = statistic(frame)
+        assert 0.6 < estimate.low < estimate.value < estimate.high == 1 and not estimate.reason
 
 
 def test_ratings_at_random_do_not_agree():

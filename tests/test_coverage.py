@@ -28,6 +28,7 @@ from analysis.statistics.claims import judge
 from analysis.statistics.clusters import holm
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.shares import ClusteredShares
+from tests.simulated_answers import KINDS, Answers, simulate_estimate
 from tests.simulated_studies import (
     DESIGNS,
     RATES,
@@ -119,6 +120,14 @@ def test_coverage_stands_with_the_error_of_simulation():
     assert table["coverage error"].item() == pytest.approx(np.std(means) / np.sqrt(40))
     percent = f"{100 * np.mean(means):.1f} ± {100 * np.std(means) / np.sqrt(40):.1f} %"
     assert "| accuracy: coverage |" in (text := as_markdown({"x": table})) and percent in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_simulated_answers_are_analysed(kind):
+    design = Answers(8, 6, 2.0)
+    value = KINDS[kind][0](design, np.random.default_rng(0)).value
+    covered, missed = (simulate_estimate(kind, design, truth, seed=0) for truth in (value, 2.0))
+    assert covered["given"] and covered["covered"] and not missed["covered"]
 
 
 @pytest.mark.slow

@@ -56,7 +56,8 @@ def test_what_is_not_imagenet_is_refused(imagenet, tmp_path):
     preset = ("init", tmp_path / "a", "--preset")
     assert "needs --images" in say(*preset, "paper", error=ValueError)
     assert "must be paper" in say(*preset, "mine", error=ValueError)
-    assert "leave --images out" in say(*preset[:2], "--images", imagenet, error=ValueError)
+    for option in ("--images", "--checkpoints"):
+        assert "need --preset paper" in say(*preset[:2], option, imagenet, error=ValueError)
     told = say(*preset, "paper", "--images", tmp_path, error=ValueError)
     assert "holds no folder train/" in told
     for split in ("train", "val"):

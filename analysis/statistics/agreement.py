@@ -11,7 +11,10 @@ import pandas as pd
 from scipy.special import xlogy
 
 from analysis.statistics.clusters import CLUSTERED, as_estimates, code_responses, combine
-from analysis.statistics.statistic import Estimate
+from analysis.statistics.statistic import ALIKE, Estimate
+
+#: A function that changes the scale of values.
+Scale = Callable[[np.ndarray], np.ndarray]
 
 
 def _ordinal(counts: np.ndarray) -> np.ndarray:
@@ -136,9 +139,12 @@ def _estimate(
     """Estimate a coefficient of agreement for other participants and other units, from the units
     with two ratings or more; those with one are counted in `left_out`.
 
-    The interval is the coefficient ± t_df √V, limited to [−1, 1], where V and df are those of
-    `clusters.combine`, from leaving out one participant, one unit and one rating at a time. (With
-    an interval over units alone, 10 to 20 % of 95 % intervals of ratings at random excluded 0.)
+    The interval is z ± t_df √V, where z is Fisher's transformation of the coefficient, and V and df
+    are those of `clusters.combine`, from leaving out one participant, one unit and one rating at a
+    time. If agreement would be perfect without one of them, z is infinite, and the coefficient
+    itself is used, within [−1, 1]. (95 % intervals without the transformation contained the true
+    value in 76 to 90 % of simulated studies with few trials; those over units alone excluded 0 in
+    10 to 20 % of studies with ratings at random.)
 
     Args:
         coefficient: count table [units, values] -> value; NaN if it is undefined.
@@ -160,34 +166,59 @@ def _estimate(
         reason = "all ratings are alike, so that agreement by chance is certain"
         return replace(undefined, reason=reason)
 
-    def variance(parts: Iterable[np.ndarray], repeats: np.ndarray) -> np.ndarray:
-        """Return the variance from leaving out one part at a time: rows of responses."""
-        values = np.empty(len(repeats))
-        for k, rows in enumerate(parts):
+    def leave_out(parts: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the coefficients without one part each: rows of responses."""
+        values = []
+        for rows in parts:
             reduced = counts.copy()
             np.subtract.at(reduced, (data.item[rows], codes[rows]), 1.0)
-            values[k] = coefficient(reduced)
-        n = repeats.sum()
-        return np.atleast_1d((n - 1) / n * (repeats * np.square(values - point)).sum())
+            values.append(coefficient(reduced))
+        return np.array(values)
 
     def rows_of(cluster: np.ndarray) -> Iterable[np.ndarray]:
         return pd.Series(cluster).groupby(cluster).indices.values()
 
-    people = variance(rows_of(data.participant), np.ones(data.participants))
-    units = variance(rows_of(data.item), np.ones(data.items))
     # equal ratings of a unit leave equal tables
     _, first, repeats = np.unique(
         data.item * counts.shape[1] + codes, return_index=True, return_counts=True
     )
-    ratings = variance(first[:, None], repeats)
-    result = combine(data, np.atleast_1d(point), people, [units], ratings)
-    n = np.array([len(codes)])
-    estimate = as_estimates(result, lambda ends: ends.clip(-1, 1), None, n, level)[0]
-    estimate = replace(estimate, left_out=left_out)
-    if np.isnan(result.variance[0]) and not result.reasons[0]:
+    parts = (
+        (leave_out(rows_of(data.participant)), np.ones(data.participants)),
+        (leave_out(rows_of(data.item)), np.ones(data.items)),
+        (leave_out(first[:, None]), repeats),
+    )
+
+    def on_scale(scale: Scale, inverse: Scale) -> Estimate:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a part without disagreement
+            centre = scale(np.array([point]))
+            people, units, ratings = (
+                (k.sum() - 1) / k.sum() * (k * np.square(scale(values) - centre)).sum(keepdims=True)
+                for values, k in parts
+            )
+            result = combine(data, centre, people, [units], ratings)
+            return as_estimates(result, inverse, None, np.array([len(codes)]), level)[0]
+
+    estimate = on_scale(*_fisher(len(codes) / data.items))
+    if np.isnan(estimate.low):
+        estimate = on_scale(np.asarray, lambda ends: ends.clip(-1, 1))
+    estimate = replace(estimate, value=point, left_out=left_out)
+    if np.isnan(estimate.low) and estimate.reason == ALIKE and point < 1:
         reason = "without one participant or trial, all ratings would be alike"
         return replace(estimate, reason=reason)
     return estimate
+
+
+def _fisher(ratings: float) -> tuple[Scale, Scale]:
+    """Return Fisher's transformation of an intraclass correlation with a number of ratings per
+    unit, z = ½ log((1 + (m − 1) r)/(1 − r)), and its inverse."""
+
+    def scale(r: np.ndarray) -> np.ndarray:
+        return np.log((1 + (ratings - 1) * r) / (1 - r)) / 2
+
+    def inverse(z: np.ndarray) -> np.ndarray:
+        return (np.exp(2 * z) - 1) / (np.exp(2 * z) + ratings - 1)
+
+    return scale, inverse
 
 
 @dataclass(frozen=True)
