@@ -4,7 +4,8 @@ BIN    := $(VENV)/bin
 # The environment for the program, and the one that also has what its tests need.
 READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
-# Python compiles what is imported; compiling all that is installed would take 100 s.
+# What is imported is compiled once; compiling all that is installed would take 100 s.
+unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # Test processes and BLAS threads for each would stand in one another's way.
