@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial, reduce
-from operator import add
 
 import numpy as np
 import pandas as pd
@@ -220,13 +219,14 @@ def _means(
     def sum_maps(maps: Tensor, _: Layer) -> Tensor:  # on the CPU: Apple's GPUs have no float64
         return maps.cpu().double().sum(dim=0, keepdim=True)
 
-    sums = [record_layers(model, layers, sum_maps, b, "for its mean maps") for b in batches]
+    sums = (record_layers(model, layers, sum_maps, b, "for its mean maps") for b in batches)
+    total = reduce(lambda a, b: {name: a[name] + b[name] for name in a}, sums)
     outputs: dict[str, Tensor] = {}
     with execution(model, layers) as running:
         running.start(batches[0][:1])
         for layer in layers:
             output = running.output(layer.name)
-            mean = reduce(add, (part[layer.name] for part in sums)) / sum(map(len, batches))
+            mean = total[layer.name] / sum(map(len, batches))
             outputs[layer.name] = layer.like_output(mean.to(output), output)
     return outputs
 
