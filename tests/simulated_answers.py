@@ -21,7 +21,7 @@ from analysis.statistics.agreement import (
     FreeMarginalKappa,
     KrippendorffAlpha,
     _alpha,
-    _pair_agreement,
+    _kappa,
 )
 from analysis.statistics.behaviour import TypeTwo, _compare_confidence
 from analysis.statistics.labels import LabelAgreement
@@ -29,6 +29,8 @@ from analysis.statistics.statistic import Estimate, alpha_of
 from tests.simulated_studies import _format_percent, parse_arguments, run_seeds
 
 OPTIONS = 6
+#: Where the steps of a scale of five begin.
+STEPS = [-1.5, -0.5, 0.5, 1.5]
 #: The vocabulary of labels, and how similar its words are: pairs of synonyms share half.
 WORDS = [f"{stem}{ending}" for stem in "abcdefgh" for ending in ("", "s")]
 SIMILAR = np.kron(np.eye(len(WORDS) // 2), np.full((2, 2), 0.5)) + 0.5 * np.eye(len(WORDS))
@@ -70,7 +72,7 @@ def _counts(answers: np.ndarray, values: int) -> np.ndarray:
 
 
 def _ratings(design: Answers, rng: np.random.Generator) -> np.ndarray:
-    return np.digitize(design.normal(rng), [-1.5, -0.5, 0.5, 1.5])
+    return np.digitize(design.normal(rng), STEPS)
 
 
 def _choices(design: Answers, rng: np.random.Generator) -> np.ndarray:
@@ -88,13 +90,14 @@ def _labels(design: Answers, rng: np.random.Generator) -> np.ndarray:
     return (habits + typical + noise).argmax(axis=2)
 
 
-def _confidence(design: Answers, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return correctness and confidence (five steps). `spread` is the effect of correctness on
-    confidence; both vary between participants and between trials."""
+def _confidence(design: Answers, rng: np.random.Generator) -> pd.DataFrame:
+    """Return responses with correctness and confidence (five steps). `spread` is the effect of
+    correctness on confidence; both vary between participants and between trials."""
     ordinary = Answers(design.participants, design.trials, 0.7, design.habits)
     correct = rng.random((design.participants, design.trials)) < expit(ordinary.normal(rng))
     felt = ordinary.normal(rng) + design.spread * correct
-    return correct.astype(float), np.digitize(felt, [-1.5, -0.5, 0.5, 1.5])
+    confidence = np.digitize(felt, STEPS)
+    return _frame(correct=correct.astype(float), confidence=confidence).assign(condition="a")
 
 
 def _alpha_of(metric: str, design: Answers, rng: np.random.Generator) -> Estimate:
@@ -111,9 +114,7 @@ def _similarity_of(design: Answers, rng: np.random.Generator) -> Estimate:
 
 
 def _area_of(design: Answers, rng: np.random.Generator) -> Estimate:
-    correct, confidence = _confidence(design, rng)
-    frame = _frame(correct=correct, confidence=confidence).assign(condition="a")
-    return TypeTwo()(frame)["all conditions",]
+    return TypeTwo()(_confidence(design, rng))["all conditions",]
 
 
 def similarity(texts: list[str]) -> np.ndarray:
@@ -129,9 +130,7 @@ def _true_similarity(design: Answers, rng: np.random.Generator) -> float:
 
 
 def _true_area(design: Answers, rng: np.random.Generator) -> float:
-    correct, confidence = _confidence(design, rng)
-    frame = _frame(correct=correct, confidence=confidence).assign(condition="a")
-    wins, pairs = _compare_confidence(frame)
+    wins, pairs = _compare_confidence(_confidence(design, rng))
     return float(wins.sum() / pairs.sum())
 
 
@@ -140,36 +139,50 @@ def _true_alpha(metric: str, design: Answers, rng: np.random.Generator) -> float
 
 
 def _true_kappa(design: Answers, rng: np.random.Generator) -> float:
-    agreement = _pair_agreement(_counts(_choices(design, rng), OPTIONS))
-    return (agreement - 1 / OPTIONS) / (1 - 1 / OPTIONS)
+    return _kappa(_counts(_choices(design, rng), OPTIONS), 1 / OPTIONS)
 
 
-#: Name -> (estimate of a study, its true value from a very large study, spread of an effect).
-KINDS: dict[str, tuple[Callable, Callable, float]] = {
-    "α, ordinal": (partial(_alpha_of, "ordinal"), partial(_true_alpha, "ordinal"), 0.7),
-    "α, nominal": (partial(_alpha_of, "nominal"), partial(_true_alpha, "nominal"), 0.7),
-    "κ of choices": (_kappa_of, _true_kappa, 1.0),
-    "similarity of labels": (_similarity_of, _true_similarity, 1.0),
-    "area of confidence": (_area_of, _true_area, 0.7),
+@dataclass(frozen=True)
+class Kind:
+    """A statistic of answers.
+
+    Attributes:
+        estimate: function of a design and a generator that simulates and analyses a study.
+        truth: function of the design of a very large study that returns the value there.
+        effect: `spread` of studies with an effect.
+        null: value without an effect; None if `p` of the estimate tests it.
+    """
+
+    estimate: Callable[[Answers, np.random.Generator], Estimate]
+    truth: Callable[[Answers, np.random.Generator], float]
+    effect: float
+    null: float | None
+
+
+KINDS = {
+    "α, ordinal": Kind(partial(_alpha_of, "ordinal"), partial(_true_alpha, "ordinal"), 0.7, 0.0),
+    "α, nominal": Kind(partial(_alpha_of, "nominal"), partial(_true_alpha, "nominal"), 0.7, 0.0),
+    "κ of choices": Kind(_kappa_of, _true_kappa, 1.0, 0.0),
+    "similarity of labels": Kind(_similarity_of, _true_similarity, 1.0, None),
+    "area of confidence": Kind(_area_of, _true_area, 0.7, 0.5),
 }
-#: Value without an effect; for labels, it is that of the permutations, and p tests it.
-NULL = {"α, ordinal": 0.0, "α, nominal": 0.0, "κ of choices": 0.0, "area of confidence": 0.5}
 
 
 @cache
 def true_value(kind: str, spread: float) -> float:
     large = Answers(500, 3000, spread)
-    return KINDS[kind][1](large, np.random.default_rng(0))
+    return KINDS[kind].truth(large, np.random.default_rng(0))
 
 
 def simulate_estimate(kind: str, design: Answers, truth: float, seed: int) -> dict[str, float]:
     """Simulate and analyse one study: whether the interval is given (0 or 1), covers the true
     value, and excludes that without an effect."""
-    estimate = KINDS[kind][0](design, np.random.default_rng(seed))
+    estimate, null = KINDS[kind].estimate(design, np.random.default_rng(seed)), KINDS[kind].null
     given = not np.isnan(estimate.low)
-    rejected = estimate.p < alpha_of(estimate.level)
-    if kind in NULL and given:
-        rejected = not estimate.low <= NULL[kind] <= estimate.high
+    if null is None:
+        rejected = estimate.p < alpha_of(estimate.level)
+    else:
+        rejected = given and not estimate.low <= null <= estimate.high
     return {"given": given, "covered": estimate.low <= truth <= estimate.high if given else np.nan,
             "rejected": rejected}  # fmt: skip
 
@@ -180,11 +193,11 @@ SIZES = ((20, 4), (20, 6), (20, 10), (60, 16), (8, 24))
 def main() -> None:
     options = parse_arguments(__doc__)
     lines = []
-    for kind, (*_, effect) in KINDS.items():
+    for kind, parts in KINDS.items():
         for people, trials in SIZES:
             line = [kind if (people, trials) == SIZES[0] else ""]
             line.append(f"{people} participants, {trials} trials")
-            for spread in (0.0, effect):
+            for spread in (0.0, parts.effect):
                 design = Answers(people, trials, spread)
                 truth = true_value(kind, spread)
                 job = partial(simulate_estimate, kind, design, truth)

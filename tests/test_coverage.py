@@ -125,7 +125,7 @@ def test_coverage_stands_with_the_error_of_simulation():
 @pytest.mark.parametrize("kind", KINDS)
 def test_simulated_answers_are_analysed(kind):
     design = Answers(8, 6, 2.0)
-    value = KINDS[kind][0](design, np.random.default_rng(0)).value
+    value = KINDS[kind].estimate(design, np.random.default_rng(0)).value
     covered, missed = (simulate_estimate(kind, design, truth, seed=0) for truth in (value, 2.0))
     assert covered["given"] and covered["covered"] and not missed["covered"]
 
