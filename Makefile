@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 # The environment for the program, and the one that also has what its tests need.
 READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
-# What is imported is compiled once; compiling all that is installed would take 100 s.
+# Python compiles a module at its first import; pip would compile all of them, in 100 s.
 unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 

@@ -268,9 +268,7 @@ def init(
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        typer.Option(
-            help="folder with one sub-folder per series (--preset paper); by default checkpoints"
-        ),
+        typer.Option(help="folder of all series (--preset paper); default: checkpoints"),
     ] = None,
 ) -> None:
     """Write a commented configuration to start from."""
@@ -282,9 +280,7 @@ def init(
     if preset not in (None, "paper"):
         raise ValueError(f"--preset {preset!r} must be paper; without it, a template is written")
     if preset is None and (images or checkpoints):
-        raise ValueError(
-            "--images and --checkpoints need --preset paper; leave them out, or add it"
-        )
+        raise ValueError("--images and --checkpoints need --preset paper: add it, or omit them")
     if preset and images is None:
         raise ValueError("--preset paper needs --images, the folder of ImageNet's train/ and val/")
     if images is None:

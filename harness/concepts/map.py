@@ -43,7 +43,7 @@ def project(space: SemanticSpace, base: Checkpoint, seed: int) -> pd.DataFrame:
     base_vectors = _vectors_of(space, anchors)
     is_small = len(anchors) < SMALL_BASE
     mapper = import_umap()(
-        n_neighbors=min(15, len(anchors) - 1),
+        n_neighbors=min(15, len(anchors) - 1),  # 15 is the default of UMAP
         metric="precomputed" if is_small else "cosine",
         random_state=seed,
         n_jobs=1,

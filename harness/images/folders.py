@@ -30,8 +30,8 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", 
 
 ORIENTATION = 0x0112  # the number of this tag in EXIF
 
-#: Last bytes of complete JPEG, PNG and GIF files.
-ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82", b"\0;")
+#: Last bytes of complete files.
+JPEG_END, PNG_END, GIF_END = b"\xff\xd9", b"IEND\xaeB`\x82", b"\0;"
 
 
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
@@ -229,8 +229,8 @@ def _inspect(path: Path) -> tuple[str, str, str]:
     try:
         file = image_bytes(path)
         with Image.open(stream := BytesIO(file)) as image:
-            # Pillow reads a JPEG file that was cut off and filled up, and has just read its header
-            if image.format == "JPEG" and file.find(ENDINGS[0], stream.tell()) < 0:
+            # Pillow, which has read the header, reads JPEG files that were cut off and filled up
+            if image.format == "JPEG" and file.find(JPEG_END, stream.tell()) < 0:
                 raise ValueError("it is cut off: the end of its image is missing")
             if image.format == "PNG":  # the only format with checksums
                 Image.open(BytesIO(file)).verify()
@@ -249,7 +249,7 @@ def _inspect(path: Path) -> tuple[str, str, str]:
             if deep:  # raises an error if their range is unknown
                 scaled = np.asarray(to_rgb(image))
                 checks["nearly black once scaled, of fewer bits than its type"] = scaled.max() < 32
-            elif not file.endswith(ENDINGS):
+            elif not file.endswith((JPEG_END, PNG_END, GIF_END)):
                 image.load()  # raises an error if the file is truncated
             remarks = "; ".join(text for text, applies in checks.items() if applies)
         return remarks, "", hashlib.sha256(file).hexdigest()

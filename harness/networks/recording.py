@@ -46,7 +46,7 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _run_compiled_parts_as_python() -> Iterator[None]:
-    if "torch._dynamo" not in sys.modules:  # whose import takes seconds: nothing is compiled
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; importing it takes seconds
         yield
         return
     with (
