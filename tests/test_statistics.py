@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,6 +153,18 @@ def test_independent_answers_give_statsmodels_interval():
     shares = frame.groupby("condition")["correct"].mean()
     error = np.sqrt(sum(p * (1 - p) / (n / 2) for p in shares))
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.01)
+
+
+def test_parameters_of_earlier_bootstraps_have_no_effect():
+    frame = as_frame(simulate(Design({"a": 0.6, "b": 0.3}), np.random.default_rng(0)))
+    for statistic, keys in (
+        (ClusteredShares(0.5), ["condition"]),
+        (ClusterContrasts(), ["first", "second", "measure"]),
+    ):
+        earlier = replace(statistic, replicates=99, seed=7)
+        pd.testing.assert_frame_equal(
+            tabulate(earlier(frame), keys), tabulate(statistic(frame), keys)
+        )
 
 
 def test_reference_condition():

@@ -186,10 +186,14 @@ class ClusterContrasts:
 
     Attributes:
         reference: the condition with which all others are compared; by default all pairs.
+        replicates, seed: have no effect; kept for calls from the time when this statistic was a
+            bootstrap.
     """
 
     reference: str | None = None
     level: float = 0.95
+    replicates: int = 0
+    seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         answered = frame.dropna(subset=["correct"])

@@ -105,10 +105,14 @@ class ClusteredShares:
 
     Attributes:
         chance: probability of a correct response by guessing: one number, or one per condition.
+        replicates, seed: have no effect; kept for calls from the time when this statistic was a
+            bootstrap.
     """
 
     chance: float | Mapping[str, float]
     level: float = 0.95
+    replicates: int = 0
+    seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         data = code_responses(frame.dropna(subset=["correct"]))
