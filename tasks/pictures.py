@@ -19,11 +19,13 @@ def encode(picture: Image.Image) -> bytes:
 
 
 def pad(data: bytes, size: int) -> bytes:
-    """Fill a JPEG with comments after its first marker, up to exactly `size` bytes, which leave
-    room for at least one segment.
+    """Fill a JPEG with comments after its first marker, up to exactly `size` bytes.
 
     Otherwise the size of a file would reveal how detailed its picture is, and a picture that
     differs from five others could be found from the transfer alone.
+
+    Raises:
+        ValueError: `size` leaves no room for a segment.
     """
     padding = size - len(data)
     segments = []
@@ -31,6 +33,8 @@ def pad(data: bytes, size: int) -> bytes:
         length = min(padding, 0xFFFF + 2)
         if 0 < padding - length < _SEGMENT:
             length -= _SEGMENT
+        if length < _SEGMENT:
+            raise ValueError(f"a picture of {len(data)} bytes cannot be padded to {size}")
         segments.append(b"\xff\xfe" + (length - 2).to_bytes(2, "big") + bytes(length - _SEGMENT))
         padding -= length
     return data[:2] + b"".join(segments) + data[2:]

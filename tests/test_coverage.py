@@ -250,6 +250,7 @@ def test_designs_are_checked():
     for wrong, text in (
         ({"accuracy": {"a": 1.0}}, "accuracy of 'a' must lie between 0 and 1, got 1.0"),
         ({"accuracy": {"a": 0.5}, "participants": 1}, "at least 2 participants"),
+        ({"accuracy": {"a": 0.5}, "answered": 99}, "answered must lie between 1 and items"),
     ):
         with pytest.raises(ValueError, match=text):
             Design(**wrong)

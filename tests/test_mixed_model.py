@@ -119,3 +119,11 @@ def test_marginal_and_conditional_are_inverse():
     rng = np.random.default_rng(0)
     drawn = 1 / (1 + np.exp(-(-1.2 + 1.5 * rng.standard_normal(400_000))))
     assert mixed_model.marginal_share(-1.2, 1.5) == pytest.approx(drawn.mean(), abs=1e-3)
+
+
+def test_unidentified_models_are_refused():
+    y, x, participant, item = long_form()
+    with pytest.raises(ValueError, match="depend linearly"):
+        mixed_model.fit(y, np.hstack([x, x]), participant, item)
+    with pytest.raises(ValueError, match="only right or only wrong"):
+        mixed_model.fit(np.where(x[:, 0] == 1, 1, y), x, participant, item)

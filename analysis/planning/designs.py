@@ -51,6 +51,10 @@ class Design:
                 f"a design needs at least 2 participants and 2 items per condition, got "
                 f"{self.participants} and {self.items}"
             )
+        if self.answered is not None and not 1 <= self.answered <= self.items:
+            raise ValueError(
+                f"answered must lie between 1 and items ({self.items}), got {self.answered}"
+            )
 
     @property
     def standard_deviation(self) -> float:

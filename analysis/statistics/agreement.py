@@ -281,8 +281,13 @@ def dawid_skene(
     Args:
         tolerance: EM stops when the log likelihood changes by less than this.
         max_iterations: the maximum number of iterations.
+
+    Raises:
+        ValueError: the table has no responses.
     """
     answered = frame.dropna(subset=[value])
+    if answered.empty:
+        raise ValueError("Dawid-Skene needs at least one response; the table has none")
     items, units = pd.factorize(answered["trial"], sort=True)
     people, participants = pd.factorize(answered["participant"], sort=True)
     answers, classes = pd.factorize(answered[value], sort=True)

@@ -219,14 +219,25 @@ def fit(
     """Fit the model.
 
     Args:
-        y: responses, 0 or 1: [n]. x: design matrix of the fixed effects, full column rank; no level
-            of a factor has only correct or only incorrect responses: [n, k].
+        y: responses, 0 or 1: [n]. x: design matrix of the fixed effects, full column rank: [n, k].
         participant, item: codes from 0, without gaps: int [n].
         condition: codes of the conditions whose effects differ between participants: int [n]. σ_v
             is left out if it is None, or if σ_v cannot be estimated (`is_separable`).
         reml: integrate the fixed effects too; otherwise they are maximised jointly with the random
             effects, and only these are integrated (as by lme4's glmer with nAGQ = 0).
+
+    Raises:
+        ValueError: columns of `x` are linearly dependent, or a level of a factor in `x` has only
+            correct or only incorrect responses, so that its effect is infinite.
     """
+    if np.linalg.matrix_rank(x) < x.shape[1]:
+        raise ValueError("the fixed effects depend linearly on one another; drop a column")
+    for column in x.T:
+        level = y[column == 1]
+        if set(np.unique(column)) <= {0.0, 1.0} and len(level) and len(set(level)) == 1:
+            raise ValueError(
+                "a condition has only right or only wrong answers; the model has no estimate there"
+            )
     conditions = np.zeros_like(participant) if condition is None else condition
     problem = _Problem(y.astype(float), x.astype(float), participant, item, conditions)
     estimated = np.array([True, is_separable(participant, conditions), True])
