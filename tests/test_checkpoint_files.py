@@ -5,6 +5,7 @@ import collections
 import gzip
 import json
 import logging
+import math
 import pathlib
 import pickle
 import zipfile
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.networks.checkpoint_files import load_weights
+from harness.networks.checkpoint_files import load_weights, read_checkpoint
 from harness.networks.conversion import convert
 from harness.networks.sources import FolderSource
 from harness.networks.state_dicts import CheckpointError, fill
@@ -372,6 +373,16 @@ def test_weights_in_several_files(tmp_path):
     save_file({n: STATE[n] + 1 for n in names[2:]}, folder / "model-00002-of-00002.safetensors")
     with pytest.raises(CheckpointError, match=f"different values of {names[2]} in several of its"):
         load_weights(network(9), folder)
+    parts = [{**STATE, "extra": torch.tensor([math.nan]), "epoch": 3, "best": {}} for _ in range(2)]
+    parts[1]["best"] = {names[0]: STATE[names[0]]}
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "a.bin") | {"": "b.bin"}}))
+    torch.save(parts[0], folder / "a.bin")
+    torch.save(parts[1], folder / "b.bin")
+    with pytest.raises(CheckpointError, match="different values of best in several of its"):
+        read_checkpoint(index)
+    torch.save(parts[0], folder / "b.bin")
+    assert read_checkpoint(index)["epoch"] == 3
+    index.write_text(json.dumps({"weight_map": weight_map}))
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="files that do not exist: model-00002-of-0000"):
         load_weights(network(9), folder)
