@@ -151,6 +151,7 @@ def test_sparse_and_dense_factors_are_the_same(monkeypatch):
     incidence = sparse.csr_array(random_incidence(np.random.default_rng(1), 60, 90, 8))
     dense = ppmi_factors(incidence, 7)
     monkeypatch.setattr(embedding, "DENSE_NEURONS", 10)
+    monkeypatch.setattr(embedding, "ROWS_AT_ONCE", 7)
     np.testing.assert_allclose(ppmi_factors(incidence, 7), dense, atol=1e-8)
 
 

@@ -27,6 +27,8 @@ TOLERANCE = 1e-10
 PAIRS_AT_ONCE = 2**18
 #: Number of neurons above which co-activation is factorised as a sparse matrix.
 DENSE_NEURONS = 1000
+#: Number of neurons whose pairs are counted at once; results do not depend on it.
+ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,23 @@ def _sparse_eigenvectors(
     incidence: sparse.csr_array, dimension: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the largest eigenvalues and their eigenvectors by Lanczos' method (sparse matrix)."""
-    counts = sparse.coo_array(incidence @ incidence.T)
-    pairs = counts.row != counts.col
-    row, column, joint = counts.row[pairs], counts.col[pairs], counts.data[pairs].astype(float)
-    marginals = np.bincount(row, joint, minlength=incidence.shape[0])
-    information = np.log(joint * marginals.sum() / (marginals[row] * marginals[column]))
-    matrix = sparse.csr_array((np.maximum(information, 0.0), (row, column)), shape=counts.shape)
+    transposed = sparse.csr_array(incidence.T)
+    # how many stimuli neurons share with all others, but themselves
+    marginals = (incidence @ transposed.sum(axis=1) - incidence.sum(axis=1)).astype(float)
+
+    def information(start: int) -> sparse.csr_array:
+        block = incidence[start : start + ROWS_AT_ONCE]
+        counts = sparse.coo_array(block @ transposed)
+        pairs = counts.row + start != counts.col
+        row, column, joint = counts.row[pairs], counts.col[pairs], counts.data[pairs].astype(float)
+        values = np.log(joint * marginals.sum() / (marginals[row + start] * marginals[column]))
+        positive = values > 0
+        entries = values[positive], (row[positive], column[positive])
+        return sparse.csr_array(entries, shape=counts.shape)
+
+    # by blocks, as most of the pairs have no positive information
+    starts = range(0, incidence.shape[0], ROWS_AT_ONCE)
+    matrix = sparse.vstack([information(start) for start in starts], format="csr")
     start = np.full(matrix.shape[0], matrix.shape[0] ** -0.5)
     return sparse.linalg.eigsh(matrix, k=dimension, which="LM", v0=start)
 
