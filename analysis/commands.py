@@ -3,8 +3,6 @@
 To start quickly, each command imports what it needs when it runs.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

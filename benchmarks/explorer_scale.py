@@ -8,8 +8,6 @@ another colour. The synthetic run has positions, concepts, overlaps, one stimulu
 importance.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

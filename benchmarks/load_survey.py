@@ -11,8 +11,6 @@ it compares the database with the acknowledged responses. The exit status is 1 i
 lost, stored twice, or stored without acknowledgement.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import os

@@ -7,8 +7,6 @@ its own process, so that its peak is that of one worker. The neurons are named t
 of attributes in a run on a folder of images, and by the masks of the synthetic images.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import tempfile

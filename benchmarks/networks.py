@@ -3,8 +3,6 @@
 python -m benchmarks.networks [NAME …]
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Compare every stage on a small VGG with plain code in the form of the published code."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence

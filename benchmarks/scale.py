@@ -3,8 +3,6 @@
 python benchmarks/scale.py [--factor 1] [--only space]   # half an hour on two idle cores; Markdown
 """
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import resource

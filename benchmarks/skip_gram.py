@@ -3,8 +3,6 @@
 python benchmarks/skip_gram.py RUN [--seeds 5] [--epochs 20,100]
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -11,8 +11,6 @@ run and extrapolated. Then it measures the map in a new process, and all stages 
 their plain forms. Times are processor times, the smallest of the repeats.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -4,8 +4,6 @@ Streamlit's WebSocket sends the first page (also after a refresh). Every action 
 whose acknowledgement contains the next page. Pictures are fetched once and cached.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -3,8 +3,6 @@
 A fault is a coroutine function that causes it, repairs it if needed, and returns a description.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import os

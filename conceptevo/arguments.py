@@ -27,6 +27,9 @@ class _Arguments(Section):
 def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of a function against its annotations when it is called.
 
+    Messages show types as they are written, so the function's module imports `annotations` from
+    `__future__`.
+
     Raises:
         ValueError: an argument has another type, or a value that a section of the configuration
             does not allow; the message has a sentence for each.

@@ -3,8 +3,6 @@
 This module does not import torch, because the survey server and the analysis use it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """What the predictions on a few test images say about the order of the classes."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Configurations of named studies, made for a user's folders."""
 
-from __future__ import annotations
-
 import json
 from importlib.resources import files
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random generators, each seeded by the purpose of its draws, so that no two purposes share one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

@@ -1,7 +1,5 @@
 """Identities that all packages share, also on a survey's host: plain records, without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral

@@ -1,7 +1,5 @@
 """Registries of named plug-ins; one is registered where it is defined, in no other file."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib

@@ -7,8 +7,6 @@ what was run and which artifacts hold the results: `records` (one row per image 
 `neighbours` (of base neurons, per draw of a space method).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """TOML files that researchers write, and their sections."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import tomllib

@@ -6,8 +6,6 @@ is never used as a result. pyarrow does the transfers and repeats those that fai
 credentials, the region and the endpoint from the environment.
 """
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Lists, counts and sizes in sentences, forms of names."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Import torchvision also beside a build of torch for which its C++ operators cannot be loaded."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar

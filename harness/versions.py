@@ -1,7 +1,5 @@
 """The versions of the software with which results are made."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterable
 from functools import cache

@@ -4,8 +4,6 @@ Streamlit also accepts uploads from anybody and has routes for agents, static fi
 its own, which a survey does not use.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 

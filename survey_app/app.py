@@ -1,7 +1,5 @@
 """The participants' page: a Streamlit script that identifies the visitor and shows their page."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Values that a browser reports about itself and about a page, restricted to credible ranges."""
 
-from __future__ import annotations
-
 from typing import Any
 
 BROWSERS = ("chrome", "firefox", "safari", "edge", "opera", "samsung", "other")

@@ -1,7 +1,5 @@
 """The researcher's dashboard, a Streamlit script on a server apart from the participants'."""
 
-from __future__ import annotations
-
 import os
 import time
 from functools import partial

@@ -1,7 +1,5 @@
 """The reasons why a person is turned away or stopped, and what the person reads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tasks.language import N_

@@ -1,7 +1,5 @@
 """Tables of the database: responses and participants for the analysis, submissions for payment."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The figures of the researcher's dashboard, computed from the exported tables."""
 
-from __future__ import annotations
-
 import json
 from math import nan
 

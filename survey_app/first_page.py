@@ -4,8 +4,6 @@ Without JavaScript, or if a network blocks WebSockets, Streamlit shows grey bars
 then says what to do, in the study's language.
 """
 
-from __future__ import annotations
-
 import re
 from html import escape
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The state machine of participation: a participant's page, and the step that an action takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal

@@ -4,8 +4,6 @@ Each worker counts in its own memory-mapped file in the folder that the supervis
 ($PROMETHEUS_MULTIPROC_DIR; see serve.py), so the counts of a killed worker are kept.
 """
 
-from __future__ import annotations
-
 import os
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest

@@ -1,7 +1,5 @@
 """The state of a participant that is needed to show a page or to take a step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

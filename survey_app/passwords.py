@@ -1,7 +1,5 @@
 """The password of the dashboard. Only its hash is kept, in an environment variable."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import logging

@@ -4,8 +4,6 @@ Each source has its own places and settings. They are stored in the database, so
 command holds for the next person who arrives, in every process. Every change is logged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator

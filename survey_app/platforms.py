@@ -1,7 +1,5 @@
 """Identification of visitors by the address: from Prolific, MTurk (legacy) or an open link."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -1,7 +1,5 @@
 """Preview of every page of a study by name, for the researcher; nothing is stored."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing

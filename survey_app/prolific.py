@@ -5,8 +5,6 @@ account can spend money. It is therefore read from the environment only, and a s
 approved only if the database has its participant as finished.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter

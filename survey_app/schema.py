@@ -1,7 +1,5 @@
 """The tables of the database. Migrations (migrations/versions) bring older databases to them."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from functools import partial
 

@@ -4,8 +4,6 @@ All knowledge of a participant is in the database, so any worker can serve any r
 session is bound to a process.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

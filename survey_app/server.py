@@ -4,8 +4,6 @@ They are configured by environment variables (CONCEPTEVO_STUDY, CONCEPTEVO_DATAB
 CONCEPTEVO_SOURCE), as the script of a Streamlit app takes no arguments.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import mimetypes

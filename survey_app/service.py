@@ -6,8 +6,6 @@ unless it withdraws, and is answered with the current page. An action can theref
 number of times.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Prolific signs with RS256 and publishes its keys; the claim `prolific` holds the
 study's address (docs.prolific.com, "Retrieve JSON Web Key Set").
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping

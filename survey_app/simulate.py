@@ -4,8 +4,6 @@ They fill a study so that hosting, export and analysis can be tested before anyo
 effects are invented: the ease of conditions, the ability of persons, the difficulty of trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -4,8 +4,6 @@ The same code runs on SQLite (one process; WAL, one writer at a time) and Postgr
 participant are in the database, so any process can serve any participant at any time.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import sqlite3

@@ -4,8 +4,6 @@ A visitor who has not consented yet is not stored. The token of the consent page
 known of the visitor.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import astuple, dataclass
 

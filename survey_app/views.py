@@ -3,8 +3,6 @@
 All text is escaped, except that the researcher's Markdown becomes markup; raw HTML in it does not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path

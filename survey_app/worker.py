@@ -1,7 +1,5 @@
 """A worker process: `python -m survey_app.worker FD SCRIPT` serves SCRIPT on the socket FD."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

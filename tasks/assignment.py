@@ -6,8 +6,6 @@ favour a position: the order of the blocks, of the trials in a block, of the opt
 Over a complete cycle, each trial and each option is at each position equally often.
 """
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 import numpy as np

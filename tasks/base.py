@@ -5,8 +5,6 @@ change: pages are drawn from a trial's panels and fields, answers are checked ag
 and the machine observer and the simulated participants answer through the task's own methods.
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Build a study from a run: draw its trials, copy texts and pictures, freeze and hash it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Maintain the translation catalogues: collect marked texts, list those that lack a translation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from babel.messages import Catalog

@@ -5,8 +5,6 @@ the base model, .5 and .47 within a series and .27 across series. Its metric is 
 distance is one minus the cosine.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tasks.evidence import Evidence

@@ -1,7 +1,5 @@
 """The codebook of a study: columns of its tables, questions, conditions and exclusion rules."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Commands that make studies; each is a function that the command line adds to its Typer app."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The researcher's check page: every trial as shown, its key and the machine observer's answer."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Draw the trials of a study from a run's evidence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

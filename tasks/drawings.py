@@ -1,7 +1,5 @@
 """Synthetic pictures of the survey: examples of tasks, plates that test colour vision."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

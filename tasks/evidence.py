@@ -1,7 +1,5 @@
 """What a run provides for tasks: neurons with pictures, neighbours in a space, true concepts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property

@@ -5,8 +5,6 @@ chance alone triggers, and the analysis does not apply one to a participant who 
 responses for it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 

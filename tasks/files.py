@@ -1,7 +1,5 @@
 """A researcher's own pictures: named in a text, checked and copied when the study is built."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ It is a baseline for participants and a filter: a trial that is trivial for it m
 rather than concepts, and a trial of which it never finds the key may have no answer.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

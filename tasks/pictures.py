@@ -1,7 +1,5 @@
 """Picture files that reveal nothing: names are hashes of the content, all sizes are equal."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 

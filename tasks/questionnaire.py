@@ -1,7 +1,5 @@
 """Questions beside the trials: their kinds, when they are shown, and how answers are checked."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A file holds `[[question]]` tables, `[understanding]` (how many answers to quest
 are needed, and how often one may try) and `[colour_check]` (plates that the product draws).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

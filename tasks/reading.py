@@ -1,7 +1,5 @@
 """Read the files of a study when it is built: texts, the pictures in them, the questions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

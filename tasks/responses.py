@@ -4,8 +4,6 @@ A survey exports two files: one row per participant and trial, and one row per p
 columns, their types and meanings are defined only here.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

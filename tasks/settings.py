@@ -1,7 +1,5 @@
 """The settings of study.toml with their defaults (texts/study.toml shows them with comments)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Similarities of free-text labels, of which the frozen plan of a study names one."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Sequence
 

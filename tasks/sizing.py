@@ -4,8 +4,6 @@ Values that a researcher sets are checked against the design when a study is bui
 exclude participants for one error, or state less time than it takes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil

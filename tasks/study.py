@@ -1,7 +1,5 @@
 """The frozen study: everything that participants can see, hashed; a changed study is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cached_property

@@ -8,8 +8,6 @@ ratings and labels; conditions have typical labels; a participant completes one 
 In the last design, some conditions have effects, and only claims about the others are false.
 """
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """A slow plain twin of every numerical kernel, with which the fast one is compared."""
 
-from __future__ import annotations
-
 import copy
 from itertools import pairwise
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """Slow plain twins of the statistics: loops over rows, as one would compute by hand."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -6,8 +6,6 @@ prints the table of agreement, labels and confidence in docs/simulations.md. The
 estimate is that of one study of very many participants and trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial

@@ -8,8 +8,6 @@ planner (`analysis.planning.power`); for small and unbalanced designs, and for d
 interval can be estimated. Each number has its Monte Carlo standard error.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor

@@ -1,7 +1,5 @@
 """A small frozen study and simulated participants with planted effects; no networks needed."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Agreement: against Krippendorff's example, the krippendorff package, Fleiss, Dawid and Skene."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import krippendorff

@@ -1,7 +1,5 @@
 """Participants and networks on the same neurons; associations are compared with scipy."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The Bayesian hierarchical model, against statsmodels' and against its frequentist twin."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

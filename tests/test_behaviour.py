@@ -1,7 +1,5 @@
 """Learning, confidence, detection: against least squares, Mann–Whitney, published d′."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Benchmarks of several runs as one table, compared with statsmodels and planted effects."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

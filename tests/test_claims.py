@@ -1,7 +1,5 @@
 """At most 1 in 20 null studies claims an effect; planted effects are claimed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Variance components: compared with ANOVA, the logistic model, and known truth."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Controls with results that they must not have are reported before all claims."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

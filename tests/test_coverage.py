@@ -4,8 +4,6 @@ With so few studies the bounds are those of the error of simulation (2.6 standar
 test holds 1,000 studies to 93–97 % and 4–6 %.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from functools import partial
 

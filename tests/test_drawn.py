@@ -1,7 +1,5 @@
 """The synthetic images: reproducible, balanced, varied, and consistent with their ground truth."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -4,8 +4,6 @@ The rule: an interval that holds what it says, or none and a reason; never one w
 its scale, narrower than that of independent answers, or at odds with the p-value beside it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

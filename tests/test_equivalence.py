@@ -1,7 +1,5 @@
 """Equivalence: two one-sided tests against statsmodels, and "no difference" as a finding."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

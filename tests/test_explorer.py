@@ -1,7 +1,5 @@
 """The explorer: its figures are the run's, and a real browser can use it."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

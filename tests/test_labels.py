@@ -1,7 +1,5 @@
 """Agreement of free-text labels against shuffled groups."""
 
-from __future__ import annotations
-
 import difflib
 
 import numpy as np

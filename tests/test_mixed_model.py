@@ -11,8 +11,6 @@ below (y, condition g, participant p, item i in long form):
 and, where people differ in what a condition does for them, with (1 | p:g) added.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The analysed participants, the sample size of each number, and the specification curve."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A preregistration of the frozen study has the same tests and weights as the analysis."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Responses in: validation, sources, exclusions, flow."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Shares, contrasts and their uncertainty: against R, statsmodels and plain twins."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

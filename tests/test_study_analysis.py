@@ -1,7 +1,5 @@
 """A study from its responses to its pack: effects found, no claim in null studies, same bytes."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Tables as a reader sees them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

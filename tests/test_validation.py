@@ -1,7 +1,5 @@
 """Responses are checked against the study's fields; impossible values are refused by row."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The figures of a benchmark; one function each."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ The sampled units are classes; networks and pairs of epochs are fixed, and an im
 mean over pairs. An arm is a named set of neurons that is ablated. Undefined values are NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The report of a benchmark (tables, figures, sentences), and the comparison of two benchmarks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The values of one benchmark for its tables, figures and report; each is computed once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

@@ -5,8 +5,6 @@ is a series of a run. Networks and classes are crossed sampled units, because ev
 evaluated on every class: intervals generalise to other networks and other classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests of the sets of each method: over classes, on which claims are based, and over images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

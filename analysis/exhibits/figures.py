@@ -1,7 +1,5 @@
 """Figures with title and caption, in one style that is legible in greyscale."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Tables in LaTeX: booktabs tables that fit the page of an article."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """Write numbers.tex, with a LaTeX macro for every number of every table, so that authors need not
 copy numbers by hand."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

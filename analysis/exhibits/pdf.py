@@ -1,7 +1,5 @@
 """Write Markdown as PDF, by markdown-it-py and fpdf2 (the extra `pdf`)."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path

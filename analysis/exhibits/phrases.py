@@ -1,7 +1,5 @@
 """Format names, shares, intervals and p-values for sentences, captions and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import floor, inf, log10, nan
 from typing import Any

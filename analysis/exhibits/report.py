@@ -1,7 +1,5 @@
 """Write sections of text, figures and tables as one self-contained HTML file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

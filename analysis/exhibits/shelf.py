@@ -9,8 +9,6 @@ section without exhibits is not shown.
     def parameters(run): ...
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The scores of evolutions and the outcomes of their ablations, for the explorer's page."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from itertools import product

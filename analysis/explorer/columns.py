@@ -1,7 +1,5 @@
 """Encode columns of tables compactly in JSON: numbers as little-endian bytes in base 64."""
 
-from __future__ import annotations
-
 import base64
 import json
 from typing import Any

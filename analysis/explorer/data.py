@@ -4,8 +4,6 @@ Here, a *unit* is one channel of one layer of a series; a *neuron* is a unit at 
 of neurons are those of the run's first space, which has no dead neurons.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Write the explorer's page: an HTML file with styles, code and data that works offline."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """Participants' responses to trials with neurons of a run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The browser cuts patches from the sheets, so that each image is stored once per view.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any

@@ -1,8 +1,6 @@
 """Simulated studies of correct and incorrect responses with known parameters, for the estimation of
 power and of coverage."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ participants of different ability, items of different difficulty, and guessing (
 tests are the clustered ones of the analysis (`analysis.statistics.shares` and `contrasts`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product

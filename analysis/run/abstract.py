@@ -1,7 +1,5 @@
 """The structured abstract of a run's report, generated from its tables and records."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Example patches of the neurons of a run, for its figures."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """The exhibits of the checks of checkpoints (audit of their weights, loading) and of images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The figures of a run: training, maps, evolutions, neighbours, alignment, reversion."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The section on method: terms, measures, sets of neurons and tests."""
 
-from __future__ import annotations
-
 from analysis.exhibits.phrases import name_parts
 from analysis.exhibits.report import paragraphs
 from analysis.run.published import SCORE, SPACE

@@ -1,7 +1,5 @@
 """Comparison of a run with the published values of the paper (`init --preset paper`)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib.resources import files
 

@@ -1,7 +1,5 @@
 """The report of a run: every registered table and figure, and sentences generated from them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tables of a run's reversion study: how accuracy changes when evolutions are reverted."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from math import inf

@@ -1,7 +1,5 @@
 """The tables of a run on networks, neurons and semantic spaces (on reversion: `reversion.py`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """Agreement and reliability: Krippendorff's α, Fleiss' κ, Dawid and Skene's model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial

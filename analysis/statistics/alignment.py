@@ -1,8 +1,6 @@
 """Validity of a semantic space: do neighbouring neurons share their true concept, and is a neuron
 close to itself at the next epoch?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 

@@ -1,8 +1,6 @@
 """A Bayesian hierarchical model of correct and incorrect responses, sampled by numpyro (installed
 by the extra `bayes`)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib.util import find_spec
 

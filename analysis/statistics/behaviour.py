@@ -1,7 +1,5 @@
 """Statistics of behaviour: learning, confidence, response time, sensitivity to change."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

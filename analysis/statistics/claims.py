@@ -8,8 +8,6 @@ of a test that could not be computed is not, so that leaving out a run or a cond
 another claim easier.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

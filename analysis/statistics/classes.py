@@ -5,8 +5,6 @@ Intervals are computed over the means of classes, which contain the variation of
 are paired over classes. An arm is a named set of neurons that is ablated.
 """
 
-from __future__ import annotations
-
 import re
 from functools import cache, lru_cache
 

@@ -18,8 +18,6 @@ and no test, and a reason is given.
 No interval is narrower than the one for independent responses (`t_interval`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

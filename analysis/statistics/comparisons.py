@@ -4,8 +4,6 @@ All comparisons are paired: methods are evaluated on the same classes, or on the
 clustered by layer. Undefined values are NaN, and what is left out is counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

@@ -6,8 +6,6 @@ of a component is an intraclass correlation: the correlation of two responses of
 have only this component in common.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

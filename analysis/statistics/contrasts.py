@@ -11,8 +11,6 @@ p̂₁ − p̂₂ rejected 7 to 9 % of true null hypotheses if a few participant
 responded to a difficult condition, because a small share then comes with a small variance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Shares and their contrasts from a logistic model with crossed random effects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Equivalence of two conditions: two one-sided tests against a smallest difference of interest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

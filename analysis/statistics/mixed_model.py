@@ -18,8 +18,6 @@ twenty items. The sum u + v of a participant is a vector over the conditions wit
 step costs O(n + participants·conditions·(items + k)²).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """Shares of correct responses by condition and their tests against chance, for independent and for
 clustered responses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -6,8 +6,6 @@ value. Estimates are keyed by a tuple of names (condition, or pair and measure);
 them a table. Rows without the measured value are left out and counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import isclose, nan, sqrt

@@ -1,7 +1,5 @@
 """The structured abstract of a study's report, made from its estimates alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Tables of the agreement of participants and of the variance components of responses."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from analysis.exhibits import shelf

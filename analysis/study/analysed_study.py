@@ -1,7 +1,5 @@
 """A study's responses and its frozen plan, which tests, tables and figures read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Anonymise a study for analysis: keep responses without anything that identifies a person."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

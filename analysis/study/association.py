@@ -5,8 +5,6 @@ the importance of the neuron's evolution, the change in accuracy when evolutions
 reverted, its displacement in the semantic space, and the response of the machine observer.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict, dataclass
 from itertools import chain

@@ -1,7 +1,5 @@
 """The Bayesian hierarchical model, beside the frequentist analysis, if the study froze it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any

@@ -4,8 +4,6 @@ The family of tests and their weights are computed by the code of the analysis, 
 without responses, so that the preregistered tests are those of the analysis.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pandas as pd

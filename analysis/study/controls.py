@@ -1,7 +1,5 @@
 """Outcomes of control tests, and the controls whose failure casts doubt on claims of their task."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 They are shown as a table and as sentences of the section on participants.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

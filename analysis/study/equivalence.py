@@ -1,7 +1,5 @@
 """Equivalence of conditions: its table and sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Single trials as participants saw them, with their responses, as figures made of pictures."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

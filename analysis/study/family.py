@@ -6,8 +6,6 @@ other claim easier (`analysis.statistics.claims`). Each kind of question lists i
 `planned_tests`.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The figures of a study; one registered function each, None if there is nothing to show."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

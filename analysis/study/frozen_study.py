@@ -1,7 +1,5 @@
 """The frozen study for the analysis: trials as a table, chance levels, controls, names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property

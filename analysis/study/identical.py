@@ -1,7 +1,5 @@
 """Pairs of participants with equal responses and times: one person twice, or duplicated rows."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 #: A pair is reported if response and time agree in at least this many trials, and in more than this

@@ -1,7 +1,5 @@
 """Exhibits that relate responses to networks: associations, machine observer, reversion."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The participants analysed, and the sample size of each estimate."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

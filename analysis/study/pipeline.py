@@ -1,7 +1,5 @@
 """Analyse a study: from responses to a results folder, and from a results folder to its tables."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -3,8 +3,6 @@
 p-values are unadjusted; `Results.claims` adjusts all of them together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A preregistration made only from the frozen study, under the headings of the OSF form."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Release packs: anonymised data that rebuild their own tables byte by byte."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Read responses, validate them against the frozen study, and apply the frozen exclusions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

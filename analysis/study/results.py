@@ -1,7 +1,5 @@
 """Values computed from one study, each once, for its tables, figures, report and release pack."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

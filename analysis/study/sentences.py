@@ -1,7 +1,5 @@
 """Sentences made from estimates, which state no more than the intervals allow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The specification curve: the main result under every exclusion rule that was tried."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """The tables of a study, one registered function each; None if there is nothing to show."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

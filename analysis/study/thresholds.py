@@ -1,7 +1,5 @@
 """The main result under other exclusion rules, one rule at a time."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Validate a survey's tables: every row against the frozen study and the other rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import cache

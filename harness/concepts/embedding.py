@@ -11,8 +11,6 @@ The published code updates only the two items of a pair; the gradient of the obj
 paper also updates the negatives. Both are implemented (`full`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The gradient steps of skip-gram, compiled."""
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

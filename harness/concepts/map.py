@@ -1,7 +1,5 @@
 """A 2-D map of the space, fitted to the base neurons; all others are projected onto it."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -4,8 +4,6 @@ Masks as in Network Dissection (Bau et al., 2017): a neuron's maps of all images
 its highest 0.5 % of activations; its concept is the one whose masks overlap most with the rest.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial

@@ -3,8 +3,6 @@
 Ties are broken by the order of the candidates, so results do not depend on the blocks.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import sparse
 

@@ -5,8 +5,6 @@ Each entry is added, with a random sign, to one of d buckets (the count sketch; 
 deviation is at most sqrt(2 / d) times the product of their lengths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Methods that compute the semantic space: the paper's, and others with the same interface."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

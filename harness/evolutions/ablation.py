@@ -5,8 +5,6 @@ effect; one row per image and arm is kept. An ablation determines the maps that 
 ones; a new ablation is one function in ABLATIONS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Every set is drawn once, with a seed that depends on the purpose of the draw, an
 arms do not depend on other methods. A new family of arms is one entry in FAMILIES.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial

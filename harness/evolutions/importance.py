@@ -6,8 +6,6 @@ neuron n between two checkpoints, t and t′ (ConceptEvo, section 3.2), or of an
 IMPORTANCE.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated

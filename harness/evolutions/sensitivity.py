@@ -3,8 +3,6 @@
 A `Case` is one class and one pair of checkpoints, a `Change` one batch of its images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial

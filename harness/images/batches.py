@@ -1,7 +1,5 @@
 """Images as the normalised batches that networks take."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

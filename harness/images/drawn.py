@@ -4,8 +4,6 @@ Every image has its ground truth: the part and the named colour that each pixel 
 a pure function of (seed, index), so nothing has to be stored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

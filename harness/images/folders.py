@@ -1,7 +1,5 @@
 """A user's folders of images: which files are used, left out or converted."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Image patches: parts of a neuron's stimuli around the position of its highest activation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from PIL import Image

@@ -1,7 +1,5 @@
 """Image sets: synthetic, in folders, in memory, without torch; pixels are uint8 arrays."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

@@ -4,8 +4,6 @@ The path of such an image continues below its file: `train-000.tar/cat12.jpg`, `
 A new kind of file is one function in SHARDS.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import tarfile

@@ -1,7 +1,5 @@
 """Architectures by name: three small networks, torchvision's models, the user's functions."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import logging

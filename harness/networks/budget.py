@@ -4,8 +4,6 @@ The memory per image is measured on one batch. The budget is the free memory of 
 container, or its GPU), shared by the workers. If memory runs out nevertheless, the batch is halved.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time

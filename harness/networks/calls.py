@@ -6,8 +6,6 @@ Blocks whose output is the result of a non-linearity (as in ResNet) are probed a
 as they are. So do modules that are activation functions written as a formula (`x * sigmoid(x)`).
 """
 
-from __future__ import annotations
-
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Files are loaded with `weights_only=True`, so no code in them is run. A few harm
 training scripts store beside the weights are allowed by name.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

@@ -1,7 +1,5 @@
 """Conversion of files that cannot be loaded safely: their code is run, and the weights are kept."""
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which outputs of non-linearities are probed by default: those that are maps of concepts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Devices and precision: models and batches are moved to a device only here."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -6,8 +6,6 @@ executes these descendants alone. A model that cannot be traced, or whose traced
 output, is run completely, with hooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial

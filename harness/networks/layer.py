@@ -1,7 +1,5 @@
 """Probed layers (where their values occur in a pass, their shape), and networks with these."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Find the layers of a network to probe, the shapes of their maps, and their receptive fields."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Say how the tensors of a checkpoint differ from those of an architecture, and what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

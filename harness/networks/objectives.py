@@ -5,8 +5,6 @@ The default is the logit of the class. For encoders, whose outputs are not class
 to a class's prototype can be used. A new objective is one function in OBJECTIVES, or a user's.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

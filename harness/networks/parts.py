@@ -4,8 +4,6 @@
 block, `blocks.3.mlp.fc2:input` the input of a module. A new part is one function in PARTS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 

@@ -1,7 +1,5 @@
 """Borrow a model: hooks, modes and gradient flags are restored afterwards."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

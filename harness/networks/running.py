@@ -4,8 +4,6 @@ This is the only place where an error in its code becomes a message. The message
 checkpoint, the shape of the images, the purpose of the pass, what failed, where and what to do.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

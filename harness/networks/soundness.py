@@ -1,7 +1,5 @@
 """Check that a network's outputs and gradients are reliable enough to be studied."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 

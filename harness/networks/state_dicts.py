@@ -4,8 +4,6 @@ Keys that fit are used as they are; otherwise the tensors below one prefix are u
 and shapes fit exactly and those below no other prefix do. What was done is logged.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

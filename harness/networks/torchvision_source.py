@@ -1,7 +1,5 @@
 """The source of torchvision's own models, with published or with random weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any

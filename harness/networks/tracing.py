@@ -1,7 +1,5 @@
 """Trace a model's code into a graph that has a node for the value of each probed layer."""
 
-from __future__ import annotations
-
 import inspect
 import operator
 from collections.abc import Iterator, Sequence

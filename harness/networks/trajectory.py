@@ -5,8 +5,6 @@ nearer to both others than they are to each other, or at least not much farther.
 checkpoint of another training, a damaged one, or one with a wrong epoch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, pairwise

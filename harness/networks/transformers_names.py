@@ -4,8 +4,6 @@ Since version 5, transformers renames the weights of some networks, and joins or
 it writes and reads files.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator, Mapping

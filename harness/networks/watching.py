@@ -1,7 +1,5 @@
 """Record the input and output of every module of a network in a pass."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext, suppress

@@ -4,8 +4,6 @@ Checkpoints are equal if their digests are equal. Distances are estimated from a
 layer's weights, the same ones at every checkpoint, so that a series of any length fits in memory.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Remove wrappers around a network, and refuse networks that cannot be analysed."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import re

@@ -3,8 +3,6 @@
 The same rule serves traced graphs (`calls.py`) and recorded passes (`watching.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 

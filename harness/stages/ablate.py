@@ -1,7 +1,5 @@
 """Stage: choose sets of neurons, ablate them, and record the effect on each image's prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """Stage: check order and origin of each series' checkpoints by their weights, one by one."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The benchmark: its coverage, checked against the run, and its steps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """Stage: check that every checkpoint can be used; all problems are reported before work begins."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Check that importance and ablation can be measured on the outputs of a checkpoint."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """What all stages that run networks share: the checkpoints, their layers and pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial

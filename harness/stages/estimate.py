@@ -5,8 +5,6 @@ the series is yet to be trained), and one batch of each kind of work, including 
 and its memory measured. Totals are extrapolated from these batches.
 """
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from dataclasses import fields

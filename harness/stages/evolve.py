@@ -1,7 +1,5 @@
 """Stage: compute the importance of each neuron's evolution for each class, by every method."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -5,8 +5,6 @@ existing images and checkpoints: a run finds these in its first stages, and call
 it cannot begin for another reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import starmap

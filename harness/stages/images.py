@@ -1,7 +1,5 @@
 """Stage: draw the synthetic images, or list the user's images."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterator

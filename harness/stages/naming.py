@@ -1,7 +1,5 @@
 """Name what the neurons of every checkpoint detect, by masks of parts or attributes of images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage: find the layers of every series, record every checkpoint, name what neurons detect."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """The objective of a checkpoint, with prototypes of classes if these must be computed first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,8 +1,6 @@
 """The stages of a run in order, and the functions with which commands run them, estimate them and
 show their progress."""
 
-from __future__ import annotations
-
 import logging
 import platform
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Measure the cost of work on a series: two of its networks, one batch per kind of work."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

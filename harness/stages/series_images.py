@@ -1,7 +1,5 @@
 """The images of a run as one series sees them, and how a class's test images are divided."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial

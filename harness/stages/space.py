@@ -1,7 +1,5 @@
 """Stage: place all neurons in a semantic space by each method, and project one space onto a map."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache

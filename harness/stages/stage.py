@@ -6,8 +6,6 @@ package's version, the kind of work, the values on which it depends, and the fin
 reads. A `Plan` computes each fingerprint once per command.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial

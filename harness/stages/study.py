@@ -4,8 +4,6 @@ Both write records of the same form. The benchmark adds arms, methods and ablati
 reversion study, and repeats none of its work.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

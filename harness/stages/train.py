@@ -1,7 +1,5 @@
 """Stage: train the series that are to be trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -6,8 +6,6 @@ is among the stimuli at t' and not at t, so that it activates the later neuron m
 one does, which is a stimulus at t and not at t'. Chance is 1/2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Neighbours in the space are compared with random neurons; no answer is correct or incorrect.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -8,8 +8,6 @@ concepts, that of the first neuron at the early stage is not that of the other a
 that a change is to be seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -7,8 +7,6 @@ depth, so that neither nearness nor texture gives it away. Where nothing belongs
 `random`) one neuron is named the intruder beforehand, so that the condition measures chance: 1/6.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

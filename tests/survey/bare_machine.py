@@ -8,8 +8,6 @@ takes the committed state of this repository. Two lines are carried out otherwis
 certificate is self-signed but trusted on the machine, and the editor is `sed`. About 6 minutes.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -1,7 +1,5 @@
 """A small run with planted concepts, a study made from it, and databases to serve it."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

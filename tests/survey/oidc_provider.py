@@ -1,7 +1,5 @@
 """A small OpenID provider for tests: one client; anyone signs in by a click on a name."""
 
-from __future__ import annotations
-
 import secrets
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Participants for tests, at the level of the service."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

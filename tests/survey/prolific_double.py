@@ -1,7 +1,5 @@
 """A local double of the used part of Prolific's API, as its documentation describes it."""
 
-from __future__ import annotations
-
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

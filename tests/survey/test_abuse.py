@@ -1,7 +1,5 @@
 """Actions that no page sends, and unusual use of links, tabs and time, are handled or refused."""
 
-from __future__ import annotations
-
 import http.client
 import json
 from datetime import timedelta

@@ -3,8 +3,6 @@
 Skipped, loudly, where there is no Chromium.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from itertools import product

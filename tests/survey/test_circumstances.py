@@ -1,7 +1,5 @@
 """Circumstances of participants: slow connections, small or dark screens, large letters."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

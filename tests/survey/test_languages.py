@@ -1,7 +1,5 @@
 """Every word that a participant reads comes from the catalogue, complete in every language."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from html import escape, unescape

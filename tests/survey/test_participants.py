@@ -1,7 +1,5 @@
 """What a participant sees and does in a real browser: pictures, keys, guidance, window."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """A researcher's own questions and pictures: read, refused with a reason, asked, and acted upon."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

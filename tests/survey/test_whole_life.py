@@ -5,8 +5,6 @@ twice or have forged ids; places are added midway, one person is forgotten. Coun
 step; `pytest -s` shows them as one table.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from datetime import timedelta
 

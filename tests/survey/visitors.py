@@ -3,8 +3,6 @@
 Skipped, loudly, where there is no Chromium.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
