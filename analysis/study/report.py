@@ -76,6 +76,10 @@ def conditions(results: Results) -> Table:
     )
 
 
+#: Why the flow of participants begins with those who gave consent.
+NOT_STORED = "The survey stores nothing of people who decline or for whom no place is free."
+
+
 @shelf.sentences("study", "collected")
 def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list[str]:
     responses = results.responses
@@ -98,10 +102,10 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
     sample = results.planned_sample
     planned = "" if sample is None else f" (planned sample size: {sample})"
     return [
-        f"Of {pluralise(steps['arrived'], NOUNS[responses.source])} who opened the study, "
+        f"Of {pluralise(steps['arrived'], NOUNS[responses.source])} in the tables, "
         f"{steps['gave consent']} gave consent and {steps['finished']} finished{planned}; the "
-        f"analysis "
-        f"includes {steps['analysed']} ([figure:study_flow]). Under the frozen rules, {exclusions}."
+        f"analysis includes {steps['analysed']} ([figure:study_flow]). {NOT_STORED} "
+        f"Under the frozen rules, {exclusions}."
     ]
 
 

@@ -70,9 +70,10 @@ def flow(results: Results) -> Table:
         "Flow of participants and exclusions",
         "The frozen exclusion rules were applied in this order to the participants who finished; "
         "each is counted under the first rule that applied. One sided: the largest share of a "
-        "participant's choices at one position on the screen. Responses: to trials other than "
-        "practice and attention trials. Not applicable: participants who finished, but whose data "
-        "for the rule are missing or too few.",
+        "participant's choices at one position on the screen. Arrived: all participants in the "
+        "exported tables, which hold nobody who declined or for whom no place was free. "
+        "Responses: to trials other than practice and attention trials. Not applicable: "
+        "participants who finished, but whose data for the rule are missing or too few.",
         results.responses.flow,
     )
 
