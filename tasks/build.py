@@ -89,6 +89,14 @@ def build(
             f"each participant answers {pluralise(sizes.attention, 'attention trial')}, but only "
             f"{pluralise(count, 'other trial')}; ask for more trials, or set attention.trials"
         )
+    limits, lease = settings.exclusion.total_seconds_outside, settings.lease_minutes
+    if limits is not None and 60 * (lease + sizes.minutes) > limits[1]:
+        note(
+            f"exclusion.total_seconds_outside = {list(limits)} counts pauses, too: participants "
+            f"read that they may pause for {lease:g} minutes (lease_minutes), but a session of "
+            f"{sizes.minutes} minutes with such a pause is excluded; raise the upper limit, or "
+            f"choose a shorter lease"
+        )
     values = {
         "minutes": sizes.minutes,
         "duration": words.duration(sizes.minutes, "minute"),

@@ -269,6 +269,8 @@ def test_who_claims_that_every_trial_was_over_has_attended_to_none(store, frozen
     timed = Service(store, study.model_copy(update={"seconds_per_trial": 20}), keys, "human", few)
     page = go(timed, arrive(timed, "skips"), Stage.TRIAL)
     while page["stage"] != "questions":
+        # The time of a trial goes on in a pause, which the page must not recommend without a word.
+        assert ("while you pause" in page["html"]) == (page["stage"] == "trial")
         action = {"values": {}} if page["stage"] == "introduction" else {"missing": reason}
         page, _ = timed.act(page["token"], action)
     assert timed.act(page["token"], {"values": {}})[0]["html"].count(few.codes.attention) > 0
@@ -276,6 +278,7 @@ def test_who_claims_that_every_trial_was_over_has_attended_to_none(store, frozen
     assert {(r.missing, r.answer, r.correct) for r in data} == {(reason, None, None)}
     untimed = Service(store, *frozen)
     page = go(untimed, arrive(untimed, "other"), Stage.TRIAL)
+    assert "while you pause" not in page["html"]
     if reason == "time":
         with pytest.raises(BadAction):
             untimed.act(page["token"], {"missing": "time"})

@@ -277,10 +277,11 @@ def test_settings_that_would_have_no_effect_are_refused(run, tmp_path, changes, 
 def test_forms_that_nobody_would_complete_are_noted(run, tmp_path):
     notes: list[str] = []
     settings = StudySettings(
-        forms=2, participants=1, trials={"concept_agreement": {"neighbours": 1}}
+        forms=2, participants=1, lease_minutes=118, trials={"concept_agreement": {"neighbours": 1}}
     )
     build(run, settings, tmp_path / "study", say=lambda text: None, note=notes.append)
     assert "participants = 1, forms = 2: each participant completes one form" in notes[0]
+    assert "[135, 7200] counts pauses, too: " in notes[1] and "pause for 118 min" in notes[1]
 
 
 def test_more_attention_trials_than_others_are_noted(run, tmp_path):
