@@ -663,11 +663,37 @@ def test_masks_are_cut_to_what_a_network_sees(tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "grid"),
-    [(48, (8, 6, 0)), (53, (8, 6, 5)), (12, (4, 3, 0)), (13, (4, 3, 1)), (30, None), (57, None)],
-)
+    [(48, (8, 6, 0)), (53, (8, 6, 5)), (12, (4, 3, 0)), (13, (4, 3, 1)), (30, None), (57, None),
+     (4, None)],
+)  # fmt: skip
 def test_tokens_lie_as_a_convolution_has_cut_the_image_or_half_as_finely(count, grid):
     model = nn.Sequential(nn.Conv2d(3, 5, (2, 3), (2, 3)))
     assert token_grid(count, record_pass(model, torch.rand(2, 3, 16, 18))) == grid
+
+
+@pytest.mark.parametrize(("count", "grid"), [(4, (2, 2, 0)), (5, (2, 2, 1)), (2, None)])
+def test_a_convolution_may_cut_an_image_into_four_tokens(count, grid):
+    model = nn.Sequential(nn.Conv2d(3, 5, (8, 9), (8, 9)))
+    assert token_grid(count, record_pass(model, torch.rand(2, 3, 16, 18))) == grid
+
+
+class PatchesOfPatches(nn.Module):
+    """A network that cuts each patch of an image into patches of its own (TNT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.cut, self.norm = nn.Conv2d(3, 4, 4, 4), nn.LayerNorm(4)
+        self.proj, self.act = nn.Linear(36, 9), nn.GELU()
+
+    def forward(self, x):
+        patches = nn.functional.unfold(x, 12, stride=12).transpose(1, 2).reshape(-1, 3, 12, 12)
+        inner = self.norm(self.cut(patches).flatten(2).transpose(1, 2))
+        return self.act(self.proj(inner.flatten(1)).view(len(x), -1, 9)).mean(dim=1)
+
+
+def test_patches_of_patches_are_not_those_of_the_image():
+    (layer,) = find_layers(PatchesOfPatches(), View((48, 60), (48, 60)))
+    assert (layer.name, layer.height, layer.width) == ("act", 4, 5)
 
 
 class Windows(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.networks.watching import Passes, PassRecord, Shape, Site, shape_in
 
 #: Version of the rules; where it differs, the layers of a run are found again.
-RULES_VERSION = 6
+RULES_VERSION = 7
 #: Largest number of tokens without a position in the image: class, distillation, registers.
 EXTRA_TOKENS = 8
 #: Largest number of times that a network halves the grid of patches.
@@ -59,9 +59,11 @@ def _mixes_tokens(passes: Passes, name: str) -> bool:
     shape, axis = passes.two.output(name).shape, passes.image_axis(Site(name))
     if len(shape) != 3 or token_grid(shape[0 if axis == 1 else 1], passes.two):
         return False
-    outputs = [record.output for record in passes.two.modules.values()]
-    tokens = [output for output in outputs if output is not None and output.dim() == 3]
-    return any(token_grid(n, passes.two) for output in tokens for n in output.shape[:2])
+    outputs = (
+        (record.output, passes.image_axis(Site(n))) for n, record in passes.two.modules.items()
+    )
+    counts = {o.shape[1 - i] for o, i in outputs if o is not None and o.dim() == 3 and i in (0, 1)}
+    return any(token_grid(count, passes.two) for count in counts)
 
 
 def _is_cut_into_windows(passes: Passes, name: str) -> bool:
@@ -111,9 +113,11 @@ def split_layers(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[
 
 
 def map_sizes(pass_record: PassRecord) -> set[Shape]:
-    """Return the heights and widths of the outputs of convolutions and poolings."""
+    """Return the heights and widths of the outputs of convolutions and poolings of whole images."""
     outputs = [record.output for record in pass_record.modules.values() if record.layout is False]
-    return {tuple(o.shape[2:]) for o in outputs if o is not None and o.dim() == 4}
+    maps = [output for output in outputs if output is not None and output.dim() == 4]
+    # TNT cuts each patch of each image into patches of its own
+    return {tuple(map_.shape[2:]) for map_ in maps if len(map_) <= pass_record.images}
 
 
 def token_grid(count: int, pass_record: PassRecord) -> tuple[int, int, int] | None:
@@ -123,12 +127,14 @@ def token_grid(count: int, pass_record: PassRecord) -> tuple[int, int, int] | No
     Tokens are the positions of a map into which a convolution has cut the image, or of such a map
     halved (Swin, LeViT), after at most EXTRA_TOKENS others.
     """
-    grids = {(int(h), int(w)) for h, w in map_sizes(pass_record)}
+    sizes = {(int(h), int(w)) for h, w in map_sizes(pass_record)}
+    grids = set(sizes)
     for _ in range(HALVINGS):
         grids |= {(-(-h // 2), -(-w // 2)) for h, w in grids}
     candidates = [(count - h * w, h, w) for h, w in grids if 0 <= count - h * w <= EXTRA_TOKENS]
-    # maps of one or two rows occur at the end of networks and are not cut into tokens
-    candidates = [grid for grid in candidates if min(grid[1:]) > 2]
+    # by chance, small numbers fit halved maps of two rows, and maps of one row (pooled ones)
+    smallest = {size: 2 if size in sizes else 3 for size in grids}
+    candidates = [grid for grid in candidates if min(grid[1:]) >= smallest[grid[1:]]]
     if not candidates:
         return None
     extra, height, width = min(candidates)

@@ -81,11 +81,13 @@ class PassRecord:
     """The record of one pass.
 
     Attributes:
+        images: number of images.
         modules: by name, in the order in which they finished.
         unprobed: names of activation functions whose result no module that runs once returns.
         answer: the network's output; None if the network failed.
     """
 
+    images: int
     modules: dict[str, ModuleRecord] = field(default_factory=dict)
     unprobed: list[str] = field(default_factory=list)
     answer: Any = None
@@ -271,7 +273,7 @@ def record_pass(
     Raises:
         UserCodeError: the network's code failed.
     """
-    pass_record = PassRecord()
+    pass_record = PassRecord(len(images))
     mode = _Nonlinearities()
 
     def hook(name: str, written_out: bool):
