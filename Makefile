@@ -9,14 +9,17 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # Test processes and BLAS threads for each would stand in one another's way.
-test nightly coverage: export OMP_NUM_THREADS = 1
-test nightly coverage: export OPENBLAS_NUM_THREADS = 1
+pytest nightly coverage: export OMP_NUM_THREADS = 1
+pytest nightly coverage: export OPENBLAS_NUM_THREADS = 1
 
 # Three, as the tests of the survey often wait for the browser; in the order of tests/conftest.py.
 PROCESSES := -n 3 --dist loadfile --no-loadscope-reorder
 
+# What waits for the network and what computes, such as the check of types, go on together.
+MAKEFLAGS += --jobs=3
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test nightly coverage lint clean
+.PHONY: help setup demo browser test pytest nightly coverage lint clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -35,12 +38,15 @@ demo: $(READY)  ## the main job on synthetic images and small networks, into run
 	$(BIN)/conceptevo demo
 
 browser:  # and proxy, for the survey's tests
-	@{ command -v chromium && command -v nginx; } >/dev/null || { [ "$$(id -u)" = 0 ] \
-	  && command -v apt-get >/dev/null && apt-get update -qq \
-	  && apt-get install -y -qq chromium nginx-light >/dev/null; } \
+	@{ command -v chromium-headless-shell && command -v nginx; } >/dev/null || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq nginx-light \
+	  && for name in -headless-shell "" ; do apt-get install -y -qq chromium$$name && break; done; \
+	  } >/dev/null || { command -v chromium && command -v nginx; } >/dev/null \
 	  || echo "no chromium or nginx: the tests with a real browser or proxy will be skipped"
 
-test: $(TESTED) lint browser  ## every test but the slow ones
+test: lint pytest  ## every test but the slow ones
+
+pytest: $(TESTED) browser
 	$(BIN)/pytest $(PROCESSES)
 
 nightly: $(TESTED) browser  ## every test

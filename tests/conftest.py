@@ -1,12 +1,11 @@
 """Fixtures that tests of several files share."""
 
 import gc
-import os
-import shutil
 
 import pytest
 import quick_figures  # noqa: F401 - from here on
 import torch
+from browsers import CHROMIUM, FLAGS, NO_BROWSER
 from network_pairs import make, perturbed
 
 import analysis.benchmark.report
@@ -16,12 +15,6 @@ from analysis.exhibits import shelf
 from harness.networks.architectures import ARCHITECTURES
 from harness.networks.layers import find_layers
 from harness.registry import Registry
-
-CHROMIUM = (
-    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-)
-FLAGS = ["--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
-         "--enable-unsafe-swiftshader"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -39,7 +32,7 @@ def pytest_collection_modifyitems(items):
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
-        pytest.skip("NO BROWSER TESTED: install chromium, or name one in $CHROMIUM")
+        pytest.skip(NO_BROWSER)
     with playwright.sync_playwright() as driver:
         launched = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched

@@ -2,11 +2,18 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from harness.images.view import View
 from harness.networks.architectures import build
+
+#: For tests that take seconds for each pair.
+MOST_AT_NIGHT = [
+    *("in_place", "data_dependent", "small_convnext"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("small_vgg", "small_resnet")),
+]
 
 
 def perturbed(model: nn.Module, seed: int, size: float = 0.3) -> nn.Module:

@@ -39,7 +39,7 @@ test = 192
 [[series]]
 name = "vgg"
 architecture = "small_vgg"
-training = { epochs = 5, save = [0, 1, 5] }
+training = { epochs = 5, save = [1, 5] }
 [probe]
 k = 8
 [space]
@@ -315,7 +315,7 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
         (["--classes", "clok"], "no class clok; there are"),
         (["--pairs", "vgg:1"], "--pairs 'vgg:1' must be series:from-to, e.g. vgg:1-4"),
         (["--pairs", "net:1-5"], "no series 'net'; there are vgg"),
-        (["--pairs", "vgg:1-9"], "series 'vgg' has no checkpoint of epoch 9; it has 0, 1, 5"),
+        (["--pairs", "vgg:1-9"], "series 'vgg' has no checkpoint of epoch 9; it has 1, 5"),
         (
             ["--layers", "conv*"],
             "--layers conv*: no probed layer of series 'vgg' matches; it has features.2",

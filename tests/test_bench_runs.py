@@ -83,6 +83,7 @@ def test_means_spread_and_differences_are_the_plain_ones():
     assert (own.dropna() < width[own.dropna().index]).all()  # paired: networks and classes cancel
 
 
+@pytest.mark.slow
 def test_intervals_hold_for_other_networks_and_classes():
     """200 benchmarks of six networks and twelve classes; classes alone would cover far less."""
     covered, naive = [], []

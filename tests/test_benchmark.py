@@ -7,7 +7,7 @@ import oracles
 import pandas as pd
 import pytest
 import torch
-from network_pairs import axes, perturbed
+from network_pairs import MOST_AT_NIGHT, axes, perturbed
 from scipy import stats
 from torch import nn
 
@@ -180,6 +180,7 @@ def test_undoing_in_a_context_equals_a_plain_pass_with_masks(pair):
             np.testing.assert_allclose(found[name][i], expected, rtol=1e-3, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("pair", MOST_AT_NIGHT, indirect=True)
 def test_integrated_gradients_account_for_the_difference_to_no_activation(pair):
     older, newer, layers, images = pair
     found = scored(older, newer, layers, [images], ["integrated"], steps=200)
@@ -210,6 +211,7 @@ def test_conductance_equals_captums(name):
         np.testing.assert_allclose(found["conductance", layer.name], plain, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("pair", MOST_AT_NIGHT, indirect=True)
 def test_batches_and_seeds_change_no_score(pair):
     older, newer, layers, images = pair
     names = [name for name in IMPORTANCE if name != "tcav"]

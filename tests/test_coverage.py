@@ -63,6 +63,7 @@ def test_independence_is_too_sure(null):
     assert null.loc[("exact binomial", "accuracy"), "coverage"] < 0.85
 
 
+@pytest.mark.slow
 def test_power_is_what_the_planner_promised():
     """The same studies, analysed with contrasts as the primary hypothesis and one further test."""
     design = Design({"a": 0.4, "b": 0.65, "c": 0.55}, participants=60, items=12)
@@ -169,6 +170,7 @@ def test_every_item_is_answered_equally_often():
     assert set(frame.groupby("trial").size()) == {12}
 
 
+@pytest.mark.slow
 def test_power_grows_with_people_and_items_and_is_size_without_effect():
     plan = Plan(Design({"a": 0.5, "b": 0.6}))
     table = power_curve(plan, Sizes([40, 160], [10], [10, 60]), studies=100, cost=2.5)

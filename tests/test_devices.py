@@ -122,6 +122,7 @@ def test_a_gpu_gives_the_same_numbers(name):
             )
 
 
+@pytest.mark.slow
 def test_a_simulated_second_device_gives_the_same_results():
     """In another process, because torch cannot forget a kind of device, and other tests see it."""
     tests = Path(__file__).with_name("on_second_device.py")

@@ -81,6 +81,7 @@ def test_pieces_are_those_of_the_run(tmp_path):
     assert pieces["revert"] == 6  # of controls and a method: the sets, and two splits
 
 
+@pytest.mark.slow
 def test_a_large_space_is_extrapolated_from_small_ones(monkeypatch):
     sizes = []
 

@@ -7,7 +7,7 @@ import oracles
 import pandas as pd
 import pytest
 import torch
-from network_pairs import axes, perturbed
+from network_pairs import MOST_AT_NIGHT, axes, perturbed
 from torch import nn
 
 from harness.evolutions import sensitivity
@@ -167,6 +167,7 @@ def test_gradients_of_maps_that_the_network_overwrites_are_those_of_a_copy():
     assert (found[0]["3"] < 0).any()  # as they were before the ReLU
 
 
+@pytest.mark.parametrize("pair", MOST_AT_NIGHT, indirect=True)
 def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair):
     """Completeness of path attribution: sum_n s[x, n] = h(z') - h(z) in the newer top."""
     older, newer, layers, images = pair

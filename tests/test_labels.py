@@ -145,6 +145,7 @@ def test_words_of_a_condition_are_no_agreement():
     assert np.mean(np.array(p_values) <= 0.05) < 0.14
 
 
+@pytest.mark.slow
 def test_stages_named_alike_are_no_agreement_between_people():
     """Equal labels of one answer are one piece of evidence, however many there are."""
     frames = [answers(seed, stages=8) for seed in range(120)]

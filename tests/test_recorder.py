@@ -190,6 +190,7 @@ def test_evidence_alone_gives_the_same_stimuli_and_space_as_the_weights(recorded
             assert len({path.read_bytes() for path in paths}) == 1, (method, kind)
 
 
+@pytest.mark.slow
 def test_a_run_of_both_undoes_what_has_weights(recorded, folder, tmp_path):
     series = {**series_of(recorded / "both"), "architecture": f"{__name__}:make"}
     config = config_of(folder, series)

@@ -82,6 +82,7 @@ def test_the_command_line_has_the_last_word(tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_a_lower_precision_changes_numbers_and_check_says_how_far(run, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         other = run_until("revert", config_of(precision="bfloat16"), tmp_path / "run", QUIET)

@@ -169,6 +169,7 @@ def test_a_second_time_everything_is_reused(finished, config):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_with_another_configuration_it_reports_what_a_new_run_would(finished, tmp_path):
     """Fewer series, epochs, classes and images leave files of the earlier configuration behind."""
     values = {**VALUES, "series": [{**VGG, "skip": [0]}], "probe": {"k": 6}}
@@ -187,6 +188,7 @@ def test_with_another_configuration_it_reports_what_a_new_run_would(finished, tm
     assert [name for name in {**old, **new} if old.get(name) != new.get(name)] == []
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_no_worker_and_goes_on_to_the_same_bytes(tmp_path):
     """`test_interrupted.py` stops runs everywhere, and kills more of them at night."""
     out, whole = tmp_path / "killed" / "run", tmp_path / "whole" / "run"

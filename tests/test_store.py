@@ -91,6 +91,7 @@ def test_a_second_machine_takes_the_whole_run_from_the_store(bucket, local, tmp_
     assert "0 damaged" in say("verify", second.root)
 
 
+@pytest.mark.slow
 def test_machines_that_share_the_store_alone_make_the_same_run(
     bucket, local, tmp_path, monkeypatch
 ):

@@ -238,13 +238,3 @@ def survey(study_folder, tmp_path_factory):
     served = Survey(study_folder, f"sqlite:///{tmp_path_factory.mktemp('db') / 'answers.sqlite'}")
     yield served
     served.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from visitors import CHROMIUM, FLAGS, playwright
-
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()

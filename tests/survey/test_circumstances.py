@@ -59,13 +59,8 @@ def test_each_paragraph_of_the_researcher_begins_at_the_side_of_its_script(brows
     assert gaps[0] > 100 and gaps[1] == 0
 
 
-@pytest.mark.parametrize(
-    "wish",
-    [
-        {"forced_colors": "active"},
-        pytest.param({"color_scheme": "dark"}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("wish", [{"forced_colors": "active"}, {"color_scheme": "dark"}])
 def test_pages_can_be_read_in_dark_and_in_forced_colours(browser, survey, frozen, wish):
     context = browser.new_context(viewport={"width": 1280, "height": 800}, **wish)
     for stage in STAGES:

@@ -115,7 +115,7 @@ def test_passwords_are_kept_as_hashes():
         is_password("secret", "secret")
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_load_and_faults_leave_exactly_the_acknowledged_answers(study_folder, kind):
     """A small crowd with double clicks, refreshes and cut connections; meanwhile workers and the
     database are killed, the disk is full, the clock is set.

@@ -162,6 +162,7 @@ def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch)
         served.close()
 
 
+@pytest.mark.slow
 def test_signing_in_by_oidc(browser, filled, study_folder, monkeypatch, tmp_path):
     """Only a named address that the provider has verified sees the study."""
     provider = Provider()

@@ -118,6 +118,7 @@ def proxied(study_folder, postgres, tmp_path_factory):
         shutil.rmtree(pictures)
 
 
+@pytest.mark.slow
 def test_who_guesses_the_password_is_known_behind_a_proxy(
     browser, study_folder, tmp_path, monkeypatch
 ):

@@ -219,6 +219,7 @@ def test_durations_have_the_form_that_their_number_requires():
     assert [arabic.duration(n, "minute") for n in (7, 15)] == ["7 دقائق", "15 دقيقة"]
 
 
+@pytest.mark.slow
 def test_where_words_are_not_separated_the_similarity_of_words_is_called_in_question(
     add_catalogue, run, tmp_path
 ):

@@ -158,6 +158,7 @@ def served(folder, database) -> str:
     return " ".join(survey.process.stdout.read().split())
 
 
+@pytest.mark.slow
 def test_another_database_for_a_study_that_has_begun_is_told(folder, service, frozen, tmp_path):
     other, own = tmp_path / "other.sqlite", folder / "answers.sqlite"
     new = open_service(other, *frozen)

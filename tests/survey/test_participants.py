@@ -466,7 +466,7 @@ def test_without_websocket_or_javascript_the_page_says_what_to_do(browser, own):
     assert not visitor.page.locator(f"#{WAITING}").is_visible()
 
 
-@pytest.mark.parametrize("size", [LAPTOP, SMALL])
+@pytest.mark.parametrize("size", [pytest.param(LAPTOP, marks=pytest.mark.slow), SMALL])
 def test_nothing_covers_a_stimulus(browser, own, known, size):
     """A lens over a corner hid half a patch of every group on a phone."""
     visitor = Visitor(browser, on_the_way(own, known, f"sees-{size['width']}"), size)

@@ -5,10 +5,10 @@ Skipped, loudly, where there is no Chromium.
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
+from browsers import CHROMIUM, NO_BROWSER
 from people import arrive, go
 from sqlalchemy import select
 
@@ -19,17 +19,8 @@ from survey_app.store import Store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = (
-    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-)
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="NO BROWSER TESTED: install chromium, or name one in $CHROMIUM"
-)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 SHOTS = os.environ.get("SURVEY_SHOTS")  # a folder, where pictures of the pages are wanted
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SUBMIT = ".survey form button[type=submit]"
 CHOICES = ".survey fieldset:has(input[type=radio])"
