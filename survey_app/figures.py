@@ -102,7 +102,7 @@ def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
         "– 95 % from": low,
         "– 95 % to": high,
         "median minutes from consent to end": median(finished["total_seconds"]) / 60,
-        "median seconds with the instructions": median(people["instruction_seconds"]),
+        "median seconds with instructions and introductions": median(people["instruction_seconds"]),
         "share of pairs of participants who agree (trials with options)": agreement(answers),
     }
     return pd.DataFrame({"figure": list(values), "value": list(values.values())}).round(3)

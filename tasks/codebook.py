@@ -10,9 +10,9 @@ from tasks.study import Study
 RULES = (
     "Participants are excluded below, above or outside these values: `attention`, share of correct "
     "attention trials; `total_seconds`, from consent to finish; `instruction_seconds`, on the "
-    "instructions; `practice_attempts`, rounds of practice; `one_sided`, share of choices at one "
-    "screen position; `identical`, share of trials with response and time equal to those of "
-    "another participant."
+    "instructions and the introductions of the tasks; `practice_attempts`, rounds of practice; "
+    "`one_sided`, share of choices at one screen position; `identical`, share of trials with "
+    "response and time equal to those of another participant."
 )
 
 

@@ -78,7 +78,8 @@ class Exclusion(Section):
     Attributes:
         attention_below: share of attention trials answered correctly.
         total_seconds_outside: limits of the time from consent to the end, in seconds.
-        instruction_seconds_below: time on the page of instructions, in seconds.
+        instruction_seconds_below: time on the instructions and the introductions of the tasks, in
+            seconds.
         practice_attempts_above: number of rounds of practice.
         one_sided_above: share of all choices at one screen position.
         identical_above: share of trials in which answer and time agree with those of another

@@ -88,6 +88,7 @@ def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
         "100 participants who finish.",
         "less than 80 % of the attention trials correct",
         "less than 135 or more than 7200 seconds from consent to the end",
+        "less than 5 seconds on the instructions and the introductions of the tasks",
         "equal to those of another participant in more than 50 % of the trials",
         "responses permuted over trials of the condition (9,999 permutations).",
         "| odd_one_out.associations | change in accuracy when reverted |",  # as the hypotheses say

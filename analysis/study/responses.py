@@ -316,7 +316,9 @@ EXCLUSIONS: Registry[Rule] = Registry(
             "less than {0:g} or more than {1:g} seconds from consent to the end",
         ),
         "instruction_seconds_below": Rule(
-            "instruction_seconds", lt, "less than {0:g} seconds on the page of instructions"
+            "instruction_seconds",
+            lt,
+            "less than {0:g} seconds on the instructions and the introductions of the tasks",
         ),
         "practice_attempts_above": Rule(
             "practice_attempts", gt, "more than {0:g} rounds of practice"
