@@ -351,6 +351,8 @@ def test_too_few_trials_of_labels_and_of_associations():
     found = LabelAgreement(shuffles=99)(words)
     assert np.isnan(found.low) and found.reason == "an interval needs 4 trials (here: 3)"
     assert found.value == 1 and found.p < 0.05  # the permutation test is exact
+    single = LabelAgreement(shuffles=99)(words[words["trial"] == "t0"])
+    assert single.value == 1 and np.isnan(single.p) and single.reason.startswith("only 1 trial: no")
     alike = words.assign(label="wheel")
     assert LabelAgreement(shuffles=99)(alike).p == 1
 

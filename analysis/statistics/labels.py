@@ -97,6 +97,10 @@ class LabelAgreement:
             return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",),
                             reason="no trial has labels of two participants")  # fmt: skip
         value = float(np.nanmean(scores))
+        if len(names) < 2:  # every permutation would give the observed value: p = 1
+            return Estimate(value, n=used_labels, left_out=left_out, level=self.level,
+                            clustered=("trial",), reason="only 1 trial: no others to compare with"
+                            )  # fmt: skip
         shuffled = self._permute_labels(pd.factorize(people)[0], codes, pairs, similar)
         undefined = int(np.isnan(shuffled).sum())
         shuffled = shuffled[~np.isnan(shuffled)]

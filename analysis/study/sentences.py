@@ -301,7 +301,7 @@ def compare_ratings(results: Results, tables: Mapping[str, Table]) -> Iterator[s
 def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield the similarity of labels of the same pictures, compared with labels of other trials."""
     for row in results.tests_of("labels").itertuples():
-        if pd.isna(row.value):
+        if pd.isna(row.p):
             continue
         significance = "significantly" if row.claimed else "not significantly"
         interval = f"unadjusted {results.level} CI {ci_text(row, '.2f')}"
