@@ -329,7 +329,7 @@ class Service:
                 "missing": missing,
                 "confidence": None if confidence is None else float(confidence),
                 "shown_at": row["shown_at"],
-                "answered_at": self.store.clock(),
+                "answered_at": self.store.time_after(row),
                 "milliseconds": round(clip_number(turn.message, "milliseconds", DAY)),
                 "pastes": round(clip_number(turn.message, "pastes", 1000)),
                 "tab_leaves": round(clip_number(turn.message, "tab_leaves", 1000)),

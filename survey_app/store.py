@@ -279,6 +279,11 @@ class Store:
         is_own = of_participant(participants, study, participant)
         connection.execute(update(participants).where(is_own).values(**values))
 
+    def time_after(self, row: dict[str, Any]) -> datetime:
+        """Return the current time, or that of the participant's last step if the clock was set back
+        since: times that contradict each other would be refused by the analysis."""
+        return max(self.clock(), row["shown_at"] or datetime.min.replace(tzinfo=UTC))
+
     def save_progress(
         self,
         connection: Connection,
@@ -288,12 +293,12 @@ class Store:
         columns: dict[str, Any],
     ) -> dict[str, Any]:
         """Store a step and renew the lease; return the new row."""
-        moment = self.clock()
-        lease = moment + timedelta(minutes=lease_minutes)
+        moment = self.time_after(row)
+        lease = self.clock() + timedelta(minutes=lease_minutes)
         values = asdict(progress) | {"feedback": None, "shown_at": moment, "lease_until": lease}
         values |= columns
         if progress.status == "finished":
-            values["finished_at"] = moment
+            values["finished_at"] = max(self.clock(), row["consented_at"])
         self.update(connection, row["study"], row["participant"], **values)
         return row | values
 

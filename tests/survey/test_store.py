@@ -325,7 +325,11 @@ def test_a_clock_set_back_neither_loses_nor_doubles(service, tmp_path):
     page, done = service.act(page["token"], fill(page))
     assert done
     assert go(service, person)["stage"] == "finished"
-    _, people = tables(service.store, "human")
+    answers, people = tables(service.store, "human")
+    # The analysis refuses times that contradict each other.
+    assert (answers["answered_at"] >= answers["shown_at"]).all()
+    assert (answers["shown_at"] >= people["consented_at"].item()).all()
+    assert people["finished_at"].item() >= people["consented_at"].item()
     assert people["total_seconds"].tolist() == [0.0]
     assert len(set(people["status"])) == 1
 
