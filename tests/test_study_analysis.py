@@ -160,6 +160,8 @@ def test_moving_shuffling_and_excluded_people_change_no_byte(tmp_path, made):
     own = tmp_path / "else" / "results" / "tables" / "mine.csv"
     own.parent.mkdir(parents=True)
     own.write_text("a\n")
+    for suffix in (".csv", ".md", ".tex"):  # an exhibit that was named at an earlier analysis
+        own.with_name(f"no_more{suffix}").write_text("a\n")
     again = analyse(tmp_path / "else", moved, shuffled)
     before, after = table_bytes(results), table_bytes(again)
     assert after.pop("mine.csv") == b"a\n"  # only our own files are replaced

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -183,9 +183,7 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
     """Write tables/ and numbers.tex; tables of an earlier analysis are removed."""
     shelf.use("study", results.settings.exhibits)
     tables = study_tables(results)
-    for name in {*shelf.names("study", "table"), *RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN}:
-        for suffix in (".csv", ".md", ".tex"):
-            (out / "tables" / f"{name}{suffix}").unlink(missing_ok=True)
+    _remove_earlier(out / "tables", (".csv", ".md", ".tex"))
     for table in tables.values():
         mark_source(table, results).write(out / "tables")
     write_text(out / "numbers.tex", numbers_tex(tables))
@@ -194,11 +192,18 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
 
 def write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
     """Write figures/ and report.html."""
-    for name in shelf.names("study", "figure"):
-        for suffix in (".png", ".pdf"):
-            (out / "figures" / f"study_{name}{suffix}").unlink(missing_ok=True)
+    _remove_earlier(out / "figures", (".png", ".pdf"))
     figures = study_figures(results)
     with styled():
         for figure in figures.values():
             figure.write(out / "figures")
         write_study_report(out / "report.html", results, tables, figures)
+
+
+def _remove_earlier(folder: Path, suffixes: Sequence[str]) -> None:
+    """Remove exhibits of an earlier analysis, also those of the user: exhibits are the files that
+    are there with all suffixes."""
+    stems = ({path.stem for path in folder.glob(f"*{suffix}")} for suffix in suffixes)
+    for stem in set.intersection(*stems):
+        for suffix in suffixes:
+            (folder / f"{stem}{suffix}").unlink()
