@@ -154,7 +154,8 @@ def load_epoch(source: Source, epoch: int, classes: int, run: Run) -> nn.Module:
     Raises:
         ValueError: it cannot be loaded, or a user's source fails or returns something else.
     """
-    call = f"series {source.name!r}, epoch {epoch}: source {source.source!r}"
+    origin = getattr(source, "function", source.source)  # a user's function says more
+    call = f"series {source.name!r}, epoch {epoch}: source {origin!r}"
     model = call_user_code(call, source.load, epoch, classes, run)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{call} must return a torch module, got {type(model).__name__}")
