@@ -190,10 +190,9 @@ def test_published_values_beside_the_runs_are_those_of_the_file_and_marked_where
     theirs = shown[shown["source"] == "Park et al. (2023)"].set_index(["series", "epoch_to"])
     assert theirs.loc[("ConvNeXt", 3), "q2"] == -0.0735  # as in the result files
     assert theirs["suspect"].dropna().index.tolist() == [("VGG16", 207)]
-    assert (
-        "the values of one published pair are suspect"
-        in (tmp_path / "out" / "report.html").read_text()
-    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "the values of one published pair are suspect" in page
+    assert "displacement in the sgns space" in page
 
 
 def test_studies_without_neurons_are_refused(folder, run):

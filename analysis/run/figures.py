@@ -118,10 +118,10 @@ def concept_map(run: Run) -> Figure | None:
     return Figure(
         "map",
         "Map of neurons",
-        "UMAP layout fitted to the base checkpoint "
-        f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel); each dot is one "
-        f"neuron. Colours and markers: {meaning}. The axes have no unit, and distances between "
-        "clusters have no meaning. Dead neurons are not shown.",
+        f"UMAP layout of the {run.manifest()['space_methods'][0]} space, fitted to the base "
+        f"checkpoint ({base.series}, epoch {base.epoch}; light dots, repeated in each panel); each "
+        f"dot is one neuron. Colours and markers: {meaning}. The axes have no unit, and distances "
+        "between clusters have no meaning. Dead neurons are not shown.",
         canvas,
     )
 

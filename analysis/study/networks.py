@@ -10,7 +10,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, draw_legend, style_of, subplots
 from analysis.exhibits.phrases import as_words, capitalise, join, p_text, percent, with_sign
 from analysis.exhibits.tables import Table
-from analysis.run.published import BINS, PUBLISHED, published_changes
+from analysis.run.published import BINS, PUBLISHED, SPACE, published_changes
 from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
 from analysis.study.association import EVIDENCE, MEASURES
@@ -33,10 +33,11 @@ def associations(results: Results) -> Table | None:
         "accuracy (in evolution labelling, the share of “It changed”) with four measures. Three "
         "are averaged over the neurons of a trial: importance (the neuron's largest score over "
         "all classes, by sign_t; see the next section), change in the network's accuracy when "
-        f"the {results.part} of the layer that contains the neuron is reverted, and displacement. "
-        "The fourth is the margin of the machine observer: how clearly it prefers its response. "
-        "Permutation test within conditions; trials of different forms can share a neuron but "
-        "are treated as independent, so p may be too small. Control conditions excluded. "
+        f"the {results.part} of the layer that contains the neuron is reverted, and displacement "
+        f"in the {_space(results)} space. The fourth is the margin of the machine observer: how "
+        "clearly it prefers its response. Permutation test within conditions; trials of different "
+        "forms can share a neuron but are treated as independent, so p may be too small. Control "
+        "conditions excluded. "
         f"Unadjusted {results.level} bootstrap CIs over trials; {CORRECTED}.",
         table.rename(columns={"n": "trials"}),
         FORMATS | dict.fromkeys(ESTIMATE, SIGNED),
@@ -78,6 +79,11 @@ def observer(results: Results) -> Table | None:
     )
 
 
+def _space(results: Results) -> str:
+    """Return the name of the space in which displacements are measured."""
+    return str(results.responses.study.study.evidence.get("space", SPACE))
+
+
 @shelf.table("study", "evolution")
 def displacement(results: Results) -> Table | None:
     if results.joined_trials is None or "evolution_labelling" not in results.tasks:
@@ -96,7 +102,7 @@ def displacement(results: Results) -> Table | None:
     table = table.assign(displacement=table["moved"].map(group_means).astype(float))
     return Table(
         "displacement",
-        "Share judged changed by displacement in the semantic space",
+        f"Share judged changed by displacement in the {_space(results)} space",
         "Trials with real evolutions in three groups by displacement (1 − similarity; mean "
         "of the group), and the share of responses “It changed” with its unadjusted "
         f"{results.level} CI, clustered by participants and trials. No test compares these "
@@ -188,8 +194,9 @@ def associations_plot(results: Results) -> Figure | None:
         "Accuracy of participants and network measures by trial",
         f"{capitalise(results.name(task))}; each mark is a trial. Accuracy of participants against "
         f"network measures: importance, change in the network's accuracy when the {results.part} "
-        "that contains the neuron is reverted, displacement (each averaged over the neurons of the "
-        "trial), and the margin of the machine observer. Control conditions excluded.",
+        f"that contains the neuron is reverted, displacement in the {_space(results)} space (each "
+        "averaged over the neurons of the trial), and the margin of the machine observer. Control "
+        "conditions excluded.",
         canvas,
     )
 
