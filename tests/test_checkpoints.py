@@ -229,7 +229,7 @@ def test_the_users_own_function():
     wrong = own.model_copy(
         update={"source": "function", "function": "test_checkpoints:not_a_model"}
     )
-    text = "^series 'own', epoch 1: source 'test_checkpoints:not_a_model' must return a torch module, got int"
+    text = "^series 'own', epoch 1: source 'test_checkpoints:not_a_model' must return a torch mod"
     with pytest.raises(ValueError, match=text):
         load_epoch(wrong, 1, 4, Run(Path("none")))
     missing = FunctionSource(name="own", function="no_such_module:f", at=(1,))
