@@ -51,7 +51,7 @@ def abstract_of_study(results: Results) -> Iterator[str]:
         "Trials, exclusion rules and tests were frozen before data collection."
     )
     yield (
-        f"Sample. The analysis includes {steps['analysed']} of "
+        f"Sample. The analysis includes {steps['analysed']:,} of "
         f"{pluralise(steps['arrived'], NOUNS[responses.source])} "
         f"({pluralise(len(answers), 'response')})."
     )

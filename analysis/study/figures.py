@@ -87,11 +87,11 @@ def flow(results: Results) -> Figure:
         if row.participants and (rule := step.removeprefix("excluded: ")) != step
     }
     side_texts = [
-        f"{steps[before].participants - steps[after].participants} {left[after]}"
+        f"{steps[before].participants - steps[after].participants:,} {left[after]}"
         for before, after in pairwise(names)
     ]
     side_texts[-1] += "".join(
-        f"\n{n}: {rule}" if len(rules) > 1 else f"\n{rule}" for rule, n in rules.items()
+        f"\n{n:,}: {rule}" if len(rules) > 1 else f"\n{rule}" for rule, n in rules.items()
     )
     gaps = [0.75 + 0.17 * text.count("\n") for text in side_texts]
     y = -np.concatenate([[0.0], np.cumsum(gaps)])
@@ -101,7 +101,7 @@ def flow(results: Results) -> Figure:
     arrow_style = {"arrowstyle": "->"}
     box_style = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": COLOURS[0]}
     for name, height in zip(names, y, strict=True):
-        box_text = f"{steps[name].participants} {name}"
+        box_text = f"{steps[name].participants:,} {name}"
         if name == "analysed":
             box_text += f", {pluralise(steps[name].answers, 'response')}"
         axis.text(0.27, height, box_text, ha="center", va="center", bbox=box_style)

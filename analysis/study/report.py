@@ -100,11 +100,11 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
     elif responses.flow["not applicable"].fillna(0).astype(int).any():
         exclusions += ", but some rules could not be applied to all participants ([table:flow])"
     sample = results.planned_sample
-    planned = "" if sample is None else f" (planned sample size: {sample})"
+    planned = "" if sample is None else f" (planned sample size: {sample:,})"
     return [
         f"Of {pluralise(steps['arrived'], NOUNS[responses.source])} in the tables, "
-        f"{steps['gave consent']} gave consent and {steps['finished']} finished{planned}; the "
-        f"analysis includes {steps['analysed']} ([figure:study_flow]). {NOT_STORED} "
+        f"{steps['gave consent']:,} gave consent and {steps['finished']:,} finished{planned}; the "
+        f"analysis includes {steps['analysed']:,} ([figure:study_flow]). {NOT_STORED} "
         f"Under the frozen rules, {exclusions}."
     ]
 
