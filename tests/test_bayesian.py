@@ -98,9 +98,10 @@ def test_the_table_sums_up_the_posterior(tmp_path, monkeypatch):
     assert difference["P(within smallest effect)"] < 0.05
     said = exhibit.bayesian_findings(results, {"bayesian": table})
     assert any("odd one out, the posterior mean of base is 0." in text for text in said)
-    bad = table.frame.assign(**{"R̂": 1.4})
-    [warning] = exhibit.bayesian_findings(results, {"bayesian": type(table)("b", "", "", bad)})
-    assert "did not converge" in warning and "do not use its numbers" in warning
+    for rhat in (1.4, np.nan):  # NaN: a chain did not move
+        bad = table.frame.assign(**{"R̂": rhat})
+        [warning] = exhibit.bayesian_findings(results, {"bayesian": type(table)("b", "", "", bad)})
+        assert "did not converge" in warning and "do not use its numbers" in warning
 
 
 def test_it_is_made_only_where_it_was_frozen_and_said_where_it_cannot_be(tmp_path, monkeypatch):

@@ -86,8 +86,9 @@ def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
         data.groups,
         chains["beta"].reshape(-1, len(data.groups)),
         chains["sd"].reshape(-1, len(COMPONENTS)),
-        rhat=float(max(np.max(part["r_hat"]) for part in diagnostics.values())),
-        ess=float(min(np.min(part["n_eff"]) for part in diagnostics.values())),
+        # NaN if one of them is: of a chain that did not move.
+        rhat=float(np.max([np.max(part["r_hat"]) for part in diagnostics.values()])),
+        ess=float(np.min([np.min(part["n_eff"]) for part in diagnostics.values()])),
         divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
     )
 

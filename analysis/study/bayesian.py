@@ -31,7 +31,7 @@ def bayesian(results: Results) -> Table | None:
         rows += [
             {"task": results.name(task), "participants": answers["participant"].nunique(),
              "trials": answers["trial"].nunique(), "responses": len(answers), **row,
-             "R̂": round(posterior.rhat, 3), "ESS": round(posterior.ess),
+             "R̂": round(posterior.rhat, 3), "ESS": round(posterior.ess, 0),
              "divergences": posterior.divergences}
             for row in _rows(posterior, levels, plan.smallest_effect, results.settings.level)
         ]  # fmt: skip
@@ -93,7 +93,7 @@ def bayesian_findings(results: Results, tables: Mapping[str, Table]) -> list[str
             f"{reason}."
         ]
     frame = tables["bayesian"].frame
-    unconverged = frame[(frame["R̂"] >= RHAT) | (frame["ESS"] < ESS)]
+    unconverged = frame[~((frame["R̂"] < RHAT) & (frame["ESS"] >= ESS))]
     if len(unconverged):
         return [
             "The Bayesian model did not converge in "
