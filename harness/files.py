@@ -202,6 +202,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def csv_text(table: pd.DataFrame, **options: Any) -> str:
+    """Return a table as CSV that R and Python read: TRUE and FALSE; empty if missing.
+
+    Args:
+        options: further options of `DataFrame.to_csv`.
+    """
+    cells = table.copy()
+    for name in table.select_dtypes(["bool", "boolean", "object"]):
+        cells[name] = table[name].map(lambda v: str(v).upper() if pd.api.types.is_bool(v) else v)
+    return str(cells.to_csv(index=False, lineterminator="\n", **options))
+
+
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
-from harness.files import hold, remove_leftovers, whole_file
+from harness.files import csv_text, hold, remove_leftovers, whole_file
 from survey_app.platforms import PARAMETERS
 from survey_app.schema import identities, participants, people, responses, status_at, studies
 from survey_app.store import Store
@@ -223,20 +223,18 @@ def write_files(contents: Mapping[Path, pd.DataFrame | str], excel: bool = False
 
 
 def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
-    """Return a table as CSV that R and Python read: TRUE and FALSE; empty if missing.
+    """Return a table as CSV that R and Python read, or also Excel.
 
     Excel executes any text that begins like a formula. It rounds ids that read as large numbers,
     drops zeros at their beginning, and takes some for dates (12-05, 12-May, DEC1). With `excel`,
     such a text is preceded by an apostrophe, which is how Excel itself marks text.
     """
     cells = frame.copy()
-    for name in frame:
-        if frame[name].dtype == "boolean":
-            cells[name] = frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
-        elif excel and pd.api.types.is_string_dtype(frame[name]):
+    for name in frame if excel else ():
+        if pd.api.types.is_string_dtype(frame[name]):
             is_misread = frame[name].str.match(MISREAD, na=False).astype(bool)
             cells[name] = frame[name].mask(is_misread, "'" + frame[name].astype("string"))
-    return cells.to_csv(index=False)
+    return csv_text(cells)
 
 
 def _served_study(store: Store, study: str | None) -> Study | None:

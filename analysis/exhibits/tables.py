@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.exhibits.latex import latex_table
 from analysis.exhibits.phrases import as_printed, as_words, number_text, p_cell, without_noise
-from harness.files import write_text
+from harness.files import csv_text, write_text
 
 #: The format of p-values, see `phrases.p_cell`.
 P_VALUE = "p"
@@ -111,7 +111,7 @@ class Table:
         return cls(**parts | {"frame": pd.DataFrame(**parts["frame"])})
 
     def csv(self) -> str:
-        return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return csv_text(self.frame, float_format="%.6g")
 
     def markdown(self) -> str:
         grid = markdown_table([head for head, _ in self.heads()], self.rows())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.files import write_text
+from harness.files import csv_text, write_text
 from tasks.responses import PARTICIPANTS, RESPONSES
 
 EPOCH = pd.Timestamp("1970-01-01T00:00:00Z")
@@ -47,8 +47,7 @@ def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> N
         ("responses-participants.csv", people, PARTICIPANTS),
     ):
         ordered = table[[column.name for column in columns]]
-        text = ordered.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%fZ")
-        write_text(folder / name, text)
+        write_text(folder / name, csv_text(ordered, date_format="%Y-%m-%dT%H:%M:%S.%fZ"))
 
 
 def copy_study(study: Path, out: Path) -> None:

@@ -36,7 +36,7 @@ from analysis.study.responses import prepare, read_tables
 from analysis.study.results import Results, Settings
 from analysis.study.tables import mark_source, study_tables
 from harness.artifacts import Run
-from harness.files import lock, write_text
+from harness.files import csv_text, lock, write_text
 from harness.records import JOINT
 from harness.results import BENCH, has_results
 from harness.results import REVERSION as REVERSION_STUDY
@@ -147,7 +147,7 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    write_text(path, csv_text(table))
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
