@@ -12,6 +12,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -213,18 +214,40 @@ def _sources(module: str) -> set[Path]:
     pending, sources = [module], dict[str, Path]()
     while pending:
         name = pending.pop()
-        spec = None
-        with suppress(ImportError, ValueError, AttributeError):
-            spec = importlib.util.find_spec(name)
-        if name in sources or spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        path, folders = _find_module(name)
+        if name in sources or path is None:
             continue
-        path = Path(spec.origin)
         if sources and not _belong_together(path, sources[module], name, module):
             continue
         sources[name] = path
-        package = name if spec.submodule_search_locations else name.rpartition(".")[0]
-        pending += _imports(path, package)
+        package = name if folders else name.rpartition(".")[0]
+        pending += _imports(path.read_bytes(), package)
     return set(sources.values())
+
+
+def _find_module(name: str) -> tuple[Path | None, list[Path]]:
+    """Return the source file of a module, None if it has none, and the folders of its submodules.
+
+    No code runs, as it would in `find_spec`, which imports what precedes the last dot: that may be
+    a script, or need a package that is not installed.
+    """
+    parent, _, last = name.rpartition(".")
+    if parent:
+        _, folders = _find_module(parent)
+        for folder in (one / last for one in folders):
+            if (path := folder / "__init__.py").is_file():
+                return path, [folder]
+            if (path := folder.with_name(f"{last}.py")).is_file():
+                return path, []
+        return None, [one / last for one in folders if (one / last).is_dir()]
+    spec = None
+    with suppress(ImportError, ValueError, AttributeError):
+        spec = importlib.util.find_spec(name)
+    if spec is None:
+        return None, []
+    is_source = spec.origin is not None and spec.origin.endswith(".py")
+    folders = [*map(Path, spec.submodule_search_locations or ())]
+    return Path(str(spec.origin)) if is_source else None, folders
 
 
 def _belong_together(path: Path, first: Path, name: str, module: str) -> bool:
@@ -235,19 +258,21 @@ def _belong_together(path: Path, first: Path, name: str, module: str) -> bool:
     return root in path.parents and not INSTALLED & {*path.parts}
 
 
-def _imports(path: Path, package: str) -> Iterator[str]:
-    """Yield the names that a source file imports; some are no modules, which are ignored later."""
+@cache  # of a library with hundreds of modules, this takes seconds for each checkpoint
+def _imports(source: bytes, package: str) -> set[str]:
+    """Return the names that a source imports; some are no modules, which are ignored later."""
+    names: set[str] = set()
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):
-        return
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return names
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, *([base] if base else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names if base)
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names if base}
+    return names - {""}

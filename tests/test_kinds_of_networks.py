@@ -216,6 +216,11 @@ class Halves(Around):
         return super().forward(x.half())
 
 
+class OneSize(nn.Module):
+    def forward(self, x):
+        assert x.shape[2] == 224
+
+
 class Exits(Around):
     def forward(self, x):
         raise SystemExit("no licence")
@@ -344,6 +349,7 @@ REFUSED = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(20), nn.Flatten()),
         "utput size is too small.*; check that resize, crop, mean and std",
     ),
+    "one size": (OneSize, "AssertionError .*; check that resize, crop, mean and std"),
     "exits": (Exits, "failed: SystemExit: no licence"),
     "a map of outputs": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)),

@@ -353,7 +353,9 @@ def test_a_plug_in_changes_with_the_modules_of_its_folder(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_parts" / "deep").mkdir(parents=True)
     files = {
-        "own_nets.py": "import numpy\nfrom own_parts.deep import blocks\nimport own_other\n",
+        "own_nets.py": "import numpy\nfrom own_parts.deep import blocks\nimport own_other\n"
+        "def late():\n    from own_script import train\n",
+        "own_script.py": "raise SystemExit('a script is read, not run')\n",
         "own_parts/deep/blocks.py": "from ..more import f\n",
         "own_parts/more.py": "f = 1\n",
         "own_other.py": "",

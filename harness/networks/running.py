@@ -61,7 +61,8 @@ _ADVICE = {
         "them from these"
     ),
     r"must match the size|size mismatch|shapes cannot be multiplied|Expected .* input"
-    r"|[Oo]utput size is too small|Kernel size can't be greater": (
+    r"|[Oo]utput size is too small|Kernel size can't be greater|invalid for input of size"
+    r"|[Ii]mage (size|height|width)|doesn't match model|^$": (  # an assertion may have no text
         "check that resize, crop, mean and std of the series are those with which it was trained"
     ),
 }
