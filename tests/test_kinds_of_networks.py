@@ -218,7 +218,7 @@ class Halves(Around):
 
 class OneSize(nn.Module):
     def forward(self, x):
-        assert x.shape[2] == 224
+        raise AssertionError
 
 
 class Exits(Around):
