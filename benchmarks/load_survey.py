@@ -206,7 +206,7 @@ def verdict(study_folder: Path, url: str, tally: Tally) -> bool:
     )
     if back:
         print(f"clock: {back} answers are dated before the answer that they followed")
-    return not (lost or doubled or silent or foreign or unbalanced)
+    return not (lost or doubled or silent or foreign or unbalanced or back)
 
 
 def percentiles(seconds: list[float]) -> str:

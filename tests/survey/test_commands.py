@@ -157,4 +157,4 @@ def test_load_and_faults_leave_exactly_the_acknowledged_answers(study_folder, ki
     kills = 2 if kind == "sqlite" else 3
     assert Counter(happened) == {"kill -9 of": kills, "clock set": 2, "disk full": 1}
     assert int(re.search(r"(\d+) answers refused,", ended.stdout)[1]) >= 6
-    assert int(re.search(r"clock: (\d+) answers are dated before", ended.stdout)[1]) > 0
+    assert "are dated before the answer that they followed" not in ended.stdout
