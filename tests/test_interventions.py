@@ -184,6 +184,31 @@ def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair
             assert total == pytest.approx(float(expected), abs=2e-3, rel=2e-2)
 
 
+class TokensOfMap(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 6, 3), norm, nn.Linear(6, 4)
+
+    def forward(self, x):
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.head(nn.functional.gelu(tokens)).mean(dim=1)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(6), nn.InstanceNorm2d(6, track_running_stats=True)]
+)
+def test_images_one_at_a_time_have_the_scores_of_a_batch(norm):
+    """torch computes wrong gradients of these norms for a single image before tokens."""
+    torch.manual_seed(0)
+    newer = perturbed(TokensOfMap(norm), 1).eval()
+    images = torch.randn(3, 3, 8, 8)
+    pair = perturbed(newer, 2).eval(), newer, find_layers(newer, View(8, 8), ["conv"]), images
+    methods = ["mean_t", "mean_t1", "mean_path", "contexts"]
+    together, alone = (measured(pair, b, 2, methods) for b in ([images], list(images.split(1))))
+    for key, values in together.items():
+        np.testing.assert_allclose(alone[key], values, rtol=1e-4, atol=1e-6, err_msg=str(key))
+
+
 def test_one_step_of_a_path_is_in_its_middle():
     newer = build("small_vgg", 6, seed=0).eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -160,8 +160,8 @@ class Change:
     def gradients_between(self, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Average the gradient at t′ on the straight paths from `starts` to the maps at t′, one
         layer at a time; layer -> [batch, channels, positions]."""
-        running, steps = self._running, self.case.path_steps
-        running.start(self._batch)
+        running, steps, count = self._running, self.case.path_steps, len(self._batch)
+        running.start(_at_least_two(self._batch))
         means = {}
         for layer in self.layers:
             start, end = starts[layer.name], self.maps_to[layer.name]
@@ -169,8 +169,9 @@ class Change:
             for step in range(steps):
                 point = torch.lerp(start, end, (step + 0.5) / steps).requires_grad_()
                 with torch.enable_grad():
-                    output = running.rerun({layer.name: partial(layer.like_output, point)})
-                    objective = self._target.value(output).sum()
+                    changed = partial(layer.like_output, _at_least_two(point))
+                    output = running.rerun({layer.name: changed})
+                    objective = self._target.value(output)[:count].sum()
                     (gradient,) = torch.autograd.grad(objective, point)
                 total += gradient
             means[layer.name] = total / steps
@@ -210,14 +211,15 @@ class Change:
         }
 
         def blend(layer: Layer, output: Tensor) -> Tensor:
-            new, old = layer.channel_first(output), self.maps_from[layer.name]
-            return layer.like_output(new + parts[layer.name][:, :, None] * (old - new), output)
+            new, old = layer.channel_first(output), _at_least_two(self.maps_from[layer.name])
+            part = _at_least_two(parts[layer.name])[:, :, None]
+            return layer.like_output(new + part * (old - new), output)
 
-        running.start(self._batch)
+        running.start(_at_least_two(self._batch))
         with torch.enable_grad():
             output = running.rerun({layer.name: partial(blend, layer) for layer in self.layers})
             gradients = torch.autograd.grad(
-                self._target.margin(output).sum(),
+                self._target.margin(output)[: len(self._batch)].sum(),
                 list(parts.values()),
                 materialize_grads=True,  # zeros for layers that the output does not use
             )
@@ -277,21 +279,27 @@ def maps_and_gradients(
     Returns:
         Two dicts, layer name -> float32 [batch, channels, positions], both without graph.
     """
-    purpose = "for the gradients of its layers"
+    purpose, count, batch = "for the gradients of its layers", len(batch), _at_least_two(batch)
     recording = record_maps(
         model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
     )
     with borrow(model), torch.enable_grad(), recording as kept:
         with WithGradients():
             answer = run_network(model, batch, purpose)
-        value = as_target(target).value(logits_of(model, answer)).sum()
+        value = as_target(target).value(logits_of(model, answer))[:count].sum()
         maps = [kept[layer.name] for layer in layers]
         with explain_errors(model, batch, purpose):
             gradients = torch.autograd.grad(value, maps, materialize_grads=True)
     names = [layer.name for layer in layers]
     # float32 from here on, whatever the precision of the network
     maps_by_layer, gradients_by_layer = (
-        {name: value.detach().float() for name, value in zip(names, values, strict=True)}
+        {name: value[:count].detach().float() for name, value in zip(names, values, strict=True)}
         for values in (maps, gradients)
     )
     return maps_by_layer, gradients_by_layer
+
+
+def _at_least_two(values: Tensor) -> Tensor:
+    """Return those of one image twice: for a single image, torch (2.13, on the CPU) computes wrong
+    gradients of batch and instance normalisation if the map's dimensions are in another order."""
+    return values if len(values) > 1 else torch.cat([values, values])
