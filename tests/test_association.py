@@ -154,6 +154,7 @@ def test_joined_table_has_peoples_rates(folder, run):
     assert set(table["trial"]) == set(responses.answers["trial"])
 
 
+@pytest.mark.slow
 def test_a_runs_tables_go_along_and_a_pack_rebuilds_them_without_the_run(
     folder, run, tmp_path, monkeypatch
 ):

@@ -220,6 +220,7 @@ def test_methods_are_added_without_doing_the_others_again(benched, tmp_path):
     assert set(board["method"]) == {"sign_t", "test_benchmark:own"}
 
 
+@pytest.mark.slow
 def test_changed_code_of_ones_own_is_not_taken_for_the_old(run, tmp_path, monkeypatch):
     out, module = tmp_path / "run", tmp_path / "own_scores.py"
     shutil.copytree(run, out)

@@ -1,7 +1,7 @@
 """Coverage of intervals: a small version of the table in docs/simulations.md.
 
-With so few studies the bounds are those of the error of simulation (2.6 standard errors); the slow
-test holds 1,000 studies to 93–97 % and 4–6 %.
+At night: with so few studies the bounds are those of the error of simulation (2.6 standard errors); a
+slower test holds 1,000 studies to 93–97 % and 4–6 %.
 """
 
 from dataclasses import asdict
@@ -48,6 +48,7 @@ def null():
     return pd.concat([fast, slow]).set_index(["method", "what"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CLAIMS)
 def test_intervals_cover_and_nulls_are_kept(null, method):
     rows = null.loc[method]
@@ -57,6 +58,7 @@ def test_intervals_cover_and_nulls_are_kept(null, method):
     assert rows["rejected"].dropna().between(0.05 - error, 0.05 + error).all()
 
 
+@pytest.mark.slow
 def test_independence_is_too_sure(null):
     """This is why no claim uses the binomial test: its nominal 5 % are about 30 %."""
     assert null.loc[("exact binomial", "accuracy"), "rejected"] > 0.15

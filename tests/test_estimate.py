@@ -39,6 +39,7 @@ def test_the_command_prints_every_stage_and_writes_nothing(tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     one = {"joint": 1.0, "layer": 1.0}  # seconds an arm and image
     monkeypatch.setattr("harness.stages.sample.arm_seconds", lambda *a: one)

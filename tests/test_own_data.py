@@ -109,6 +109,7 @@ def test_pictures_show_what_the_network_sees(finished):
     assert (evidence.crops(neuron, [0])[0] == expected).all()
 
 
+@pytest.mark.slow
 def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     rows = ["path,round,striped,real,odd"]

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 VGG = {"name": "vgg", "training": {"epochs": 3, "save": [0, 1, 3]}}
 CONVNEXT = {
     "name": "convnext", "architecture": "small_convnext",
-    "training": {"epochs": 2, "save": [0, 1, 2]},
+    "training": {"epochs": 2, "save": [1, 2]},
 }  # fmt: skip
 VALUES = small(
     seed=3,
@@ -210,6 +210,7 @@ def test_killed_it_leaves_no_worker_and_goes_on_to_the_same_bytes(tmp_path):
     assert tables_of(out) == tables_of(whole)
 
 
+@pytest.mark.slow
 def test_a_moved_run_gives_the_same_tables(finished, config, tmp_path, monkeypatch):
     moved = tmp_path / "elsewhere" / "moved"
     shutil.copytree(finished, moved)
@@ -225,7 +226,7 @@ def test_a_moved_run_gives_the_same_tables(finished, config, tmp_path, monkeypat
 
 def test_run_times_are_kept_with_the_artifacts(finished):
     table = pd.read_csv(finished / "report" / "tables" / "times.csv").set_index("work")
-    assert table.loc["probe images with a checkpoint", "pieces"] == 6
+    assert table.loc["probe images with a checkpoint", "pieces"] == 5
     assert (table["total, s"] >= table["longest, s"]).all() and (table["longest, s"] > 0).all()
 
 

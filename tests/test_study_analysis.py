@@ -127,6 +127,7 @@ def test_planted_shares_are_inside_their_intervals(made):
     assert "The primary hypothesis, frozen before data collection, concerns accuracy" in page
 
 
+@pytest.mark.slow
 def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
     """`tests/test_claims.py` says how often a study of chance claims something nevertheless."""
     folder, study, *_ = made
