@@ -1,7 +1,7 @@
 """Coverage of intervals: a small version of the table in docs/simulations.md.
 
-At night: with so few studies the bounds are those of the error of simulation (2.6 standard errors); a
-slower test holds 1,000 studies to 93–97 % and 4–6 %.
+At night. With so few studies the bounds are those of the error of simulation (2.6 standard errors);
+a slower test holds 1,000 studies to 93–97 % and 4–6 %.
 """
 
 from dataclasses import asdict
