@@ -112,6 +112,11 @@ def change_by_neuron(run: Run) -> pd.DataFrame:
     return (totals["sum"] / totals["count"]).rename("drop").reset_index()
 
 
+def space_of(study: FrozenStudy) -> str:
+    """Return the name of the space in which displacements are measured."""
+    return str(study.study.evidence.get("space", SPACE))
+
+
 def displacement_by_neuron(run: Run, space: str) -> pd.DataFrame:
     """Return the displacement in a space of each neuron, for the pairs of the reversion study."""
     vectors = SemanticSpace.load(run, space)
@@ -181,7 +186,7 @@ def network_measures(study: FrozenStudy, run: Run, observer: pd.DataFrame) -> pd
 
     evolutions = importance_by_neuron(run)
     # studies of earlier versions do not record the space, which was that of the paper
-    displacements = displacement_by_neuron(run, study.study.evidence.get("space", SPACE))
+    displacements = displacement_by_neuron(run, space_of(study))
     how: Literal["left", "right"] = "left" if len(evolutions) else "right"
     if evolutions.empty:
         log.warning(

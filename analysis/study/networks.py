@@ -10,10 +10,10 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, draw_legend, style_of, subplots
 from analysis.exhibits.phrases import as_words, capitalise, join, p_text, percent, with_sign
 from analysis.exhibits.tables import Table
-from analysis.run.published import BINS, PUBLISHED, SPACE, published_changes
+from analysis.run.published import BINS, PUBLISHED, published_changes
 from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
-from analysis.study.association import EVIDENCE, MEASURES
+from analysis.study.association import EVIDENCE, MEASURES, space_of
 from analysis.study.results import Results
 from analysis.study.sentences import effect_text
 from analysis.study.tables import CORRECTED, ESTIMATE, FORMATS, NAMES, POINTS, SHARE, SIGNED
@@ -26,6 +26,7 @@ def associations(results: Results) -> Table | None:
     if (table := results.tests_of("associations")).empty or results.joined_trials is None:
         return None
     table = table[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
+    space = space_of(results.responses.study)
     return Table(
         "associations",
         "Association of participants' responses with network measures",
@@ -34,7 +35,7 @@ def associations(results: Results) -> Table | None:
         "are averaged over the neurons of a trial: importance (the neuron's largest score over "
         "all classes, by sign_t; see the next section), change in the network's accuracy when "
         f"the {results.part} of the layer that contains the neuron is reverted, and displacement "
-        f"in the {_space(results)} space. The fourth is the margin of the machine observer: how "
+        f"in the {space} space. The fourth is the margin of the machine observer: how "
         "clearly it prefers its response. Permutation test within conditions; trials of different "
         "forms can share a neuron but are treated as independent, so p may be too small. Control "
         "conditions excluded. "
@@ -79,11 +80,6 @@ def observer(results: Results) -> Table | None:
     )
 
 
-def _space(results: Results) -> str:
-    """Return the name of the space in which displacements are measured."""
-    return str(results.responses.study.study.evidence.get("space", SPACE))
-
-
 @shelf.table("study", "evolution")
 def displacement(results: Results) -> Table | None:
     if results.joined_trials is None or "evolution_labelling" not in results.tasks:
@@ -100,9 +96,10 @@ def displacement(results: Results) -> Table | None:
     table = tabulate(STATISTICS.get("changed")(level=results.settings.level)(answers), ["moved"])
     group_means = trials.groupby(thirds, observed=True).mean()
     table = table.assign(displacement=table["moved"].map(group_means).astype(float))
+    space = space_of(results.responses.study)
     return Table(
         "displacement",
-        f"Share judged changed by displacement in the {_space(results)} space",
+        f"Share judged changed by displacement in the {space} space",
         "Trials with real evolutions in three groups by displacement (1 − similarity; mean "
         "of the group), and the share of responses “It changed” with its unadjusted "
         f"{results.level} CI, clustered by participants and trials. No test compares these "
@@ -189,12 +186,13 @@ def associations_plot(results: Results) -> Figure | None:
         axis.set_xlabel(AXES[name])
     axes[0, 0].set_ylabel("accuracy of participants")
     draw_legend(canvas, axes[0, 0])
+    space = space_of(results.responses.study)
     return Figure(
         "study_associations",
         "Accuracy of participants and network measures by trial",
         f"{capitalise(results.name(task))}; each mark is a trial. Accuracy of participants against "
         f"network measures: importance, change in the network's accuracy when the {results.part} "
-        f"that contains the neuron is reverted, displacement in the {_space(results)} space (each "
+        f"that contains the neuron is reverted, displacement in the {space} space (each "
         "averaged over the neurons of the trial), and the margin of the machine observer. Control "
         "conditions excluded.",
         canvas,
