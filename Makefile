@@ -15,9 +15,6 @@ pytest nightly coverage: export OPENBLAS_NUM_THREADS = 1
 # Three, as the tests of the survey often wait for the browser; in the order of tests/conftest.py.
 PROCESSES := -n 3 --dist loadfile --no-loadscope-reorder
 
-# What waits for the network and what computes, such as the check of types, go on together.
-MAKEFLAGS += --jobs=3
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo browser test pytest nightly coverage lint clean
 
@@ -44,7 +41,9 @@ browser:  # and proxy, for the survey's tests
 	  } >/dev/null || { command -v chromium && command -v nginx; } >/dev/null \
 	  || echo "no chromium or nginx: the tests with a real browser or proxy will be skipped"
 
-test: lint pytest  ## every test but the slow ones
+# What waits for the network and what computes, such as the check of types, go on together.
+test:  ## every test but the slow ones
+	@$(MAKE) --no-print-directory --jobs=3 lint pytest
 
 pytest: $(TESTED) browser
 	$(BIN)/pytest $(PROCESSES)
