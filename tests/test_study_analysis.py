@@ -163,9 +163,12 @@ def test_moving_shuffling_and_excluded_people_change_no_byte(tmp_path, made):
     own.write_text("a\n")
     for suffix in (".csv", ".md", ".tex"):  # an exhibit that was named at an earlier analysis
         own.with_name(f"no_more{suffix}").write_text("a\n")
+        own.with_suffix(suffix).write_text("a\n")
+    own.parent.with_name(".tables").write_text("no_more")
     again = analyse(tmp_path / "else", moved, shuffled)
     before, after = table_bytes(results), table_bytes(again)
-    assert after.pop("mine.csv") == b"a\n"  # only our own files are replaced
+    for suffix in (".csv", ".md", ".tex"):  # only our own files are replaced
+        assert after.pop(f"mine{suffix}") == b"a\n"
     assert before.keys() == after.keys()
     different = {name.split(".")[0] for name in before if before[name] != after[name]}
     assert different <= COUNTING

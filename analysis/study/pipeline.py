@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,9 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
     """Write tables/ and numbers.tex; tables of an earlier analysis are removed."""
     shelf.use("study", results.settings.exhibits)
     tables = study_tables(results)
-    _remove_earlier(out / "tables", (".csv", ".md", ".tex"))
+    names = {table.name for table in tables.values()}
+    names |= {*shelf.names("study", "table"), *RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN}
+    _remove_earlier(out / "tables", names, (".csv", ".md", ".tex"))
     for table in tables.values():
         mark_source(table, results).write(out / "tables")
     write_text(out / "numbers.tex", numbers_tex(tables))
@@ -192,18 +194,22 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
 
 def write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
     """Write figures/ and report.html."""
-    _remove_earlier(out / "figures", (".png", ".pdf"))
     figures = study_figures(results)
+    names = {figure.name for figure in figures.values()}
+    names |= {f"study_{name}" for name in shelf.names("study", "figure")}
+    _remove_earlier(out / "figures", names, (".png", ".pdf"))
     with styled():
         for figure in figures.values():
             figure.write(out / "figures")
         write_study_report(out / "report.html", results, tables, figures)
 
 
-def _remove_earlier(folder: Path, suffixes: Sequence[str]) -> None:
-    """Remove exhibits of an earlier analysis, also those of the user: exhibits are the files that
-    are there with all suffixes."""
-    stems = ({path.stem for path in folder.glob(f"*{suffix}")} for suffix in suffixes)
-    for stem in set.intersection(*stems):
+def _remove_earlier(folder: Path, names: Iterable[str], suffixes: Sequence[str]) -> None:
+    """Remove the exhibits of an earlier analysis, also those of the user, whose names a hidden file
+    beside the folder holds, and note the names of those that follow. Other files are the user's."""
+    record = folder.with_name(f".{folder.name}")
+    earlier = record.read_text(encoding="utf-8").split() if record.is_file() else ()
+    for name in {*earlier, *names}:
         for suffix in suffixes:
-            (folder / f"{stem}{suffix}").unlink()
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    write_text(record, "\n".join(sorted(names)))
