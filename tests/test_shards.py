@@ -77,6 +77,18 @@ def test_files_of_the_real_libraries_give_the_images_and_their_classes(
         folder_images(place, ["x"])
 
 
+def test_patterns_may_have_the_braces_of_webdataset(drawn, tmp_path):
+    webdataset(tmp_path, drawn)
+    images = folder_images(tmp_path / "part-{000..002}.tar")
+    assert images.paths == folder_images(tmp_path / "part-*.tar").paths and len(images) == 12
+    assert len(folder_images(tmp_path / "part-00{0,2}.tar")) == 7
+    assert not count_unused(tmp_path / "part-{000..002}.tar")
+    with pytest.raises(ValueError, match=r"of 5 names, 2 are not files of many images .*part-004"):
+        folder_images(tmp_path / "part-{000..004}.tar")
+    with pytest.raises(ValueError, match="brace"):
+        folder_images(tmp_path / "part-{000..004.tar")
+
+
 def test_a_run_reads_them_and_is_stale_when_a_file_changes(drawn, tmp_path):
     pattern = webdataset(tmp_path, drawn)
     values = {

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from braceexpand import braceexpand
 
 from harness.files import describe_format
 from harness.registry import Registry
@@ -73,7 +74,19 @@ def _open(path: Path, modified: int) -> Shard:
 
 def shard_files(path: Path) -> list[Path]:
     """Return the files of many images that a path names: the file itself, those that match a
-    pattern (`train-*.tar`), or those in a folder without sub-folders."""
+    pattern (`train-*.tar`, `train-{000..146}.tar`), or those in a folder without sub-folders.
+
+    Raises:
+        ValueError: a pattern with braces is malformed, or names files that do not exist.
+    """
+    if not path.exists() and (names := list(braceexpand(str(path)))) != [str(path)]:
+        files = {name: shard_files(Path(name)) for name in names}
+        if missing := [name for name, found in files.items() if not found]:
+            raise ValueError(
+                f"images {path}: of {len(names)} names, {len(missing)} are not files of many "
+                f"images ({', '.join(SHARDS)}): {join_names(missing, 4)}"
+            )
+        return [file for found in files.values() for file in found]
     if path.is_dir():
         entries = sorted(path.iterdir())
         if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
