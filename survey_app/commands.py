@@ -267,7 +267,7 @@ def simulate(
         ):
             ends[end] += 1
             status.update(f"simulating: {number + 1} of {participants}")
-    counts = ", ".join(f"{count} {end}" for end, count in ends.most_common())
+    counts = ", ".join(f"{count} {end.replace('_', ' ')}" for end, count in ends.most_common())
     console.print(f"{participants} simulated participants: {counts}")
 
 

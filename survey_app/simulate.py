@@ -71,7 +71,8 @@ class Person:
 
 
 def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
-    """Let persons take part one after another; yield the status, or "left", with which each ends.
+    """Let persons take part one after another; yield the status with which each ends, "left" for
+    those who leave midway, or "turned away", e.g. if no place is free.
 
     Running it again with the same seed adds nobody, since the service knows the same persons.
     """
@@ -93,7 +94,8 @@ def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
         end = ""
         visitor = Visitor("simulation", f"{seed}-{number}")
         for page in session(service, visitor, person, think):
-            end = page["stage"]
+            # only a page of somebody who takes part can be answered
+            end = page["stage"] if page["token"] else "turned away"
             if page["version"] == leaves_at and end not in ENDS:
                 end = "left"
                 break

@@ -30,8 +30,9 @@ def test_from_run_to_table(run, tmp_path):
     assert "is as it was frozen" in say("study", "check", str(study))
     told = say("study", "simulate", str(study))
     assert "4 simulated participants" in told
-    again = say("study", "simulate", str(study), "--database", url, "--participants", "4")
-    assert "4 simulated participants" in again  # the same people: nobody is added
+    again = say("study", "simulate", str(study), "--database", url, "--participants", "6")
+    # the same four people, and two for whom no place is free
+    assert "6 simulated participants" in again and "2 turned away" in again
     out = tmp_path / "responses.csv"
     say("responses", "export", "--study", str(study), "--out", str(out))
     answers, people = (
