@@ -333,6 +333,13 @@ def test_other_precisions_are_converted_and_named(name, caplog):
     assert torch.equal(loaded["0.weight"], STATE["0.weight"].to(kind).float())
 
 
+def test_a_network_without_auxiliary_classifiers_says_what_to_do():
+    parts = {name: nn.Linear(4, 3) for name in ("body", "aux1", "aux2")}
+    saved = nn.ModuleDict({"body": parts["body"]}).state_dict()
+    with pytest.raises(CheckpointError, match=r"missing aux2.weight.* of your own .*aux_logits=F"):
+        fill(nn.ModuleDict(parts), saved, "a file")
+
+
 def test_a_state_that_is_no_tensor_stays_the_architectures(tmp_path, caplog):
     class Scaled(nn.Linear):
         scale = 1

@@ -112,6 +112,12 @@ def _remedy(tensors: Tensors, expected: Tensors) -> str:
         )
     if any(type(tensor).__name__ == "DTensor" for tensor in tensors.values()):
         return f". They are split between processes (FSDP): {ADVICE_ON_PIECES}"
+    missing = [name for name in expected if name not in tensors]
+    if missing and all(name.lower().startswith("aux") for name in missing):
+        return (
+            ". The network was trained without auxiliary classifiers: let `architecture` name a "
+            "function of your own that builds it without them (in torchvision: aux_logits=False)"
+        )
     known = [(tensors[name], value) for name, value in expected.items() if name in tensors]
     if any(value.numel() and not tensor.numel() for tensor, value in known):
         return (
