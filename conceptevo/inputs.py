@@ -74,6 +74,16 @@ class View:
 
 
 def _as_numpy(value: Any) -> Any:
+    """Return a tensor as an array, and anything else as it is.
+
+    Raises:
+        ValueError: NumPy has no such type, or numbers are masked, which would be used regardless.
+    """
+    if masked := int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0:
+        raise ValueError(
+            f"{masked} numbers of an array of shape {value.shape} are masked: give numbers in "
+            f"their place (x.filled(0)), or leave these images out"
+        )
     if not isinstance(value, Tensor):
         return value
     try:
@@ -190,6 +200,7 @@ def _read_pixels(pixels: Any) -> np.ndarray:
     if array.ndim != 4 or array.shape[3] != 3 or not array.size:
         is_channels_first = array.ndim == 4 and array.shape[1] == 3
         hint = "; reorder by x.transpose(0, 2, 3, 1)" * is_channels_first
+        hint += ", which has no pixels" * (not array.size)
         raise ValueError(
             f"Images: pixels must be [images, height, width, 3], or [images, height, width] for "
             f"greyscale images, got shape {array.shape}{hint}"
@@ -221,6 +232,10 @@ def _read_labels(labels: Any, count: int, classes: Sequence[str]) -> np.ndarray:
     if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
         is_names = array.shape == (count,) and array.dtype.kind in "UO"
         hint = "; number names by [classes.index(name) for name in labels]" * is_names
+        hint += "; of one-hot labels, x.argmax(axis=1) gives the integers" * (array.ndim == 2)
+        hint += "; convert whole numbers by x.astype(int)" * (
+            array.ndim == 1 and array.dtype.kind == "f"
+        )
         raise ValueError(
             f"Images: labels must be {count} integers, got {array.dtype} {array.shape}{hint}"
         )

@@ -252,6 +252,16 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
         ((np.full((1, 4, 4), 999, np.uint16), [0], ["a"]), r"16 bits by .x / 257..round.."),
         ((np.zeros((1, 4, 4), np.uint8), ["a"], ["a"]), "1 integers, got <U1 .*classes.index"),
         ((np.zeros((2, 4, 4), np.uint8), [0], ["a"]), "labels must be 2 integers"),
+        (
+            (np.zeros((2, 4, 4), np.uint8), np.eye(2), ["a", "b"]),
+            r"one-hot labels, x.argmax.axis=1",
+        ),
+        ((np.zeros((2, 4, 4), np.uint8), [0.0, 1.0], ["a", "b"]), r"by x\.astype\(int\)"),
+        ((np.zeros((0, 4, 4), np.uint8), [], ["a"]), "which has no pixels"),
+        (
+            (np.ma.masked_equal(np.ones((2, 4, 4), np.uint8), 1), [0, 1], ["a", "b"]),
+            r"32 numbers of an array of shape \(2, 4, 4\) are masked",
+        ),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 2], [*"abc"]), "there is no image of the classes b: "),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a", "a"]), "names of classes must differ"),

@@ -133,11 +133,15 @@ def try_predictions(
     leaf = output.clone().requires_grad_()
     with torch.enable_grad():
         value = target_of(int(labels[0])).value(leaf)
-    if not value.requires_grad or not torch.isfinite(value).all():
-        fault = "is NaN or infinite" if value.requires_grad else "has no gradient by the outputs"
+    if not value.requires_grad:
         raise ValueError(
-            f"objective {source.objective!r} {fault}: it must be computed by torch from the "
-            f"outputs, without detach, numpy or item()"
+            f"objective {source.objective!r} has no gradient by the outputs: it must be computed "
+            f"by torch from the outputs, without detach, numpy or item()"
+        )
+    if not torch.isfinite(value).all():
+        raise ValueError(
+            f"objective {source.objective!r} is NaN or infinite: it must be finite for all "
+            f"outputs, so without divisions by 0 or logarithms of 0"
         )
     single = target_of(int(labels[0])).value(output[:1])
     if not torch.allclose(single, value[:1].detach(), rtol=1e-3, atol=1e-6):
