@@ -1,5 +1,6 @@
 """The shelf: an exhibit is one function; registered means written and shown."""
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -86,6 +87,18 @@ def test_ones_own_exhibits_stand_where_their_decorators_say(own, monkeypatch):
     assert networks.text == ["An introduction."] and networks.findings == ["3 tables are shown."]
     assert [t.name for t in others.tables] == ["elsewhere", "plain"]
     assert others.title == "Exhibits of your own"
+
+
+def test_an_exhibit_is_made_only_for_the_report_that_its_decorator_names(own, monkeypatch):
+    monkeypatch.setattr(shelf, "_exhibits", {})
+    monkeypatch.delitem(sys.modules, "own_exhibits", raising=False)  # its decorators run again
+    names = ["own_exhibits:decorated", "own_exhibits:words", "own_exhibits:plain"]
+    shelf.use("bench", names)  # a run and its benchmark have one list
+    assert list(shelf.tables_of("bench", None)) == ["plain"]
+    shelf.use("run", names)
+    assert list(shelf.tables_of("run", None)) == ["decorated", "elsewhere", "plain"]
+    with pytest.raises(ValueError, match="'own_exhibits:words': .* report run, not study"):
+        shelf.use("study", names[1:])
 
 
 def test_what_is_no_exhibit_is_refused_and_names_are_not_taken_twice(own, tmp_path, monkeypatch):

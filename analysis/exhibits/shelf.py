@@ -18,6 +18,7 @@ from analysis.exhibits.figures import Figure
 from analysis.exhibits.report import Section
 from analysis.exhibits.tables import Table
 from harness.registry import call_user_code, import_attribute
+from harness.text import join_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,15 +109,25 @@ def use(report: str, names: Iterable[str]) -> None:
     Args:
         report: one of REPORTS.
         names: each "package.module:function"; a function without a decorator may return a Table or
-            a Figure and is shown in the last section, OWN.
+            a Figure and is shown in the last section, OWN. One whose decorator names the other
+            report of a run's folder is left to that report, as both have one list in [report].
 
     Raises:
-        ValueError: a function cannot be imported, or has the name of another exhibit.
+        ValueError: a function cannot be imported, has the name of another exhibit, or is decorated
+            for another report only (a study, where this is a run's, or the reverse).
     """
     for name in names:
         make = import_attribute(name, "exhibit")
+        decorated = {e.report for e in _exhibits.values() if e.make is make and e.kind != EITHER}
+        alike = {"study"} if report == "study" else {"run", "bench"}
+        if decorated and not decorated & alike:
+            named = join_names(sorted(decorated))
+            raise ValueError(
+                f"exhibit {name!r}: its decorator names the report {named}, not {report}: leave it "
+                f"out here, or change its decorator"
+            )
         registered = [e for e in _exhibits.values() if e.report == report]
-        if not any(e.make is make for e in registered):
+        if not decorated and not any(e.make is make for e in registered):
             own = name.partition(":")[2]
             same_name = (e.make for e in registered if e.name == own and e.kind != "sentences")
             if any(_origin(namesake) != _origin(make) for namesake in same_name):

@@ -198,7 +198,8 @@ class OddOneOut(PickOne):
         if not groups:
             raise NoTrial(
                 "no hand-picked group of five neurons; in study.toml, name groups (groups = 'FILE',"
-                " which the page of `conceptevo explore` writes), or omit them: hand_picked = 0"
+                " which the page of `conceptevo explore` writes), or omit them: hand_picked = 0;"
+                " or run with [images] attributes, which name the neurons"
             )
         picked = groups[rng.integers(len(groups))]
         rows = [evidence.row[neuron] for neuron in picked.neurons]
