@@ -9,8 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # Test processes and BLAS threads for each would stand in one another's way.
-pytest nightly lowest coverage: export OMP_NUM_THREADS = 1
-pytest nightly lowest coverage: export OPENBLAS_NUM_THREADS = 1
+pytest nightly coverage: export OMP_NUM_THREADS = 1
+pytest nightly coverage: export OPENBLAS_NUM_THREADS = 1
 
 # Three, as the tests of the survey often wait for the browser; in the order of tests/conftest.py.
 PROCESSES := -n 3 --dist loadfile --no-loadscope-reorder
@@ -52,14 +52,11 @@ nightly: $(TESTED) browser  ## every test
 	$(PIP) -e '.[cluster,checkpoints]'
 	$(BIN)/pytest $(PROCESSES) -m ''
 
-lowest: browser  ## the tests with the oldest versions of packages that pyproject.toml allows
-	$(PYTHON) -m venv .lowest
+lowest:  ## the tests with the oldest versions of packages that pyproject.toml allows
+	mkdir -p .lowest
 	sed '/^dev/,$$d' pyproject.toml | grep -oE '"[a-z][a-z0-9-]*(\[[a-z]+\])?>=[0-9.]+' | grep -v torch \
 	  | sed -E 's/"|\[.*\]//g; s/>=/==/' >.lowest/versions.txt
-	$(PIP:$(VENV)/%=.lowest/%) torch==2.13.0
-	$(PIP:$(VENV)/%=.lowest/%) --no-deps torchvision==0.28.0
-	$(PIP:$(VENV)/%=.lowest/%) -e '.[compute,analysis,survey,dev]' -c .lowest/versions.txt
-	.lowest/bin/pytest $(PROCESSES)
+	PIP_CONSTRAINT=$(CURDIR)/.lowest/versions.txt $(MAKE) VENV=.lowest pytest
 
 coverage: $(TESTED)  ## are intervals and claims what they say? (simulated studies)
 	$(BIN)/python -m tests.simulated_studies

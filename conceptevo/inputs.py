@@ -79,10 +79,10 @@ def _as_numpy(value: Any) -> Any:
     Raises:
         ValueError: NumPy has no such type, or numbers are masked, which would be used regardless.
     """
-    if masked := int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0:
+    if np.ma.is_masked(value):
         raise ValueError(
-            f"{masked} numbers of an array of shape {value.shape} are masked: give numbers in "
-            f"their place (x.filled(0)), or leave these images out"
+            f"{np.ma.count_masked(value)} numbers of an array of shape {value.shape} are masked: "
+            f"give numbers in their place, x.filled(...), or leave them out"
         )
     if not isinstance(value, Tensor):
         return value
@@ -230,12 +230,13 @@ def _read_labels(labels: Any, count: int, classes: Sequence[str]) -> np.ndarray:
     """Return the labels of `count` images as int64 [count]; every class must have an image."""
     array = np.asarray(_as_numpy(labels))
     if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
-        is_names = array.shape == (count,) and array.dtype.kind in "UO"
-        hint = "; number names by [classes.index(name) for name in labels]" * is_names
-        hint += "; of one-hot labels, x.argmax(axis=1) gives the integers" * (array.ndim == 2)
-        hint += "; convert whole numbers by x.astype(int)" * (
-            array.ndim == 1 and array.dtype.kind == "f"
-        )
+        hint = ""
+        if array.shape == (count, len(classes)):
+            hint = "; of one-hot labels, x.argmax(axis=1) gives the integers"
+        elif array.shape == (count,) and array.dtype.kind in "UO":
+            hint = "; number names by [classes.index(name) for name in labels]"
+        elif array.ndim == 1 and array.dtype.kind == "f":
+            hint = "; convert whole numbers by x.astype(int)"
         raise ValueError(
             f"Images: labels must be {count} integers, got {array.dtype} {array.shape}{hint}"
         )

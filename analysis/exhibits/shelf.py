@@ -119,8 +119,8 @@ def use(report: str, names: Iterable[str]) -> None:
     for name in names:
         make = import_attribute(name, "exhibit")
         decorated = {e.report for e in _exhibits.values() if e.make is make and e.kind != EITHER}
-        alike = {"study"} if report == "study" else {"run", "bench"}
-        if decorated and not decorated & alike:
+        sharing = {"study"} if report == "study" else {"run", "bench"}  # one list of names
+        if decorated and not decorated & sharing:
             named = join_names(sorted(decorated))
             raise ValueError(
                 f"exhibit {name!r}: its decorator names the report {named}, not {report}: leave it "

@@ -83,6 +83,11 @@ def suggest_remedy(tensors: Tensors, expected: Tensors, count: int) -> str:
             ". If this is the output layer, the file is of an encoder: let `architecture` build "
             "the network without it, and set an `objective` for encoders"
         )
+    if missing and all(name.lower().startswith("aux") for name in missing):
+        return (
+            ". The network was trained without auxiliary classifiers: let `architecture` name a "
+            "function of your own that builds it without them (in torchvision: aux_logits=False)"
+        )
     if len(heads) != 1 or count > 2:
         return _remedy(tensors, expected)
     size, own_size = heads.pop()
@@ -112,12 +117,6 @@ def _remedy(tensors: Tensors, expected: Tensors) -> str:
         )
     if any(type(tensor).__name__ == "DTensor" for tensor in tensors.values()):
         return f". They are split between processes (FSDP): {ADVICE_ON_PIECES}"
-    missing = [name for name in expected if name not in tensors]
-    if missing and all(name.lower().startswith("aux") for name in missing):
-        return (
-            ". The network was trained without auxiliary classifiers: let `architecture` name a "
-            "function of your own that builds it without them (in torchvision: aux_logits=False)"
-        )
     known = [(tensors[name], value) for name, value in expected.items() if name in tensors]
     if any(value.numel() and not tensor.numel() for tensor, value in known):
         return (
